@@ -1,0 +1,40 @@
+# setup: everything a fresh machine needs.  run: the main job.  test, check: what CI runs.  bench: side by side with peers.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+DEBS := libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon-x11-0 xvfb xauth
+# A window needs a screen; without one the tests bring their own.
+SCREEN := $(if $(DISPLAY),,xvfb-run -a -s "-screen 0 1600x1000x24")
+
+.PHONY: setup run test check bench docs scores clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	PYTHON="$(PYTHON)" DEBS="$(DEBS)" sh tools/setup.sh
+	touch $@
+
+run: setup
+	$(BIN)/python -m connectoscope_app.demo
+
+test: setup
+	$(SCREEN) $(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(SCREEN) $(BIN)/python tests/benchmarks/run.py
+
+docs: setup
+	$(BIN)/python docs/make_reference.py
+
+# The figures on the cards of the bundled models, measured again by the commands that users have.
+scores: setup
+	$(BIN)/python recipes/score_models.py
+
+clean:
+	rm -rf .venv build dist

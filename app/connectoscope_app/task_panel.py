@@ -1,0 +1,161 @@
+"""The form of the task at hand, with Run, Preview and *Copy as command*."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from napari.components import ViewerModel
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QGuiApplication
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import MenuEntry, Task
+from napari_connectoscope.forms import TaskForm
+from napari_connectoscope.jobs import submit
+from napari_connectoscope.preview import PreviewController
+from napari_connectoscope.threads import background
+
+_HINT = "Choose a task from the menus, for example Segment ▸ Synapses."
+
+
+class TaskPanel(QWidget):
+    """``submitted`` carries the folder of a job that was started, ``told`` a line for the status bar."""
+
+    submitted = Signal(object)  # JobFolder
+    told = Signal(str)
+    failed = Signal(str)  # one line
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("panel")
+        self.form: TaskForm | None = None
+        self.preview: PreviewController | None = None
+        self.title = QLabel("No task chosen")
+        self.title.setObjectName("heading")
+        self.summary = QLabel(_HINT)
+        self.summary.setObjectName("muted")
+        self.summary.setWordWrap(True)
+        self.run_button = QPushButton("&Run")
+        self.run_button.setProperty("accent", True)
+        self.run_button.setToolTip("Run on the whole volume, or on the box (Ctrl+Return)")
+        self.preview_button = QPushButton("&Preview")
+        self.preview_button.setToolTip("Run the model on what is visible (Ctrl+Shift+Return)")
+        self.copy_button = QPushButton("&Copy as command")
+        self.copy_button.setToolTip("The same run as a command for a terminal (Ctrl+Shift+C)")
+        self.run_button.clicked.connect(self.run)
+        self.preview_button.clicked.connect(self.run_preview)
+        self.copy_button.clicked.connect(self.copy_command)
+        self._scroll = QScrollArea()
+        self._scroll.setWidgetResizable(True)
+        self._scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._slider_place = QVBoxLayout()
+        self._slider_place.setContentsMargins(0, 0, 0, 0)
+        self._buttons = QWidget()
+        row = QHBoxLayout(self._buttons)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(8)
+        row.addWidget(self.run_button, 1)
+        row.addWidget(self.preview_button, 1)
+        row.addWidget(self.copy_button)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(12, 10, 10, 10)
+        layout.setSpacing(8)
+        layout.addWidget(self.title)
+        layout.addWidget(self.summary)
+        layout.addWidget(self._scroll, 1)
+        layout.addLayout(self._slider_place)
+        layout.addWidget(self._buttons)
+        self._buttons.hide()
+
+    def show_task(self, task: Task, entry: MenuEntry, viewer: ViewerModel) -> None:
+        """A fresh form of ``task`` with the values of ``entry``."""
+        self.title.setText(f"{entry.menu} ▸ {entry.title}" if entry.menu != entry.title else entry.title)
+        self.summary.setText(task.summary)
+        self.form = TaskForm(task, viewer, entry.preset)
+        self._scroll.setWidget(self.form)  # deletes the form before it
+        self._buttons.show()
+        can_preview = {"source", "model"} <= set(
+            task.parameters.model_fields
+        ) and task.destination is not None
+        self.preview_button.setVisible(can_preview)
+        self._viewer = viewer
+        self.form.setFocus()
+
+    def run(self) -> None:
+        """Check the form and start the job in a process of its own."""
+        if self.form is None:
+            self.told.emit(_HINT)
+            return
+        try:
+            self.form.parameters()
+        except UserError:  # the form shows the line beside its fields
+            return
+        values, task = self.form.values(), self.form.task
+        self.run_button.setEnabled(False)
+        self.told.emit(f"Starting {task.name} …")
+        background(self, partial(submit, task.name, values), self._submitted, self._refused)
+
+    def run_preview(self) -> None:
+        """Run the model on what is visible."""
+        if self.form is None or self.preview_button.isHidden():
+            self.told.emit(_HINT if self.form is None else "This task has no preview.")
+            return
+        controller = self._controller()
+        controller.run(self.form.values())
+
+    def copy_command(self) -> None:
+        """Put the command line of this form on the clipboard."""
+        if self.form is None:
+            self.told.emit(_HINT)
+            return
+        try:
+            command = self.form.as_command()
+        except UserError:
+            return
+        QGuiApplication.clipboard().setText(command)
+        self.told.emit(f"Copied: {command}")
+
+    def close_preview(self) -> None:
+        """End the warm worker."""
+        if self.preview is not None:
+            self.preview.close()
+
+    def _submitted(self, folder: Any) -> None:
+        self.run_button.setEnabled(True)
+        self.submitted.emit(folder)
+
+    def _refused(self, line: str) -> None:
+        self.run_button.setEnabled(True)
+        self.failed.emit(line)
+
+    def _controller(self) -> PreviewController:
+        if self.preview is None:
+            self.preview = PreviewController(self._viewer, self)
+            self.preview.started.connect(self._preview_started)
+            self.preview.ready.connect(self._preview_ready)
+            self.preview.failed.connect(self._preview_failed)
+            self._slider_place.addWidget(self.preview.threshold)
+            self.preview.threshold.hide()
+        return self.preview
+
+    def _preview_started(self) -> None:
+        self.preview_button.setEnabled(False)
+        self.preview_button.setText("Previewing …")
+        self.told.emit("Preview: the model on what is visible …")
+
+    def _preview_ready(self, _layers: object) -> None:
+        self._preview_ended()
+        if self.preview is not None:
+            self.preview.threshold.show()
+        self.told.emit("Preview ready: move the threshold below the form")
+
+    def _preview_failed(self, line: str) -> None:
+        self._preview_ended()
+        self.failed.emit(line)
+
+    def _preview_ended(self) -> None:
+        self.preview_button.setEnabled(True)
+        self.preview_button.setText("&Preview")

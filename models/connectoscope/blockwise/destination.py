@@ -1,0 +1,91 @@
+"""The result on disk: made in one step, resumed only when it is the same run's, never somebody else's.
+
+An image is built in the job's scratch folder and renamed into place, so what stands at the destination is always
+whole and carries our mark: the key ``connectoscope`` in its attributes, with the signature of the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorstore as ts
+
+from connectoscope.blockwise.plan import Signature, first_difference
+from connectoscope.errors import UserError
+from connectoscope.volumes.ome_zarr_write import (
+    ImageSpec,
+    create_image,
+    open_image_for_writing,
+    read_attributes,
+)
+
+
+def found_at(path: Path) -> dict[str, Any] | None:
+    """Our attributes of the result at ``path``; None where nothing is.
+
+    Raises:
+        UserError: something else is there.
+    """
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return None
+    elsewhere = f"{path} exists and is no result of connectoscope: choose another destination"
+    if not path.is_dir():
+        raise UserError(elsewhere)
+    try:
+        ours = read_attributes(path)
+    except UserError:
+        raise UserError(elsewhere) from None
+    if "signature" not in ours:
+        raise UserError(elsewhere)
+    return ours
+
+
+def check_same(path: Path, old: Signature, new: Signature) -> None:
+    """Raises UserError, naming the first difference, unless ``old`` (of what is at ``path``) equals ``new``."""
+    difference = first_difference(old, new)
+    if difference is not None:
+        raise UserError(
+            f"{path} was made by another request: {difference}. "
+            "Choose another destination, or use --overwrite to start anew"
+        )
+
+
+def check_writable(path: Path) -> None:
+    """Raises UserError when nothing can be made at ``path``."""
+    parent = path.parent
+    if not parent.is_dir():
+        raise UserError(f"the folder {parent} does not exist; make it first or choose another destination")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write in {parent}; change its permissions or choose another destination")
+
+
+def make_image(path: Path, spec: ImageSpec, scratch: Path) -> list[ts.TensorStore]:
+    """The stores of the image at ``path``, made now unless it is there; one a level, axes as in the file."""
+    if not os.path.lexists(path) or not any(path.iterdir()):
+        new = scratch / "new.zarr"
+        shutil.rmtree(new, ignore_errors=True)  # half made when an earlier run was killed
+        create_image(new, spec)
+        if path.is_dir():
+            path.rmdir()
+        shutil.move(new, path)
+    delete_locks(path)
+    return open_image_for_writing(path)
+
+
+def delete_locks(path: Path) -> None:
+    """Delete the lock files that TensorStore leaves in ``path`` when it is killed."""
+    for lock in path.rglob("*.__lock"):
+        lock.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a single file whole or not at all; durable on return."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

@@ -1,0 +1,295 @@
+"""The command line, derived from :mod:`connectoscope.tasks`: a command for each task, an option for each parameter.
+
+Nothing heavy is imported here: ``connectoscope --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from enum import Enum
+from importlib import metadata
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from connectoscope import __version__
+from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped, UserError
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.request import Device, JobRequest
+from connectoscope.tasks.base import Task, load_task, parameter_facts, task_names
+from connectoscope.terminal import JobReporter, complain, summary_text, write_line
+
+_HELP = """A desktop microscope for volumes that do not fit in memory.
+
+'connectoscope [PATH]...' opens the window, with these volumes. A command below does one thing and ends; its results
+can be opened in the window, and what the window does can be done by a command."""
+
+_JSON = Annotated[
+    bool, typer.Option("--json", help="Print the summary as JSON on stdout, and nothing else there.")
+]
+_KEEP_JOB = Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when the run is done.")]
+_DEVICE = Annotated[
+    str,
+    typer.Option("--device", metavar="|".join(get_args(Device)), help="Where to compute; auto takes a GPU."),
+]
+_THREADS = Annotated[
+    str | None,
+    typer.Option("--threads", metavar="INTEGER", help="CPU threads. Default: all cores. [at least 1]"),
+]
+_OVERWRITE = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is at the destination, and start anew.")
+]
+
+
+def main() -> None:
+    """The console command; ends the process with the exit code of CONTRACTS, "Job"."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what ``arguments`` (without the program's name) ask for; returns the exit code. Never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # "nm³" in a terminal that knows only ASCII
+    try:
+        if not arguments or not (arguments[0].startswith("-") or arguments[0] in _commands()):
+            return _open_window(arguments)
+        code = _app(arguments[0])(args=list(arguments), prog_name="connectoscope", standalone_mode=False)
+        return int(code or 0)
+    except ConnectoscopeError as error:
+        complain(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain("cancelled")
+        return Cancelled.exit_code
+    except Exception as error:
+        if hasattr(error, "format_message"):  # wrong usage, found by typer
+            complain(f"{error.format_message()} (see 'connectoscope {_command_of(arguments)}--help')")
+            return UserError.exit_code
+        with tempfile.NamedTemporaryFile("w", prefix="connectoscope-", suffix=".log", delete=False) as log:
+            traceback.print_exception(error, file=log)
+        complain(
+            f"unexpected error ({type(error).__name__}); this is a bug, please report it with the log {log.name}"
+        )
+        return ConnectoscopeError.exit_code
+
+
+def _commands() -> list[str]:
+    return [*task_names(), "run"]
+
+
+def _command_of(arguments: Sequence[str]) -> str:
+    return f"{arguments[0]} " if arguments and arguments[0] in _commands() else ""
+
+
+def _app(first: str) -> typer.Typer:
+    """The typer app with the command ``first``; with all of them when that is an option (``--help``)."""
+    app = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help=_HELP)(_callback)
+    for name in task_names():
+        if first.startswith("-") or first == name:
+            task = load_task(name)
+            app.command(name, help=_long_help(task), short_help=task.summary, hidden=task.hidden)(
+                _command(task)
+            )
+    app.command("run", help="Run or resume a job folder.")(_run_command)
+    return app
+
+
+def _callback(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=lambda wanted: _print_version(wanted), help="Version."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        write_line(f"connectoscope {__version__}", sys.stdout)
+        raise typer.Exit
+
+
+def _run_command(
+    job: Annotated[str | None, typer.Argument(metavar="JOB", help="Job folder (DST.job).")] = None,
+    as_json: _JSON = False,
+    keep_job: _KEEP_JOB = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Stay, and run the job folders that come line by line on stdin.")
+    ] = False,
+) -> int:
+    if serve:
+        from connectoscope.jobs.serve import serve as serve_jobs
+
+        return serve_jobs(sys.stdin)
+    if job is None:
+        raise UserError("name a job folder to run (DST.job), or give --serve")
+    folder = JobFolder(Path(job).expanduser())
+    return _follow(folder, load_task(folder.request.task), as_json=as_json, keep_job=keep_job)
+
+
+def _command(task: Task) -> Callable[..., int]:
+    """A function whose signature typer turns into the task's arguments and options."""
+    fields = task.parameters.model_fields
+    options: dict[str, tuple[Any, Any]] = {"as_json": (_JSON, False), "keep_job": (_KEEP_JOB, False)}
+    if not task.in_process:
+        options |= {"device": (_DEVICE, "auto"), "threads": (_THREADS, None)}
+    if task.destination is not None:
+        options["overwrite"] = (_OVERWRITE, False)
+
+    def command(**given: Any) -> int:
+        chosen = {name: given.pop(f"run_{name}") for name in options}
+        values = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v not in (None, [])
+        }
+        as_json = chosen.pop("as_json")
+        job = JobFolder.create(JobRequest.make(task, values, **chosen))
+        return _follow(job, task, as_json=as_json, keep_job=chosen["keep_job"])
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        inspect.Parameter(
+            name,
+            keyword,
+            annotation=_annotation(name, info),
+            default=inspect.Parameter.empty if info.is_required() else None,
+        )
+        for name, info in fields.items()
+    ]
+    common = [
+        inspect.Parameter(f"run_{name}", keyword, annotation=annotation, default=default)
+        for name, (annotation, default) in options.items()
+    ]
+    command.__signature__ = inspect.Signature([*own, *common])  # type: ignore[attr-defined]
+    return command
+
+
+def _annotation(name: str, info: FieldInfo) -> Any:
+    """Typer's argument or option for a parameter: text or a flag, since the parameter model parses and checks."""
+    facts = parameter_facts(info)
+    type_ = _plain_type(info)
+    notes = [f"In {facts['unit']}." if facts.get("unit") else "", _bounds_text(info)]
+    if not info.is_required() and info.default is not None and info.default != ():
+        notes.append(f"[default: {info.default}]")
+    help = " ".join([info.description or "", *filter(None, notes)])
+    flag = "--" + name.replace("_", "-")
+    if type_ is bool:
+        both = "" if info.default is False else f"/--no-{flag[2:]}"
+        return Annotated[bool | None, typer.Option(flag + both, help=help, show_default=False)]
+    repeated = get_origin(type_) is tuple
+    metavar = _metavar(get_args(type_)[0] if repeated else type_)
+    text = list[str] | None if repeated else str if info.is_required() else str | None
+    if facts.get("argument"):
+        return Annotated[text, typer.Argument(help=help, metavar=name.upper(), show_default=False)]
+    return Annotated[text, typer.Option(flag, help=help, metavar=metavar, show_default=False)]
+
+
+def _plain_type(info: FieldInfo) -> Any:
+    """The type of a parameter; ``X`` where it is ``X | None``."""
+    if get_origin(info.annotation) in (Union, UnionType):
+        return next(part for part in get_args(info.annotation) if part is not NoneType)
+    return info.annotation
+
+
+def _metavar(type_: Any) -> str:
+    if get_origin(type_) is Literal:
+        return "|".join(str(choice) for choice in get_args(type_))
+    if isinstance(type_, type) and issubclass(type_, Enum):
+        return "|".join(str(choice.value) for choice in type_)
+    return {int: "INTEGER", float: "NUMBER"}.get(type_, "TEXT")
+
+
+def _bounds_text(info: FieldInfo) -> str:
+    """``[1 to 255]``, ``[at least 0]``, ``[more than 0, less than 1]``."""
+    bounds = {}
+    for entry in info.metadata:
+        for kind in ("ge", "gt", "le", "lt"):
+            if hasattr(entry, kind):
+                bounds[kind] = getattr(entry, kind)
+    if bounds.keys() == {"ge", "le"}:
+        return f"[{bounds['ge']} to {bounds['le']}]"
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    told = ", ".join(f"{words[kind]} {bound}" for kind, bound in bounds.items())
+    return f"[{told}]" if told else ""
+
+
+def _long_help(task: Task) -> str:
+    """The summary, then what the task's module says of its methods."""
+    module = inspect.getdoc(sys.modules[task.run.__module__]) or ""
+    method = re.sub(r":\w+:`~?([^`]*)`", r"\1", module.partition("\n")[2]).replace("``", "'")
+    return f"{task.summary}\n\n{method.strip()}".strip()
+
+
+def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int:
+    """Run a job to its end with progress on stderr, print the summary, tidy up."""
+    reporter = JobReporter()
+    try:
+        if task.in_process:
+            from connectoscope.jobs.serve import run_here
+
+            code = run_here(job, reporter)
+        else:
+            from connectoscope.jobs.run import run_job
+
+            code = run_job(job, reporter)
+    finally:
+        reporter.close()
+    summary, state, request = job.summary(), job.state(), job.request
+    resumable = code in (Cancelled.exit_code, Stopped.exit_code) and not task.in_process
+    wanted = keep_job or request.keep_job or request.background  # a window keeps its history
+    # Bad input leaves nothing behind, except where blocks were done before it went bad; a bug leaves its log.
+    needed = code == ConnectoscopeError.exit_code or (code == UserError.exit_code and job.has_begun())
+    if not (wanted or needed or resumable):
+        job.remove()
+    if code == 0 and summary is not None:
+        if as_json:
+            write_line(json.dumps(summary, indent=2), sys.stdout)
+        else:
+            write_line((task.render or summary_text)(summary), sys.stdout)
+        return code
+    resume = f" (to resume: connectoscope run {shlex.quote(str(job.path))})" if resumable else ""
+    complain(state.message + resume)
+    return code
+
+
+def _open_window(paths: Sequence[str]) -> int:
+    """Hand the volumes to the desktop window, which is found by entry point, not by import."""
+    for path in paths:
+        if "://" in path or path.startswith("sample:") or Path(path.partition("::")[0]).expanduser().exists():
+            continue
+        if path == paths[0] and Path(path).name == path and not Path(path).suffix:
+            close = difflib.get_close_matches(path, _commands(), n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else "; 'connectoscope --help' lists the commands"
+            raise UserError(f"there is no command and no file '{path}'{hint}")
+        raise UserError(f"there is no file or folder '{path}'")
+    for entry in metadata.entry_points(group="connectoscope.window"):
+        try:
+            return int(entry.load()(list(paths)) or 0)
+        except ImportError as error:
+            raise UserError(
+                f"the window needs {error.name or 'its extra packages'}: pip install 'connectoscope[desktop]'"
+            ) from None
+    raise UserError("the window is not installed: pip install 'connectoscope[desktop]'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The ways in which a run can end other than well, each with its exit code (CONTRACTS, "Job")."""
+
+from __future__ import annotations
+
+
+class ConnectoscopeError(Exception):
+    """Ends a run with ``exit_code``; its text is one line for the user."""
+
+    exit_code = 1
+
+
+class UserError(ConnectoscopeError):
+    """Wrong usage or unusable input: one line that says what is wrong and what to do."""
+
+    exit_code = 2
+
+
+class Cancelled(ConnectoscopeError):
+    """The user asked to stop; finished blocks are kept."""
+
+    exit_code = 3
+
+
+class Stopped(ConnectoscopeError):
+    """Stopped half-way by the machine (memory, disk, network); resumable."""
+
+    exit_code = 4

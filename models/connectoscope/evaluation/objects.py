@@ -1,0 +1,49 @@
+"""Matching of found objects to true ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from connectoscope.evaluation.partitions import Contingency
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Objects found, found in vain and missed."""
+
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def f1(self) -> float | None:
+        """2 TP / (2 TP + FP + FN); None where there is neither a true nor a found object."""
+        total = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / total if total else None
+
+
+def match_objects(table: Contingency, min_iou: float = 0.0) -> Matches:
+    """One-to-one matching with as many pairs as possible; among those, the largest common volume.
+
+    Args:
+        table: Contingency of result and truth over the compared voxels; id 0 is background in both.
+        min_iou: Smallest intersection over union of a pair; 0 asks for any common voxel.
+    """
+    found = np.unique(table.result[table.result > 0])
+    true = np.unique(table.truth[table.truth > 0])
+    union = table.sizes(table.result) + table.sizes(table.truth) - table.voxels
+    may = (table.result > 0) & (table.truth > 0) & (table.voxels >= min_iou * union)
+    pairs = table.where(may)
+    if not len(pairs.voxels):
+        return Matches(0, len(found), len(true))
+    rows, row = np.unique(pairs.result, return_inverse=True)
+    columns, column = np.unique(pairs.truth, return_inverse=True)
+    gain = np.zeros((len(rows), len(columns)))
+    # A pair counts 1; the volume is worth less than one pair in all, so that it only breaks ties.
+    gain[row, column] = 1 + 0.5 * pairs.voxels / pairs.voxels.sum()
+    chosen = linear_sum_assignment(gain, maximize=True)
+    tp = int((gain[chosen] > 0).sum())
+    return Matches(tp, len(found) - tp, len(true) - tp)

@@ -1,0 +1,185 @@
+"""What a task's ``run`` gets beside its parameters: where to work, on what, and whom to tell."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from connectoscope.errors import Cancelled, UserError
+from connectoscope.jobs.events import Event, Listener
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.request import Device, JobRequest
+
+PROGRESS_SECONDS = 0.2  # at most five progress events a second
+RATE_SECONDS = 60.0  # the time left is judged by the last minute
+RATE_AFTER_SECONDS = 2.0  # the first moments (loading, compiling) say nothing
+
+
+class Context:
+    """The run of one job, seen from its task."""
+
+    def __init__(
+        self, job: JobFolder, request: JobRequest, *, tile_scale: int = 0, listener: Listener | None = None
+    ) -> None:
+        self.job = job
+        self.request = request
+        self.tile_scale = tile_scale
+        self.warnings: list[str] = []
+        self.resumed = job.has_begun() and job.state().status != "done"
+        # A run that is resumed must not wipe its own half-finished output.
+        self.overwrite = request.overwrite and not self.resumed
+        self.threads = request.threads or default_threads(request.background)
+        self._events = job.events(listener)
+        self._shares: dict[str, tuple[float, float]] = {}
+        self._samples: deque[tuple[float, float]] = deque()
+        self._last_progress = -PROGRESS_SECONDS
+        self._held_back: dict[str, Any] | None = None
+
+    @classmethod
+    def local(
+        cls, folder: Path | str, device: Device = "cpu", *, listener: Listener | None = None, **options: Any
+    ) -> Context:
+        """A context without a process, for library use and tests: ``folder`` is made, events are written.
+
+        Args:
+            folder: Becomes the job folder.
+            device: As in a request.
+            listener: Called with each event.
+            options: Other fields of :class:`JobRequest` (``threads``, ``overwrite``, ``task``, …).
+        """
+        job = JobFolder(folder)
+        job.path.mkdir(parents=True, exist_ok=True)
+        request = JobRequest(**{"task": "library", "device": device, **options})
+        return cls(job, request, listener=listener)
+
+    @property
+    def folder(self) -> Path:
+        """The job folder."""
+        return self.job.path
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for intermediate files; goes with the job folder."""
+        return self.job.scratch
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The request as JSON for the attributes of results: no times, no host."""
+        return self.request.provenance()
+
+    @cached_property
+    def device(self) -> str:
+        """``cpu``, ``cuda`` or ``mps``. Imports torch unless the request says ``cpu``.
+
+        Raises:
+            UserError: when the device that was asked for is not there.
+        """
+        return resolve_device(self.request.device)
+
+    def phases(self, **weights: float) -> None:
+        """Name the phases to come, in order, with their share of the time, which ``fraction`` adds up."""
+        total = sum(weights.values())
+        start = 0.0
+        for name, weight in weights.items():
+            self._shares[name] = (start, weight / total)
+            start += weight / total
+
+    def progress(self, done: int, total: int, phase: str, **extra: Any) -> None:
+        """``done`` of ``total`` blocks (or steps) of ``phase``; call as often as you like.
+
+        Args:
+            extra: Further facts for watchers, for example ``megavoxels_per_second``; ``fraction`` and
+                ``seconds_left`` override what is derived here.
+        """
+        start, share = self._shares.get(phase, (0.0, 1.0))
+        fraction = extra.pop("fraction", start + share * (done / total if total else 1.0))
+        facts = {"done": done, "total": total, "phase": phase, "fraction": round(fraction, 5), **extra}
+        now = time.monotonic()
+        if now - self._last_progress < PROGRESS_SECONDS:
+            self._held_back = {"seconds_left": None, **facts}
+            return
+        self._last_progress = now
+        self._held_back = None
+        self._events.write("progress", **{"seconds_left": self._seconds_left(fraction, now), **facts})
+
+    def flush_progress(self) -> None:
+        """Write the last progress that was held back; the end of a run does."""
+        if self._held_back is not None:
+            self._events.write("progress", **self._held_back)
+            self._held_back = None
+
+    def log(self, text: str) -> None:
+        """A line for the log."""
+        self._events.write("log", message=text)
+
+    def warn(self, text: str) -> None:
+        """A line that the user must see; the same one is told once, and again in the summary."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self._events.write("warning", message=text)
+
+    def result(self, kind: str, path: Path | str, name: str, **facts: Any) -> None:
+        """An output that can be opened from now on, even while it grows.
+
+        Args:
+            kind: ``image``, ``labels``, ``points``, ``table``, ``plot`` or ``model``.
+            path: File or folder.
+            name: Name for people.
+            facts: What the kind needs (image: ``channels``).
+        """
+        self._events.write("result", kind=kind, path=str(Path(path).absolute()), name=name, **facts)
+
+    def metric(self, name: str, step: int, **values: float) -> None:
+        """One point of the training curves of the plot ``name``."""
+        self._events.write("metric", name=name, step=step, values=values)
+
+    def plot(self, name: str, **series: Any) -> None:
+        """A whole plot: named series of numbers, or of (x, y) pairs."""
+        self._events.write("plot", name=name, series=series)
+
+    def event(self, type: str, **facts: Any) -> Event:
+        """Write an event of another type."""
+        return self._events.write(type, **facts)
+
+    def check_cancelled(self) -> None:
+        """Raises Cancelled when the user asked to stop; call between blocks."""
+        if self.job.cancel_path.exists():
+            raise Cancelled("cancelled; what was finished is kept")
+
+    def _seconds_left(self, fraction: float, now: float) -> float | None:
+        self._samples.append((now, fraction))
+        while now - self._samples[0][0] > RATE_SECONDS and len(self._samples) > 2:
+            self._samples.popleft()
+        begin, first = self._samples[0]
+        if now - begin < RATE_AFTER_SECONDS or fraction <= first:
+            return None
+        return round((1 - fraction) * (now - begin) / (fraction - first), 1)
+
+
+def resolve_device(device: Device) -> str:
+    """The device that ``device`` means here; ``auto`` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UserError: when there is none of the kind asked for.
+    """
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next((name for name, there in found.items() if there), "cpu")
+    if not found[device]:
+        name = {"cuda": "CUDA device (NVIDIA GPU)", "mps": "MPS device (Apple GPU)"}[device]
+        raise UserError(f"no {name} was found here; use --device auto or --device cpu")
+    return device
+
+
+def default_threads(background: bool) -> int:
+    """All cores that this process may use; one less in the background, for the window."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores - 1) if background else cores

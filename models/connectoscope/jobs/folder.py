@@ -1,0 +1,218 @@
+"""A job is a folder: request, events, lock, ledger and scratch of one run, beside its destination."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from connectoscope.errors import UserError
+from connectoscope.jobs.events import FINAL_EVENTS, Event, EventWriter, Listener, last_event, read_events
+from connectoscope.jobs.lock import Holder, JobLock, lock_holder
+from connectoscope.jobs.request import JobRequest
+
+Status = Literal["queued", "running", "done", "failed", "cancelled", "paused"]
+_STATUS_OF: dict[str, Status] = {
+    "finished": "done", "error": "failed", "cancelled": "cancelled", "paused": "paused",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Where a job stands; ``message`` is one line for people, ``exit_code`` is None until it has ended."""
+
+    status: Status
+    message: str = ""
+    exit_code: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.status not in ("queued", "running")
+
+    @property
+    def resumable(self) -> bool:
+        return self.status in ("paused", "cancelled", "failed")
+
+
+class JobFolder:
+    """The files of one job. Making the object touches nothing; see :meth:`create`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).absolute()
+        self.request_path = self.path / "request.json"
+        self.plan_path = self.path / "plan.json"
+        self.events_path = self.path / "events.jsonl"
+        self.ledger_path = self.path / "ledger"
+        self.lock_path = self.path / "lock"
+        self.cancel_path = self.path / "cancel"
+        self.log_path = self.path / "engine.log"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for what only this run needs; made on first use."""
+        folder = self.path / "scratch"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @classmethod
+    def create(cls, request: JobRequest, path: Path | str | None = None) -> JobFolder:
+        """Make the folder of a new job, or find that of the same, unfinished one.
+
+        Args:
+            request: What to do.
+            path: Where; default ``DST.job`` beside the destination, a temporary folder without one.
+
+        Raises:
+            UserError: when the place cannot be written, is something else, is running, or holds another run
+                (unless ``request.overwrite``).
+        """
+        if path is None and request.destination is None:
+            folder = cls(tempfile.mkdtemp(prefix="connectoscope-"))
+            folder.request_path.write_text(request.to_json())
+            return folder
+        folder = cls(path if path is not None else f"{request.destination}.job")
+        if os.path.lexists(folder.path) and not folder._empty():
+            if folder._may_go_on(request):
+                return folder
+            folder.remove()
+        elif not folder.path.parent.is_dir():
+            _make_models_folder(folder.path.parent)
+        folder._make(request)
+        return folder
+
+    @property
+    def request(self) -> JobRequest:
+        """Raises UserError when this is no job folder."""
+        return JobRequest.load(self.request_path)
+
+    def state(self) -> JobState:
+        """Derived from events and lock, whoever ran it and however that ended."""
+        event = last_event(self.events_path, lambda e: e["type"] in FINAL_EVENTS or e["type"] == "started")
+        if event is not None and event["type"] in FINAL_EVENTS:
+            default = 0 if event["type"] == "finished" else 1
+            return JobState(
+                _STATUS_OF[event["type"]], str(event.get("message", "")), int(event.get("exit_code", default))
+            )
+        if self.holder() is not None:
+            return JobState("running")
+        if event is not None:
+            return JobState("paused", "its process ended unexpectedly; what was finished is kept", 4)
+        return (
+            JobState("cancelled", "cancelled before it began", 3)
+            if self.cancel_path.exists()
+            else JobState("queued")
+        )
+
+    def holder(self) -> Holder | None:
+        """The living process that runs the job."""
+        return lock_holder(self.lock_path)
+
+    def lock(self) -> JobLock:
+        return JobLock(self.lock_path)
+
+    def cancel(self) -> None:
+        """Ask the run to stop after the blocks at hand; it ends with exit code 3 and can be resumed."""
+        with contextlib.suppress(FileNotFoundError):  # it has just finished, and the folder is gone
+            self.cancel_path.touch()
+
+    def forget_old_cancel(self) -> None:
+        """Drop a ``cancel`` that an earlier run has already obeyed."""
+        last = last_event(self.events_path, lambda event: True)
+        with contextlib.suppress(FileNotFoundError):
+            if last is not None and self.cancel_path.stat().st_mtime <= last["time"]:
+                self.cancel_path.unlink()
+
+    def events(self, listener: Listener | None = None) -> EventWriter:
+        return EventWriter(self.events_path, listener)
+
+    def read_events(self, offset: int = 0) -> tuple[list[Event], int]:
+        """Events in whole lines after byte ``offset``, and the offset to go on from."""
+        return read_events(self.events_path, offset)
+
+    def summary(self) -> dict[str, object] | None:
+        """The summary of the last finished run; None when it did not finish."""
+        event = last_event(self.events_path, lambda e: e["type"] in FINAL_EVENTS)
+        return event["summary"] if event is not None and event["type"] == "finished" else None
+
+    def has_begun(self) -> bool:
+        """Whether some block was finished, so that there is something to resume."""
+        if self.ledger_path.exists() and self.ledger_path.stat().st_size > 0:
+            return True
+        return (
+            last_event(self.events_path, lambda e: e["type"] == "progress" and e.get("done", 0) > 0)
+            is not None
+        )
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _empty(self) -> bool:
+        return self.path.is_dir() and not any(self.path.iterdir())
+
+    def _may_go_on(self, request: JobRequest) -> bool:
+        """Whether the existing folder is the one of ``request`` (True) or may be thrown away (False)."""
+        if not self.request_path.is_file():
+            raise UserError(
+                f"{self.path} exists and is no job folder; move it away or choose another destination"
+            )
+        holder = self.holder()
+        if holder is not None:
+            raise UserError(
+                f"{self.path} is already running (process {holder.pid}); "
+                f"wait for it, or cancel it by making the file {self.cancel_path}"
+            )
+        if request.overwrite:
+            return False
+        done = self.state().status == "done"
+        if done and request.destination is not None and not request.destination.exists():
+            return False  # the result was deleted: make it anew
+        different = self.request.differences(request)
+        if not different:
+            return True
+        if not self.has_begun():
+            return False
+        what = "was made by" if done else "holds an unfinished run of"
+        raise UserError(
+            f"{self.path} {what} another request: {'; '.join(different)}. "
+            "Ask for the same again to resume it, choose another destination, or use --overwrite"
+        )
+
+    def _make(self, request: JobRequest) -> None:
+        """The folder appears with its request inside, so that two starters cannot both think it theirs."""
+        parent = self.path.parent
+        if not parent.is_dir():
+            raise UserError(
+                f"the folder {parent} does not exist; make it first or choose another destination"
+            )
+        new = parent / f".{self.path.name}.{os.getpid()}"
+        try:
+            new.mkdir()
+        except OSError as error:
+            raise UserError(
+                f"cannot write in {parent} ({error.strerror}); choose another destination"
+            ) from None
+        try:
+            (new / self.request_path.name).write_text(request.to_json())
+            if self.path.is_dir():
+                self.path.rmdir()  # an empty one
+            new.rename(self.path)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            if self.request_path.is_file():
+                raise UserError(
+                    f"{self.path} was made by somebody else at the same moment; try again"
+                ) from None
+            raise UserError(f"cannot make {self.path} ({error.strerror})") from None
+
+
+def _make_models_folder(path: Path) -> None:
+    """The folder of the user's models comes into being with the first of them; other folders are the user's to make."""
+    from connectoscope.zoo.bundle import user_models
+
+    if path == user_models().absolute():
+        path.mkdir(parents=True, exist_ok=True)

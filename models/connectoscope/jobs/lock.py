@@ -1,0 +1,177 @@
+"""The lock of a job folder: who runs it, and whether that process still lives.
+
+The file ``lock`` holds host, pid and start time of the process (a pid alone is soon somebody else's); its
+modification time is the heartbeat. On the same host the process table decides, else the heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from connectoscope.errors import UserError
+
+HEARTBEAT_SECONDS = 5.0
+SILENT_SECONDS = 60.0  # another host that has not been heard of for so long is taken for dead
+WAIT_FOR_ENGINE_SECONDS = 5.0  # how long the engine of a dead supervisor gets to notice
+_HAS_PROC = Path("/proc/self/stat").exists()
+
+
+def process_started(pid: int) -> float | None:
+    """Start time of a living process (in the system's own units); None without one, or of a zombie."""
+    if _HAS_PROC:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in "ZX" else float(fields[19])
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds (or held) a lock."""
+
+    host: str
+    pid: int
+    started: float
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        return cls(socket.gethostname(), pid, process_started(pid) or 0.0)
+
+    def alive(self, heard: float) -> bool:
+        """Whether it still runs; ``heard`` is the time of its last heartbeat."""
+        if self.host != socket.gethostname():
+            return time.time() - heard < SILENT_SECONDS
+        return process_started(self.pid) == self.started
+
+
+def lock_holder(path: Path) -> Holder | None:
+    """Who holds the lock at ``path``; None when nobody does or the holder is dead."""
+    holder = _read(path, "holder")
+    if holder is None:
+        return None
+    try:
+        return holder if holder.alive(path.stat().st_mtime) else None
+    except FileNotFoundError:
+        return None
+
+
+class JobLock:
+    """Holds the lock while the ``with`` block runs, with a heartbeat from a thread.
+
+    Raises:
+        UserError: when somebody else runs the job.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stop = threading.Event()
+        self._me = Holder.this_process()
+        self._heart = threading.Thread(target=self._beat, name="job heartbeat", daemon=True)
+
+    def __enter__(self) -> JobLock:
+        while not self._create():
+            self._remove_stale()
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._heart.join()
+        self._path.unlink(missing_ok=True)
+
+    def add_engine(self, pid: int) -> None:
+        """Note the engine, so that who resumes after a dead supervisor waits until that is gone, too."""
+        own = self._path.with_name(f"lock.{self._me.pid}")
+        own.write_text(_record(self._me, Holder.of(pid)))
+        own.replace(self._path)
+
+    def _create(self) -> bool:
+        try:
+            with self._path.open("x") as file:
+                file.write(_record(self._me, None))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise UserError(f"cannot write in {self._path.parent} ({error.strerror})") from None
+        return True
+
+    def _remove_stale(self) -> None:
+        """Take a dead process's lock away, or say who is alive.
+
+        Renaming lets only one of two starters win; who then finds that he took a fresh lock puts it back.
+        """
+        _refuse_living(self._path)
+        taken = self._path.with_name(f"lock.{self._me.pid}")
+        with contextlib.suppress(FileNotFoundError):
+            self._path.rename(taken)
+            try:
+                if lock_holder(taken) is not None:
+                    with contextlib.suppress(FileExistsError):
+                        os.link(taken, self._path)
+                    _refuse_living(taken)
+                self._await_engine(taken)
+            finally:
+                taken.unlink(missing_ok=True)
+
+    def _await_engine(self, taken: Path) -> None:
+        engine = _read(taken, "engine")
+        end = time.monotonic() + WAIT_FOR_ENGINE_SECONDS
+        while (
+            engine is not None
+            and engine.host == self._me.host
+            and process_started(engine.pid) == engine.started
+        ):
+            if time.monotonic() > end:
+                raise UserError(
+                    f"the engine of this job still runs (process {engine.pid}); end it and try again"
+                )
+            time.sleep(0.05)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self._path)
+
+
+def _refuse_living(path: Path) -> None:
+    holder = lock_holder(path)
+    if holder is not None:
+        where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+        raise UserError(
+            f"{path.parent} is already running (process {holder.pid}{where}); wait for it or cancel it"
+        )
+
+
+def _record(holder: Holder, engine: Holder | None) -> str:
+    return json.dumps({"holder": vars(holder), "engine": vars(engine) if engine else None})
+
+
+def _read(path: Path, key: str) -> Holder | None:
+    """A holder from a lock file; None when the file or the entry is missing or damaged."""
+    try:
+        entry = json.loads(path.read_text())[key]
+        return Holder(str(entry["host"]), int(entry["pid"]), float(entry["started"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

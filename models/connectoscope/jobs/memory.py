@@ -1,0 +1,76 @@
+"""How much memory was used, and whether the system killed somebody for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
+    """How often the kernel has killed for want of memory, by counter: the host's and our control groups'.
+
+    Compared before and after, they tell an out-of-memory kill from any other SIGKILL. Empty where the system
+    does not count (Windows, macOS).
+    """
+    counters = {"host": _counter(proc / "vmstat", "oom_kill")}
+    try:
+        lines = (proc / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        _, controllers, group = line.split(":", 2)
+        if controllers == "":  # version 2: one hierarchy; in a container the group may be mounted as the root
+            folders, name = (cgroups / group.strip("/"), cgroups), "memory.events"
+        elif "memory" in controllers.split(","):
+            root = cgroups / "memory"
+            folders, name = (root / group.strip("/"), root), "memory.oom_control"
+        else:
+            continue
+        for folder in folders:
+            counters[str(folder / name)] = _counter(folder / name, "oom_kill")
+    return {name: count for name, count in counters.items() if count is not None}
+
+
+def _counter(path: Path, key: str) -> int | None:
+    """The number behind ``key`` in a file of ``key number`` lines; None when there is none."""
+    try:
+        for line in path.read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == key:
+                return int(number)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that host or device memory ran out (torch is not imported for it)."""
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator" in text or "out of memory" in text or "not enough memory" in text
+    )
+
+
+def peak_memory_mb() -> float | None:
+    """Largest resident memory of this process so far, in MB; None where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    except OSError:
+        pass
+    import psutil
+
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):  # Windows
+        return round(float(info.peak_wset) / 2**20, 1)
+    try:
+        import resource
+    except ImportError:
+        return None
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # bytes on macOS

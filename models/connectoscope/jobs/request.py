@@ -1,0 +1,169 @@
+"""What was asked for: task, parameters and how to run it, frozen and written once as ``request.json``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import Parameters, Task, load_task, parameter_facts
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+_INPUT_ROLES = frozenset({"source", "model", "truth", "result", "recipe"})
+_VERSIONED = ("connectoscope", "numpy", "torch", "tensorstore")
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of what computes, read from the installed metadata (nothing is imported)."""
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+class JobRequest(BaseModel):
+    """A task with its parameters (JSON values, paths absolute) and the options of the run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    task: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    device: Device = "auto"
+    threads: int | None = Field(None, ge=1)  # None: all cores, one less in the background
+    background: bool = False  # started by a window: lower priority, folder kept as history
+    keep_job: bool = False
+    overwrite: bool = False
+    software: dict[str, str] = Field(default_factory=software_versions)
+    created: float = Field(default_factory=time.time)
+
+    @classmethod
+    def make(cls, task: Task | str, values: dict[str, Any] | Parameters, **options: Any) -> JobRequest:
+        """Check ``values`` against the task's parameter model and fix paths to the present working directory.
+
+        Args:
+            task: The task or its name.
+            values: Parameters by name; missing ones take their defaults.
+            options: ``device``, ``threads``, ``background``, ``keep_job``, ``overwrite``.
+
+        Raises:
+            UserError: naming the first parameter that will not do.
+        """
+        task = load_task(task) if isinstance(task, str) else task
+        parameters = values if isinstance(values, Parameters) else parse_parameters(task, values)
+        stored = parameters.model_dump(mode="json")
+        for name, info in type(parameters).model_fields.items():
+            role = parameter_facts(info).get("role", "plain")
+            stored[name] = _absolute(stored[name], role)
+        try:
+            return cls(task=task.name, parameters=stored, **options)
+        except ValidationError as error:
+            raise UserError("--" + validation_message(error)) from None
+
+    @classmethod
+    def load(cls, path: Path) -> JobRequest:
+        """Read ``request.json``.
+
+        Raises:
+            UserError: when it is missing, damaged or of a schema that this version does not know.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} is no job folder: {path.name} cannot be read ({error.strerror})"
+            ) from None
+        except ValidationError as error:
+            raise UserError(f"{path} is damaged or of another version: {validation_message(error)}") from None
+
+    def to_json(self) -> str:
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    def provenance(self) -> dict[str, Any]:
+        """What results carry: the request without times and without what does not change the bytes."""
+        return self.model_dump(
+            mode="json", by_alias=True, include={"schema_version", "task", "parameters", "software"}
+        )
+
+    @property
+    def destination(self) -> Path | None:
+        """Absolute path of the output; None for tasks that only report."""
+        name = load_task(self.task).destination
+        return Path(self.parameters[name]) if name is not None else None
+
+    def differences(self, new: JobRequest) -> list[str]:
+        """In words, what ``new`` asks for differently from this one, as far as it changes the result."""
+        if new.task != self.task:
+            return [f"task was {self.task}, now {new.task}"]
+        names = sorted({*self.parameters, *new.parameters})
+        found = [
+            f"{name} was {self.parameters.get(name)}, now {new.parameters.get(name)}"
+            for name in names
+            if self.parameters.get(name) != new.parameters.get(name)
+        ]
+        if new.device not in ("auto", self.device):
+            found.append(f"device was {self.device}, now {new.device}")
+        if new.threads not in (None, self.threads):
+            found.append(f"threads was {self.threads or 'automatic'}, now {new.threads}")
+        return found
+
+
+def parse_parameters(task: Task, values: dict[str, Any]) -> Parameters:
+    """``values`` as the task's parameter model.
+
+    Raises:
+        UserError: one line naming the option, what was allowed and what came.
+    """
+    try:
+        return task.parameters(**values)
+    except ValidationError as error:
+        raise UserError(validation_message(error, task.parameters)) from None
+
+
+def validation_message(error: ValidationError, model: type[Parameters] | None = None) -> str:
+    """The first complaint of a pydantic error as one line: ``--level: input should be …, got -1``."""
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else ""
+    fields = model.model_fields if model is not None else {}
+    if name in fields and not parameter_facts(fields[name]).get("argument"):
+        name = "--" + name.replace("_", "-")
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    if first["type"] == "extra_forbidden":
+        return f"there is no parameter {name}"
+    text = first["msg"].removeprefix("Value error, ").partition(", unable")[0]
+    text = text[:1].lower() + text[1:]
+    if first["type"] == "value_error" or isinstance(first["input"], dict):
+        return f"{name}: {text}" if name else text
+    return f"{name}: {text}, got {first['input']}"
+
+
+def _absolute(value: Any, role: str) -> Any:
+    """A path made absolute, so that a job can be resumed from anywhere; names and URLs stay as they are."""
+    if isinstance(value, list):
+        return [_absolute(item, role) for item in value]
+    if not isinstance(value, str) or not value:
+        return value
+    if role == "new_model" and not Path(value).parts[1:] and value not in (".", "..", "~"):
+        from connectoscope.zoo.bundle import user_models
+
+        return str((user_models() / value).absolute())
+    if role in ("destination", "new_model"):
+        if "://" in value:
+            raise UserError(f"destination {value} is a URL; name a file or folder on this machine")
+        return os.path.normpath(Path(value).expanduser().absolute())
+    if role in _INPUT_ROLES and "://" not in value:
+        file, mark, dataset = value.partition("::")
+        path = Path(file).expanduser().absolute()
+        if path.exists():
+            return os.path.normpath(path) + mark + dataset
+    return value

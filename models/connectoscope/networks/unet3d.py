@@ -1,0 +1,185 @@
+"""A 3D U-Net for volumes whose sections may be thicker than their pixels (Çiçek et al. 2016, arXiv 1606.06650).
+
+Convolution, batch norm and ReLU only: whatever normalises over space (instance, group, layer norm) would make a
+voxel depend on its tile. The first step may be a *stem*, which moves blocks of voxels into channels without loss
+(space to depth), so that a network works at half resolution while it reads and writes the full one::
+
+    input ─ stem ─ [conv conv] ───────────────────────── cat ─ [conv conv] ─ head ─ unstem ─ logits
+                        └ pool ─ [conv conv] ── cat ─ [conv conv] ─ up ┘
+                                      └ pool ─ [conv conv] ─ up ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from connectoscope.volumes.geometry import Index3
+
+
+@dataclass(frozen=True)
+class UNet3dArguments:
+    """All that :class:`UNet3d` is built from; stands in the model card.
+
+    Args:
+        outputs: Number of output channels (logits).
+        features: Channels of each level, finest first; also of each level's decoder.
+        kernels: Kernel sizes (z, y, x; odd) of the convolutions of each level; the same ones encode and decode.
+        strides: Pooling from each level to the next; one fewer than levels.
+        stem: Voxels moved into channels at the input and back at the output.
+        in_channels: Channels of the input image.
+    """
+
+    outputs: int
+    features: tuple[int, ...]
+    kernels: tuple[tuple[Index3, ...], ...]
+    strides: tuple[Index3, ...]
+    stem: Index3 = (1, 1, 1)
+    in_channels: int = 1
+
+    def __post_init__(self) -> None:
+        levels = len(self.features)
+        if levels < 1 or len(self.kernels) != levels or len(self.strides) != levels - 1:
+            raise ValueError(
+                f"a U-Net of {levels} levels needs {levels} rows of kernels and {levels - 1} strides, "
+                f"got {len(self.kernels)} and {len(self.strides)}"
+            )
+        if any(k % 2 == 0 for row in self.kernels for kernel in row for k in kernel):
+            raise ValueError("kernel sizes must be odd, so that an output voxel lies on an input voxel")
+
+    @classmethod
+    def parse(cls, arguments: dict[str, object]) -> UNet3dArguments:
+        """From a card's or a recipe's JSON values, where tuples are lists."""
+
+        def tuples(value: object) -> object:
+            return tuple(tuples(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+        return cls(**{name: tuples(value) for name, value in arguments.items()})  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @property
+    def total_stride(self) -> Index3:
+        """Input voxels per voxel of the coarsest level; tile origins and shapes are multiples of it."""
+        total = [*self.stem]
+        for stride in self.strides:
+            total = [t * s for t, s in zip(total, stride, strict=True)]
+        return (total[0], total[1], total[2])
+
+    def reach(self) -> Index3:
+        """Voxels that an output voxel depends on to its farther side, at most, along each axis."""
+        return tuple(self._axis_reach(axis) for axis in range(3))  # type: ignore[return-value]
+
+    def receptive_field(self) -> Index3:
+        """``2 * reach + 1``: the smallest odd window that holds all that an output voxel depends on."""
+        z, y, x = self.reach()
+        return (2 * z + 1, 2 * y + 1, 2 * x + 1)
+
+    def halo(self) -> Index3:
+        """The exact halo per side: the reach, rounded up to the total stride."""
+        return tuple(-(-r // s) * s for r, s in zip(self.reach(), self.total_stride, strict=True))  # type: ignore[return-value]
+
+    def _axis_reach(self, axis: int) -> int:
+        """Follow backwards what one output voxel depends on, for every phase of the total stride."""
+        radius = [sum(kernel[axis] // 2 for kernel in row) for row in self.kernels]
+        stride = [s[axis] for s in self.strides]
+        stem = self.stem[axis]
+
+        def encoder(level: int, low: int, high: int) -> tuple[int, int]:
+            low, high = low - radius[level], high + radius[level]
+            if level == 0:
+                return low, high
+            s = stride[level - 1]
+            return encoder(level - 1, low * s, high * s + s - 1)
+
+        def decoder(level: int, low: int, high: int) -> tuple[int, int]:
+            if level == len(radius) - 1:
+                return encoder(level, low, high)
+            low, high = low - radius[level], high + radius[level]
+            a, b = encoder(level, low, high)
+            c, d = decoder(level + 1, low // stride[level], high // stride[level])
+            return min(a, c), max(b, d)
+
+        reach = 0
+        for voxel in range(self.total_stride[axis]):
+            low, high = decoder(0, voxel // stem, voxel // stem)
+            reach = max(reach, voxel - low * stem, high * stem + stem - 1 - voxel)
+        return reach
+
+
+class ConvUnit(nn.Sequential):
+    """Convolution, batch norm, ReLU; ``(B, C, Z, Y, X)`` in, same Z, Y, X out (zero padding)."""
+
+    def __init__(self, channels: int, features: int, kernel: Index3) -> None:
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+        super().__init__(
+            nn.Conv3d(channels, features, kernel, padding=padding, bias=False),
+            nn.BatchNorm3d(features),
+            nn.ReLU(inplace=True),
+        )
+
+
+def space_to_depth(x: Tensor, factor: Index3) -> Tensor:
+    """``(B, C, Z, Y, X)`` to ``(B, C * prod(factor), Z / fz, Y / fy, X / fx)``, without loss."""
+    b, c, z, y, w = x.shape
+    fz, fy, fx = factor
+    x = x.reshape(b, c, z // fz, fz, y // fy, fy, w // fx, fx)
+    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(b, c * fz * fy * fx, z // fz, y // fy, w // fx)
+
+
+def depth_to_space(x: Tensor, factor: Index3) -> Tensor:
+    """The inverse of :func:`space_to_depth`."""
+    b, c, z, y, w = x.shape
+    fz, fy, fx = factor
+    x = x.reshape(b, c // (fz * fy * fx), fz, fy, fx, z, y, w)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, c // (fz * fy * fx), z * fz, y * fy, w * fx)
+
+
+class UNet3d(nn.Module):
+    """The network; see the module's picture.
+
+    Input ``(B, in_channels, Z, Y, X)``, normalised intensities, each of Z, Y, X a multiple of the total stride.
+    Output ``(B, outputs, Z, Y, X)`` logits on the same voxels.
+    """
+
+    def __init__(self, arguments: UNet3dArguments) -> None:
+        super().__init__()
+        self.arguments = a = arguments
+        stem = a.stem[0] * a.stem[1] * a.stem[2]
+        self.encoders = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        self.decoders = nn.ModuleList()
+        channels = a.in_channels * stem
+        for features, kernels in zip(a.features, a.kernels, strict=True):
+            self.encoders.append(_block(channels, features, kernels))
+            channels = features
+        for level in range(len(a.features) - 1):
+            features = a.features[level]
+            self.ups.append(ConvUnit(a.features[level + 1], features, (1, 1, 1)))
+            self.decoders.append(_block(2 * features, features, a.kernels[level]))
+        self.head = nn.Conv3d(a.features[0], a.outputs * stem, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.arguments
+        x = space_to_depth(x, a.stem)
+        skips: list[Tensor] = []
+        for level, encoder in enumerate(self.encoders):
+            if level:
+                x = F.max_pool3d(x, a.strides[level - 1], a.strides[level - 1])
+            x = encoder(x)  # (B, features[level], Z, Y, X) of that level
+            skips.append(x)
+        for level in reversed(range(len(self.decoders))):
+            # Project before up-sampling: a 1 x 1 x 1 convolution and nearest neighbours commute.
+            x = F.interpolate(self.ups[level](x), size=skips[level].shape[2:], mode="nearest")
+            x = self.decoders[level](torch.cat((x, skips[level]), dim=1))
+        return depth_to_space(self.head(x), a.stem)
+
+
+def _block(channels: int, features: int, kernels: Sequence[Index3]) -> nn.Sequential:
+    units = [ConvUnit(channels if i == 0 else features, features, kernel) for i, kernel in enumerate(kernels)]
+    return nn.Sequential(*units)

@@ -1,0 +1,1 @@
+"""From a network's probabilities to objects: probability images, connected components across blocks, tables."""

@@ -1,0 +1,145 @@
+"""Probabilities of a volume, tile by tile: what :mod:`~connectoscope.blockwise` needs to know of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import tensorstore as ts
+from numpy.typing import NDArray
+
+from connectoscope.blockwise.engine import Output, Phase
+from connectoscope.blockwise.grid import Grid
+from connectoscope.blockwise.plan import Block, Lattice
+from connectoscope.blockwise.pyramid import Pyramid
+from connectoscope.networks.normalise import normalise
+from connectoscope.volumes.geometry import Box, Index3
+
+
+class TilePredictor(Protocol):
+    """A network bound to one input shape (:class:`connectoscope.networks.predictor.Predictor`)."""
+
+    @property
+    def tile(self) -> Index3: ...
+
+    @property
+    def halo(self) -> Index3: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    def __call__(self, tile: NDArray[np.float32]) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a block reads: intensities (z, y, x) float32, finite, and how many voxels of its core were not."""
+
+    intensities: NDArray[np.float32]
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class ProbabilityMaker:
+    """Makes the blocks of a probability image.
+
+    Attributes:
+        grid: What the network sees.
+        lattice: Names the blocks; the predictor's tile may be smaller (after out-of-memory).
+        predictor: Gives uint8 probabilities of a tile's core.
+        intensity: (low, high) of the normalisation.
+    """
+
+    grid: Grid
+    lattice: Lattice
+    predictor: TilePredictor
+    intensity: tuple[float, float]
+
+    def phase(
+        self, box: Box, store: ts.TensorStore, pyramid: Pyramid | None, *, name: str = "probabilities"
+    ) -> Phase[Tile]:
+        """Write the probabilities of ``box`` (grid voxels) into ``store`` (c, z, y, x), whose voxel 0 is its start."""
+
+        def write(block: Block, data: NDArray[Any]) -> ts.WriteFutures:
+            return store[(slice(None), *block.write.slices)].write(data)
+
+        return Phase(name, self.lattice.blocks(box), self.read, self.compute, write, pyramid)
+
+    def read(self, block: Block) -> Tile:
+        tile = self.grid.read(block.read)
+        core = tuple(slice(h, h + c) for h, c in zip(self.lattice.halo, self.lattice.core, strict=True))
+        finite = np.isfinite(tile)
+        if finite.all():
+            return Tile(tile, 0)
+        bad = int((~finite[core][block.keep.slices]).sum())
+        tile[~finite] = 0
+        return Tile(tile, bad)
+
+    def compute(self, block: Block, tile: Tile) -> Output:
+        """The kept part of the core, (c, z, y, x) uint8. A constant tile is background, and the ledger says so."""
+        facts: dict[str, Any] = {"not_finite": tile.not_finite} if tile.not_finite else {}
+        if tile.intensities.min() == tile.intensities.max():
+            shape = (len(self.predictor.outputs), *block.write.shape)
+            return Output(np.zeros(shape, np.uint8), {**facts, "constant": True})
+        core = predict_core(self.predictor, normalise(tile.intensities, *self.intensity), self.lattice)
+        return Output(np.ascontiguousarray(core[(slice(None), *block.keep.slices)]), facts)
+
+
+def predict_core(predictor: TilePredictor, tile: NDArray[np.float32], lattice: Lattice) -> NDArray[np.uint8]:
+    """Probabilities (c, *lattice.core) uint8 of a normalised tile of the lattice.
+
+    One forward pass, or several where the predictor takes smaller tiles: those start at multiples of its core, the
+    last one of each row early enough to end with the tile.
+    """
+    if predictor.tile == lattice.tile:
+        return predictor(tile)
+    inner = [t - 2 * h for t, h in zip(predictor.tile, lattice.halo, strict=True)]
+    starts = [
+        [min(i, whole - part) for i in range(0, whole, part)]
+        for whole, part in zip(lattice.core, inner, strict=True)
+    ]
+    out = np.empty((len(predictor.outputs), *lattice.core), np.uint8)
+    for z in starts[0]:
+        for y in starts[1]:
+            for x in starts[2]:
+                low = (z, y, x)
+                seen = tuple(slice(i, i + n) for i, n in zip(low, predictor.tile, strict=True))
+                kept = tuple(slice(i, i + n) for i, n in zip(low, inner, strict=True))
+                out[(slice(None), *kept)] = predictor(tile[seen])
+    return out
+
+
+def copy_phase(
+    name: str,
+    blocks: list[Block],
+    source: ts.TensorStore,
+    offset: Index3,
+    store: ts.TensorStore,
+    pyramid: Pyramid | None,
+) -> Phase[NDArray[np.uint8]]:
+    """Bring probabilities from scratch, on the lattice, to a destination whose chunks lie off it.
+
+    Args:
+        source: (c, z, y, x).
+        offset: Voxel of ``source`` that is voxel 0 of ``store``.
+    """
+
+    def read(block: Block) -> NDArray[np.uint8]:
+        array = source[(slice(None), *block.write.shifted(offset).slices)].read().result()
+        return np.ascontiguousarray(array)
+
+    def write(block: Block, data: NDArray[Any]) -> ts.WriteFutures:
+        return store[(slice(None), *block.write.slices)].write(data)
+
+    return Phase(name, blocks, read, lambda block, data: Output(data), write, pyramid)
+
+
+def read_probabilities(store: ts.TensorStore, channel: int) -> Callable[[Block], NDArray[np.uint8]]:
+    """Reads one channel of a block from a stored probability image."""
+
+    def read(block: Block) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(store[(channel, *block.write.slices)].read().result())
+
+    return read

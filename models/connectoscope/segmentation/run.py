@@ -1,0 +1,317 @@
+"""The whole road from a volume to labels: probabilities, objects of each target, tables, in phases of the engine.
+
+::
+
+    volume -> grid -> tiles -> root image (c, z, y, x)  -> parts -> objects -> labels/<target>, tables/<target>.csv
+                        |  scratch, where a box lies off   ^
+                        +--------- the lattice ------------+
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorstore as ts
+
+from connectoscope.blockwise.destination import (
+    check_same,
+    check_writable,
+    delete_locks,
+    found_at,
+    make_image,
+    write_file,
+)
+from connectoscope.blockwise.engine import Engine
+from connectoscope.blockwise.ledger import Ledger
+from connectoscope.blockwise.plan import Plan, Signature, blocks_of, library_versions
+from connectoscope.blockwise.pyramid import Pyramid
+from connectoscope.segmentation.components import Objects
+from connectoscope.segmentation.objects import ObjectMaker
+from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor, copy_phase
+from connectoscope.segmentation.setup import Setup, set_up
+from connectoscope.segmentation.table import objects_table
+from connectoscope.segmentation.targets import Target, choose_targets
+from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
+from connectoscope.volumes.pyramid import pyramid_factors
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+    from connectoscope.tasks.segment import Segment
+    from connectoscope.volumes import Volume
+    from connectoscope.zoo import Bundle
+
+
+def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> dict[str, Any]:
+    """Make or go on with ``parameters.destination``; returns the summary.
+
+    Raises:
+        UserError: unusable input or destination, or a destination made by another request.
+        Cancelled: between blocks; what is finished is kept.
+    """
+    targets, target_warnings = choose_targets(
+        bundle.card, parameters.target, parameters.threshold, parameters.min_volume
+    )
+    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
+    identity = _identity(setup, targets, parameters)
+    destination = Path(parameters.destination)
+    existing = found_at(destination)
+    if existing is not None and context.overwrite:
+        shutil.rmtree(destination)
+        existing = None
+    warnings = [*setup.warnings(), *target_warnings]
+    for text in warnings:
+        context.warn(text)
+    if existing is not None and existing.get("finished"):
+        check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
+        return _already_complete(destination, bundle, targets, existing["summary"], context)
+    check_writable(destination)
+    if existing is None or context.overwrite:
+        context.job.ledger_path.unlink(missing_ok=True)
+        context.job.plan_path.unlink(missing_ok=True)
+        shutil.rmtree(context.scratch)
+    plan = _plan(setup, identity, destination, existing, context)
+    predictor = bundle.predictor(
+        tile=plan.tile,
+        exact=parameters.exact,
+        device=plan.device,
+        precision=plan.precision,
+        threads=plan.threads,
+    )
+    with Ledger(context.job.ledger_path) as ledger:
+        run = _Run(setup, plan, predictor, targets, destination, context, ledger, warnings)
+        return run.all()
+
+
+def _identity(setup: Setup, targets: list[Target], parameters: Segment) -> Signature:
+    """What the result is of, for the signature; places and names that do not change its bytes are left out."""
+    identity: Signature = {
+        "input": setup.volume.identity(),
+        "model": setup.bundle.hash,
+        "parameters": {
+            "target": [t.name for t in targets],
+            "threshold": {t.name: t.threshold for t in targets},
+            "min_volume": {t.name: t.min_volume_nm3 for t in targets},
+            "box": str(setup.box),
+            "exact": parameters.exact,
+        },
+    }
+    return identity
+
+
+def _plan(
+    setup: Setup, identity: Signature, destination: Path, existing: dict[str, Any] | None, context: Context
+) -> Plan:
+    """The plan in the job folder where there is one, else a new one; refused where it is another run's."""
+    from connectoscope.networks.predictor import best_precision
+
+    plan = Plan.read(context.job.plan_path)
+    stored: Signature | None = plan.signature if plan else existing["signature"] if existing else None
+    if stored is not None:
+        check_same(destination, {k: stored.get(k) for k in identity}, identity)
+    if existing is not None and stored is not None:
+        check_same(destination, existing["signature"], stored)
+    pinned = stored["plan"] if stored is not None else {}
+    low, high = pinned["intensity"] if pinned else setup.intensity()
+    fresh = Plan(
+        lattice=setup.lattice,
+        tile=setup.lattice.tile,
+        grid=setup.facts(),
+        precision=best_precision(context.device),
+        device=context.device,
+        threads=pinned.get("threads", context.threads),
+        intensity=(low, high),
+        identity=identity,
+        libraries=library_versions(),
+    )
+    if stored is not None:
+        check_same(destination, stored, fresh.signature)
+    now = fresh.halved(max(context.tile_scale, plan.revision if plan else 0))
+    if now != plan:
+        now.write(context.job.plan_path)
+    return now
+
+
+def _already_complete(
+    destination: Path, bundle: Bundle, targets: list[Target], summary: dict[str, Any], context: Context
+) -> dict[str, Any]:
+    context.log(f"{destination} is already complete")
+    _tell_image(destination, bundle, context)
+    for target in targets:
+        _tell_objects(destination, target.name, summary["objects"][target.name], context)
+    return {**summary, "already_complete": True}
+
+
+def _tell_image(destination: Path, bundle: Bundle, context: Context) -> None:
+    channels = [output.name for output in bundle.card.outputs]
+    context.result("image", destination, "probabilities", channels=channels)
+
+
+def _tell_objects(destination: Path, name: str, count: int, context: Context) -> None:
+    context.result("labels", destination / "labels" / name, name, objects=count)
+    context.result("table", destination / "tables" / f"{name}.csv", name, objects=count)
+
+
+@dataclass
+class _Run:
+    setup: Setup
+    plan: Plan
+    predictor: TilePredictor
+    targets: list[Target]
+    destination: Path
+    context: Context
+    ledger: Ledger
+    warnings: list[str]
+
+    def all(self) -> dict[str, Any]:
+        """Run what is left; the summary."""
+        began = time.monotonic()
+        weights = {"probabilities": 100.0}
+        if not self.setup.chunks_on_lattice:
+            weights["alignment"] = 5.0
+        for target in self.targets:
+            weights |= {f"{target.name}: components": 4.0, f"{target.name}: labels": 6.0}
+        self.context.phases(**weights)
+        self.engine = Engine(self.context, self.ledger, revision=self.plan.revision)
+        stores, factors = self._image()
+        _tell_image(self.destination, self.setup.bundle, self.context)
+        voxels = self._probabilities(stores, factors)
+        objects = {target.name: self._objects(target, stores[0], factors) for target in self.targets}
+        self._warn_of_blocks()
+        summary = {
+            "task": "segment",
+            "blocks": len(self.setup.lattice.blocks(self.setup.box)),
+            "objects": objects,
+            "warnings": self.warnings,
+        }
+        delete_locks(self.destination)
+        set_attributes(self.destination, finished=True, summary=summary)
+        rate = voxels / 1e6 / max(time.monotonic() - began, 1e-9)
+        return {**summary, "megavoxels_per_second": round(rate, 3)}
+
+    def _image(self) -> tuple[list[ts.TensorStore], tuple[tuple[int, int, int], ...]]:
+        """The root image, made unless it is there, and the factors of its levels."""
+        setup = self.setup
+        factors = pyramid_factors(setup.box.shape, setup.grid.scale)
+        spec = setup.image(
+            np.dtype(np.uint8),
+            channels=self.predictor.outputs,
+            factors=factors,
+            name=f"{setup.volume.name} {setup.bundle.card.name}",
+            attributes=self._attributes(
+                signature=self.plan.signature, grid=setup.facts(), outputs=self._outputs()
+            ),
+        )
+        return make_image(self.destination, spec, self.context.scratch), factors
+
+    def _outputs(self) -> list[dict[str, Any]]:
+        """The channels, with the thresholds that this run uses: what ``evaluate`` needs to know."""
+        used = {target.name: target.threshold for target in self.targets}
+        return [
+            {"name": o.name, "instances": o.instances, "threshold": used.get(o.name, o.threshold)}
+            for o in self.setup.bundle.card.outputs
+        ]
+
+    def _attributes(self, **more: Any) -> dict[str, Any]:
+        card = self.setup.bundle.card
+        request = self.context.json
+        asked = {k: v for k, v in request.get("parameters", {}).items() if k != "destination"}
+        return {
+            "connectoscope": {
+                "finished": False,
+                "request": {**request, "parameters": asked},
+                "model": {"name": card.name, "version": card.version, "hash": self.setup.bundle.hash},
+                **more,
+            }
+        }
+
+    def _probabilities(self, stores: list[ts.TensorStore], factors: tuple[tuple[int, int, int], ...]) -> int:
+        setup, lattice = self.setup, self.setup.lattice
+        maker = ProbabilityMaker(setup.grid, lattice, self.predictor, self.plan.intensity)
+        pyramid = Pyramid(stores, factors, labels=False)
+        if setup.chunks_on_lattice:
+            return self.engine.run(maker.phase(setup.box, stores[0], pyramid))
+        z, y, x = (i // c * c for i, c in zip(setup.box.start, lattice.core, strict=True))
+        aligned = Box((z, y, x), setup.box.stop)
+        spec = replace(setup, box=aligned).image(np.dtype(np.uint8), channels=self.predictor.outputs)
+        scratch = make_image(self.context.scratch / "lattice.zarr", spec, self.context.scratch)[0]
+        voxels = self.engine.run(maker.phase(aligned, scratch, None))
+        offset = (setup.box.start[0] - z, setup.box.start[1] - y, setup.box.start[2] - x)
+        blocks = blocks_of(setup.box.shape, lattice.core)
+        self.engine.run(copy_phase("alignment", blocks, scratch, offset, stores[0], pyramid))
+        return voxels
+
+    def _objects(
+        self, target: Target, store: ts.TensorStore, factors: tuple[tuple[int, int, int], ...]
+    ) -> int:
+        """Labels and table of one target; the number of its objects."""
+        maker = ObjectMaker(
+            target=target.name,
+            channel=target.channel,
+            threshold=target.threshold,
+            min_voxels=target.min_volume_nm3 / self.setup.voxel_nm3 * (1 - 1e-12),
+            store=store,
+            blocks=blocks_of(self.setup.box.shape, self.setup.lattice.core),
+            scratch=self.context.scratch / target.name,
+        )
+        self.engine.run(maker.parts_phase())
+        objects = maker.objects(self.ledger)
+        spec = self._labels_spec(target, objects, factors)
+        path = self.destination / "labels" / target.name
+        add_labels_group_entry(self.destination, target.name)
+        stores = make_image(path, spec, self.context.scratch)
+        self.engine.run(maker.labels_phase(objects, stores[0], Pyramid(stores, factors, labels=True)))
+        set_attributes(path, finished=True)
+        self._table(target, objects)
+        _tell_objects(self.destination, target.name, len(objects), self.context)
+        return len(objects)
+
+    def _labels_spec(
+        self, target: Target, objects: Objects, factors: tuple[tuple[int, int, int], ...]
+    ) -> ImageSpec:
+        return self.setup.image(
+            objects.dtype,
+            factors=factors,
+            name=target.name,
+            is_labels=True,
+            attributes=self._attributes(
+                threshold=target.threshold, min_volume_nm3=target.min_volume_nm3, objects=len(objects)
+            ),
+        )
+
+    def _table(self, target: Target, objects: Objects) -> None:
+        folder = self.destination / "tables"
+        folder.mkdir(exist_ok=True)
+        text = objects_table(objects, self.setup.grid, self.setup.box, self.setup.voxel_nm3)
+        about = self._attributes(
+            threshold=target.threshold, min_volume_nm3=target.min_volume_nm3, objects=len(objects)
+        )["connectoscope"]
+        del about["finished"]
+        write_file(folder / f"{target.name}.json", (json.dumps(about, indent=1) + "\n").encode())
+        write_file(folder / f"{target.name}.csv", text.encode())
+
+    def _warn_of_blocks(self) -> None:
+        """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
+        entries = list(self.ledger.entries("probabilities/"))
+        bad = sum(entry.get("not_finite", 0) for entry in entries)
+        constant = sum(entry.get("constant", False) for entry in entries)
+        smaller = sum(entry["revision"] > 0 for entry in entries)
+        told = []
+        if bad:
+            told.append(f"{bad} voxels were not numbers or infinite and were taken as 0")
+        if constant:
+            told.append(f"{constant} of {len(entries)} blocks were constant and were taken as background")
+        if smaller:
+            told.append(
+                f"{smaller} of {len(entries)} blocks were made with a smaller tile for want of memory: "
+                "equal to others to within 1 of 255"
+            )
+        for text in told:
+            self.context.warn(text)
+        self.warnings = [*self.warnings, *told]

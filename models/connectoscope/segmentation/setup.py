@@ -1,0 +1,101 @@
+"""A model meets a volume: which grid, which part of it, which tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from connectoscope.blockwise.grid import Grid, choose_grid
+from connectoscope.blockwise.plan import Lattice, chunk_of
+from connectoscope.networks.normalise import intensity_range
+from connectoscope.networks.predictor import choose_tile
+from connectoscope.volumes.geometry import NANOMETRES, Box, parse_box
+from connectoscope.volumes.ome_zarr_write import ImageSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from connectoscope.volumes import Volume
+    from connectoscope.zoo import Bundle
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything about a run that follows from volume, model and box.
+
+    Attributes:
+        box: The part that is made, in voxels of ``grid``; voxel 0 of the result is its start.
+    """
+
+    volume: Volume
+    bundle: Bundle
+    grid: Grid
+    box: Box
+    lattice: Lattice
+
+    @property
+    def voxel_nm3(self) -> float:
+        """Volume of a voxel of the result."""
+        z, y, x = (s * NANOMETRES[self.volume.unit or "nanometer"] for s in self.grid.scale)
+        return z * y * x
+
+    @property
+    def chunks_on_lattice(self) -> bool:
+        """Whether every block fills whole chunks of the result."""
+        chunk = chunk_of(self.lattice.core)
+        return all(start % c == 0 for start, c in zip(self.box.start, chunk, strict=True))
+
+    def image(self, dtype: np.dtype[Any], **more: Any) -> ImageSpec:
+        """An image on the grid of the result."""
+        z, y, x = (
+            t + i * s for t, i, s in zip(self.grid.translation, self.box.start, self.grid.scale, strict=True)
+        )
+        return ImageSpec(
+            shape=self.box.shape,
+            dtype=dtype,
+            scale=self.grid.scale,
+            translation=(z, y, x),
+            unit=self.volume.unit,
+            chunks=chunk_of(self.lattice.core),
+            **more,
+        )
+
+    def intensity(self) -> tuple[float, float]:
+        """(low, high) of the normalisation; reads a sample of the whole grid.
+
+        Raises:
+            UserError: the sample is constant or holds what is no number.
+        """
+        wanted = self.bundle.card.inputs.normalisation
+        return intensity_range(self.grid.read, self.grid.shape, wanted.low, wanted.high)
+
+    def warnings(self) -> list[str]:
+        """One line each, for people: what was assumed of the volume, and that it was resampled."""
+        note = self.grid.note(self.bundle.card.inputs.voxel_size)
+        return [*self.volume.warnings, *([] if note is None else [note])]
+
+    def facts(self) -> dict[str, Any]:
+        """The grid in JSON, for the plan."""
+        return {
+            "level": self.grid.level,
+            "factor": [str(f) for f in self.grid.factor],
+            "shape": list(self.grid.shape),
+            "box": str(self.box),
+        }
+
+
+def set_up(volume: Volume, bundle: Bundle, *, box: str | None, level: int, exact: bool) -> Setup:
+    """Choose the grid that suits the model, and tiles that suit the grid.
+
+    Args:
+        box: ``z0:z1,y0:y1,x0:x1`` in voxels of ``level`` of the source; None: all of it.
+
+    Raises:
+        UserError: voxel size unknown or unsuitable, no such level, or the box is outside.
+    """
+    grid = choose_grid(volume, bundle.card.inputs.voxel_size)
+    whole = Box.of(grid.shape)
+    part = whole if box is None else grid.box_from_level(parse_box(box), level)
+    halo, stride = bundle.halo(exact), bundle.card.stride
+    # The tile follows from the whole grid, so that a box runs the same tiles.
+    return Setup(volume, bundle, grid, part, Lattice(choose_tile(grid.shape, halo, stride), halo, stride))

@@ -1,0 +1,45 @@
+"""``tables/<target>.csv``: one line an object (CONTRACTS, "Results")."""
+
+from __future__ import annotations
+
+import math
+
+from connectoscope.blockwise.grid import Grid
+from connectoscope.segmentation.components import Objects
+from connectoscope.volumes.geometry import Box
+
+HEADER = "id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1"
+
+
+def objects_table(objects: Objects, grid: Grid, box: Box, voxel_nm3: float) -> str:
+    """The table as text.
+
+    Columns: id; centre of mass z, y, x in world ``unit``; volume in nm³; mean of the stored probability (0 to 1);
+    bounding box, half-open, in voxels of level 0 of the source.
+
+    Args:
+        objects: In voxels of the result.
+        grid: The model grid.
+        box: Where the result lies on it.
+        voxel_nm3: Volume of one voxel.
+    """
+    lines = [HEADER]
+    for i in range(len(objects)):
+        voxels = int(objects.voxels[i])
+        centre = [
+            grid.translation[a] + (box.start[a] + int(objects.sums[i, a]) / voxels) * grid.scale[a]
+            for a in range(3)
+        ]
+        low, high = objects.low[i].tolist(), objects.high[i].tolist()
+        source = grid.box_in_level0(Box(tuple(low), tuple(high)).shifted(box.start))
+        numbers = [*centre, voxels * voxel_nm3, int(objects.probability[i]) / voxels / 255]
+        z, y, x, volume, mean = (_number(n) for n in numbers)
+        ends = (str(n) for pair in zip(source.start, source.stop, strict=True) for n in pair)
+        lines.append(",".join([str(i + 1), z, y, x, grid.volume.unit or "", volume, mean, *ends]))
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    """Seven decimals at most: far below a voxel, and free of the last bits of binary fractions."""
+    text = f"{value:.7f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" or not math.isfinite(value) else text

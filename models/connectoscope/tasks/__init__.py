@@ -1,0 +1,1 @@
+"""The things that a user can ask for, one module each; see :mod:`connectoscope.tasks.base`."""

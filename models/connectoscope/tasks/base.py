@@ -1,0 +1,142 @@
+"""How a task is declared: once, and everything else is derived from it.
+
+A module in this folder is a thing that a user can ask for. It holds
+
+* a frozen parameter model, a subclass of :class:`Parameters` whose fields are made with :func:`parameter`
+  (name, type, default, help, unit, bounds);
+* ``run(parameters, context) -> dict``, the summary that ``--json`` prints;
+* ``TASK = Task(...)``.
+
+Command line, window form, plugin widget, saved provenance and reference page come from there. Modules import
+heavy libraries inside ``run``, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from connectoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+
+Role = Literal[
+    "source", "destination", "model", "new_model", "truth", "result", "recipe", "box", "voxel_size", "plain"
+]
+"""What a parameter stands for; forms choose their widget by it. A ``new_model`` is a destination whose bare name
+means a folder among the user's models."""
+
+
+class Parameters(BaseModel):
+    """Base of every task's parameters: frozen, and unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parameter(
+    default: Any = ...,
+    *,
+    help: str,
+    role: Role = "plain",
+    argument: bool = False,
+    advanced: bool = False,
+    unit: str | None = None,
+    label: str | None = None,
+    **bounds: Any,
+) -> Any:
+    """A field of a parameter model.
+
+    Args:
+        default: Its default; ``...`` makes it required.
+        help: One sentence for the end user; shown in ``--help``, the form's tooltip and the reference.
+        role: What it stands for; a ``source`` is a file dialog with samples, a ``model`` a list of models, ….
+        argument: A positional argument on the command line instead of an option.
+        advanced: Folded away in forms.
+        unit: Unit of the number, shown behind it.
+        label: Name in forms; default is the field's name in words.
+        bounds: ``ge``, ``le``, ``gt``, ``lt`` as pydantic knows them.
+    """
+    extra: dict[str, Any] = {
+        "role": role,
+        "argument": argument,
+        "advanced": advanced,
+        "unit": unit,
+        "label": label,
+    }
+    return Field(default, description=help, json_schema_extra=extra, **bounds)
+
+
+def parameter_facts(info: FieldInfo) -> dict[str, Any]:
+    """What :func:`parameter` was told of a field: role, argument, advanced, unit, label."""
+    return dict(info.json_schema_extra) if isinstance(info.json_schema_extra, dict) else {}
+
+
+class OnVolume(Parameters):
+    """Parameters shared by the tasks that read a volume."""
+
+    box: str | None = parameter(
+        None, role="box", help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (half-open)."
+    )
+    level: int = parameter(0, ge=0, help="Resolution level that --box refers to (0 is the finest).")
+    voxel_size: str | None = parameter(
+        None,
+        role="voxel_size",
+        help="Voxel size z,y,x with unit, for example 40,4,4nm, where the file has none.",
+    )
+    channel: str | None = parameter(None, help="Channel by name or number, where there are several.")
+    time: int | None = parameter(None, ge=0, help="Time point, where there are several.")
+
+
+@dataclass(frozen=True)
+class MenuEntry:
+    """A place in the window's menus that opens a task's form, with some parameters already chosen."""
+
+    menu: str
+    title: str
+    preset: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing a user can ask for. ``name`` is the command; ``summary`` its one-line help."""
+
+    name: str
+    summary: str
+    parameters: type[Parameters]
+    run: Callable[[Any, Context], dict[str, Any]]
+    menu: tuple[MenuEntry, ...] = ()
+    destination: str | None = None
+    """Name of the parameter that names the output; None for tasks that only report."""
+    in_process: bool = False
+    """Quick: the terminal runs it in its own process, without an engine, a device or resuming."""
+    hidden: bool = False
+    """Not listed in ``--help``; for what only the window asks for."""
+    render: Callable[[dict[str, Any]], str] | None = None
+    """The summary as text for people, where key and value a line will not do."""
+
+
+def task_names() -> list[str]:
+    """Commands in alphabetical order, from the files in this folder (``train_gate.py`` is ``train-gate``)."""
+    import connectoscope.tasks as here
+
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(here.__path__) if m.name != "base")
+
+
+def load_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UserError: when there is none.
+    """
+    if name not in task_names():
+        raise UserError(f"there is no task '{name}'; tasks are {', '.join(task_names())}")
+    module = importlib.import_module(f"connectoscope.tasks.{name.replace('-', '_')}")
+    task: Task = module.TASK
+    return task

@@ -1,0 +1,220 @@
+"""Convert any readable volume to OME-Zarr with a pyramid (:mod:`connectoscope.volumes.conversion`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from connectoscope.jobs.context import Context
+    from connectoscope.volumes import ImageSpec, Volume
+    from connectoscope.volumes.geometry import Box
+
+CHUNKS = (64, 128, 128)
+SHARDS = (64, 512, 512)
+
+
+class Convert(Parameters):
+    """A volume as OME-Zarr: chunked, compressed, with a pyramid."""
+
+    source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
+    destination: str = parameter(
+        role="destination", argument=True, help="OME-Zarr that is made, NAME.ome.zarr."
+    )
+    box: str | None = parameter(
+        None, role="box", help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (half-open)."
+    )
+    level: int = parameter(
+        0, ge=0, help="Resolution level that becomes the finest (0 is the source's finest)."
+    )
+    voxel_size: str | None = parameter(
+        None,
+        role="voxel_size",
+        help="Voxel size z,y,x with unit, for example 40,4,4nm, where the file has none.",
+    )
+    channel: str | None = parameter(None, help="Only this channel, by name or number. Default: all.")
+    time: int | None = parameter(None, ge=0, help="Only this time point. Default: all.")
+    labels: bool = parameter(
+        False, help="The voxels are labels: the pyramid keeps the most frequent one instead of the mean."
+    )
+    version: Literal["0.5", "0.4"] = parameter(
+        "0.5", advanced=True, help="OME-Zarr version: 0.5 (zarr 3) or 0.4 (zarr 2) for older programs."
+    )
+
+
+def run(parameters: Convert, context: Context) -> dict[str, Any]:
+    """Goes on where an interrupted run of the same request stopped.
+
+    Raises:
+        UserError: the source cannot be read, or the destination is something else.
+    """
+    import shutil
+    from pathlib import Path
+
+    from connectoscope.blockwise.destination import (
+        check_same,
+        check_writable,
+        delete_locks,
+        found_at,
+        make_image,
+    )
+    from connectoscope.volumes import open_volume, set_attributes
+    from connectoscope.volumes.conversion import Array, Lead, fill_pyramid
+
+    destination = Path(parameters.destination).expanduser().absolute()
+    if destination.suffix.lower() != ".zarr":
+        raise UserError(
+            f"{destination.name}: convert makes OME-Zarr; name it {destination.name.split('.')[0]}.ome.zarr"
+        )
+
+    volumes: dict[tuple[int, int], Volume] = {}
+
+    def volume(time: int, channel: int) -> Volume:
+        if (time, channel) not in volumes:
+            volumes[time, channel] = open_volume(
+                parameters.source, channel=channel, time=time, voxel_size=parameters.voxel_size
+            )
+        return volumes[time, channel]
+
+    first = open_volume(
+        parameters.source, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
+    )
+    _check_apart(first.source, destination)
+    box = _box(parameters, first)
+    spec = _spec(parameters, first, box)
+    for warning in first.warnings:
+        if not ("channels" in warning and spec.channels) and not ("time points" in warning and spec.times):
+            context.warn(warning)
+    if not parameters.labels and first.dtype.name in ("uint32", "uint64"):
+        context.warn(f"{first.dtype} voxels look like labels; if they are, convert them with --labels")
+
+    request = parameters.model_dump(mode="json", exclude={"destination"})
+    signature = {"task": "convert", "input": first.identity(), "parameters": request}
+    found = found_at(destination)
+    if found is not None and context.overwrite:
+        shutil.rmtree(destination)
+        found = None
+    if found is not None:
+        check_same(destination, found["signature"], signature)
+        if found.get("finished"):
+            context.log(f"{destination} is already there, made from the same source: nothing to do")
+            _tell(context, destination, spec)
+            return dict(found["summary"])
+    else:
+        check_writable(destination)
+    context.scratch.mkdir(parents=True, exist_ok=True)
+    stores = make_image(destination, _marked(spec, signature, context), context.scratch)
+    _tell(context, destination, spec)
+
+    lead_axes = spec.axes[:-3]
+
+    def read(lead: Lead, part: Box) -> Array:
+        places = dict(zip(lead_axes, lead, strict=True))
+        if not lead_axes:
+            return first.read(part.shifted(box.start), parameters.level)
+        # What was not asked for as an axis is what `first` has chosen.
+        one = volume(places.get("t", first.time or 0), places.get("c", first.channel or 0))
+        return one.read(part.shifted(box.start), parameters.level)
+
+    def progress(done: int, total: int) -> None:
+        context.check_cancelled()
+        context.progress(done, total, "convert")
+
+    chunks = first.levels[parameters.level].chunks
+    try:
+        fill_pyramid(destination, stores, spec, read, source_chunks=chunks, progress=progress)
+    except UserError:
+        if found is None:  # unusable input leaves nothing behind
+            shutil.rmtree(destination)
+        raise
+    delete_locks(destination)
+    summary = {
+        "task": "convert",
+        "destination": str(destination),
+        "format": f"OME-Zarr {spec.version}",
+        "axes": spec.axes,
+        "shape": [int(n) for n in stores[0].shape],
+        "dtype": first.dtype.name,
+        "levels": len(stores),
+    }
+    set_attributes(destination, finished=True, summary=summary)
+    return summary
+
+
+def _check_apart(source: str, destination: Path) -> None:
+    """A destination that holds the source, or lies in it, would destroy it."""
+    from pathlib import Path
+
+    from connectoscope.volumes.stores import is_url
+
+    if not source or is_url(source):
+        return
+    one, other = Path(source.partition("::")[0]).resolve(), destination.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise UserError(f"{destination} is the source itself or lies in it; choose another destination")
+
+
+def _box(parameters: Convert, volume: Volume) -> Box:
+    from connectoscope.volumes.geometry import Box, parse_box
+
+    if parameters.level >= len(volume.levels):
+        raise UserError(
+            f"{volume.name} has no level {parameters.level}; its levels are 0 to {len(volume.levels) - 1}"
+        )
+    whole = Box.of(volume.levels[parameters.level].shape)
+    if parameters.box is None:
+        return whole
+    box = parse_box(parameters.box)
+    if not whole.contains(box):
+        raise UserError(
+            f"box {box} is not inside level {parameters.level} of {volume.name}, which is {whole}"
+        )
+    return box
+
+
+def _spec(parameters: Convert, volume: Volume, box: Box) -> ImageSpec:
+    from connectoscope.volumes import ImageSpec, pyramid_factors
+
+    level = volume.levels[parameters.level]
+    z, y, x = (t + s * i for t, s, i in zip(level.translation, level.scale, box.start, strict=True))
+    return ImageSpec(
+        shape=box.shape,
+        dtype=volume.dtype,
+        scale=level.scale,
+        translation=(z, y, x),
+        unit=volume.unit,
+        chunks=CHUNKS,
+        shards=SHARDS if parameters.version == "0.5" else None,
+        channels=volume.channels if parameters.channel is None and len(volume.channels) > 1 else (),
+        times=volume.times if parameters.time is None and volume.times > 1 else None,
+        factors=pyramid_factors(box.shape, level.scale),
+        name=volume.name,
+        is_labels=parameters.labels,
+        version=parameters.version,
+    )
+
+
+def _marked(spec: ImageSpec, signature: dict[str, Any], context: Context) -> ImageSpec:
+    from dataclasses import replace
+
+    marks = {"finished": False, "signature": signature, "request": context.json}
+    return replace(spec, attributes={"connectoscope": marks})
+
+
+def _tell(context: Context, destination: Path, spec: ImageSpec) -> None:
+    kind = "labels" if spec.is_labels else "image"
+    context.result(kind, destination, spec.name, channels=list(spec.channels))
+
+
+TASK = Task(
+    name="convert",
+    summary="Convert a volume to OME-Zarr with a pyramid.",
+    parameters=Convert,
+    run=run,
+    destination="destination",
+    menu=(MenuEntry("File", "Convert…"),),
+)

@@ -1,0 +1,203 @@
+"""Score a result against a truth: voxels, objects, partitions (:mod:`connectoscope.evaluation`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import Parameters, Task, parameter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from connectoscope.evaluation.partitions import Contingency
+    from connectoscope.jobs.context import Context
+    from connectoscope.volumes import Volume
+
+SLAB = 32 * 2**20  # voxels read at once
+KEYS = (
+    "average_precision", "best_f1", "best_threshold", "f1", "precision", "recall", "object_f1", "object_tp",
+    "object_fp", "object_fn", "matching", "vi_split", "vi_merge", "vi", "arand",
+)  # fmt: skip
+
+
+class Evaluate(Parameters):
+    """Compare what was found with what is there."""
+
+    result: str = parameter(
+        role="result", argument=True, help="A segmentation made here, or any label volume."
+    )
+    truth: str = parameter(
+        role="truth", argument=True, help="Ground truth: a mask or an instance label volume."
+    )
+    target: str | None = parameter(
+        None, help="Output to score, for results with several: synapses, mitochondria, membranes, neurons."
+    )
+    box: str | None = parameter(None, role="box", help="Only this part, in truth voxels: z0:z1,y0:y1,x0:x1.")
+    voxel_size: str | None = parameter(
+        None, role="voxel_size", help="Voxel size of the truth z,y,x with unit, where the file has none."
+    )
+    matching: Literal["overlap", "iou0.3"] = parameter(
+        "overlap",
+        help="When a found object counts as a true one: any common voxel, or intersection over union of 0.3; one to one.",
+    )
+
+
+def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
+    """Returns the keys of CONTRACTS, "Results"; None where one does not apply."""
+    import numpy as np
+
+    from connectoscope.evaluation.mapping import map_grids
+    from connectoscope.evaluation.objects import match_objects
+    from connectoscope.evaluation.partitions import Contingency
+    from connectoscope.evaluation.voxels import histograms, precision_recall
+    from connectoscope.volumes import open_volume
+    from connectoscope.volumes.geometry import Box, parse_box
+
+    truth = open_volume(parameters.truth, voxel_size=parameters.voxel_size)
+    probability, labels, threshold = _open_result(parameters.result, parameters.target)
+    some = probability if probability is not None else labels
+    if some is None:
+        raise UserError(f"{parameters.result} holds nothing to score")
+    grid, warning = map_grids(some, truth)
+    if warning:
+        context.warn(warning)
+    box = Box.of(truth.shape)
+    if parameters.box is not None:
+        box = parse_box(parameters.box)
+        if not Box.of(truth.shape).contains(box):
+            raise UserError(f"box {box} is outside of the truth, whose shape is {truth.shape}")
+    common = grid.common(box)
+    if common.size == 0:
+        raise UserError(
+            f"{some.name} and {truth.name} do not overlap; check voxel size and offset (connectoscope info)"
+        )
+    if common != box:
+        context.warn(f"scored the common part, {common} in truth voxels")
+
+    true = np.asarray(truth.read(common))
+    ids = np.unique(true)
+    binary = len(ids[ids != 0]) <= 1
+    objects = _components(true > 0) if binary else true
+    parts = true if binary else _partition(true)
+    inside = np.zeros(256, np.int64)
+    outside = np.zeros(256, np.int64)
+    object_table: Contingency | None = None
+    part_table: Contingency | None = None
+    planes = max(1, SLAB // (common.shape[1] * common.shape[2]))
+    confusion = np.zeros(3, np.int64)  # tp, fp, fn of the foreground as called
+    for z in range(0, common.shape[0], planes):
+        context.check_cancelled()
+        context.progress(z, common.shape[0], "compare")
+        here = slice(z, min(z + planes, common.shape[0]))
+        slab = Box(
+            (common.start[0] + here.start, *common.start[1:]), (common.start[0] + here.stop, *common.stop[1:])
+        )
+        mask = true[here] > 0
+        called: NDArray[np.bool_] | None = None
+        if probability is not None and binary:
+            p = grid.read(probability, slab, linear=True)
+            a, b = histograms(p, mask)
+            inside, outside = inside + a, outside + b
+            called = p >= threshold if threshold is not None else None
+        if labels is not None:
+            found = grid.read(labels, slab, linear=False)
+            called = found > 0
+            t = Contingency.of(found, objects[here])
+            object_table = t if object_table is None else object_table + t
+            if not binary:
+                t = Contingency.of(found, parts[here])
+                part_table = t if part_table is None else part_table + t
+        if called is not None:
+            confusion += [(called & mask).sum(), (called & ~mask).sum(), (~called & mask).sum()]
+
+    summary: dict[str, Any] = dict.fromkeys(KEYS)
+    if inside.sum() + outside.sum() > 0 and inside.sum() > 0:
+        curve = precision_recall(inside, outside)
+        best, at = curve.best()
+        summary |= {"average_precision": curve.average_precision, "best_f1": best, "best_threshold": at}
+    tp, fp, fn = (int(v) for v in confusion)
+    if tp + fp + fn:
+        summary |= {
+            "f1": 2 * tp / (2 * tp + fp + fn),
+            "precision": tp / (tp + fp) if tp + fp else None,
+            "recall": tp / (tp + fn) if tp + fn else None,
+        }
+    if object_table is not None:
+        m = match_objects(object_table, 0.3 if parameters.matching == "iou0.3" else 0.0)
+        summary |= {
+            "object_f1": m.f1, "object_tp": m.tp, "object_fp": m.fp, "object_fn": m.fn, "matching": parameters.matching,
+        }  # fmt: skip
+    if part_table is not None:
+        summary |= _partition_scores(part_table)
+    return {"task": "evaluate", "target": parameters.target, "box": str(common)} | summary
+
+
+def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume | None, int | None]:
+    """Probabilities and labels of a target, and the threshold that made the labels."""
+    from pathlib import Path
+
+    from connectoscope.volumes import open_volume
+    from connectoscope.volumes.ome_zarr_write import read_attributes
+
+    root = Path(path)
+    facts = read_attributes(root) if root.is_dir() and (root / "zarr.json").exists() else {}
+    if "outputs" not in facts:  # not made by a segmentation: a label volume as it is
+        volume = open_volume(path)
+        if volume.dtype.kind not in "iu":
+            raise UserError(
+                f"{path} holds {volume.dtype}, no labels; score a segmentation or an integer label volume"
+            )
+        return None, volume, None
+    outputs = {str(o["name"]): o for o in facts["outputs"]}
+    name = {"membranes": "boundary"}.get(target or "", target)
+    if name is None and len(outputs) == 1:
+        name = next(iter(outputs))
+    if name is None or (name not in outputs and not (root / "labels" / name).exists()):
+        shown = ", ".join({"boundary": "membranes"}.get(n, n) for n in outputs)
+        raise UserError(f"{path} holds {shown}; say which one with --target")
+    labels = root / "labels" / name
+    return (
+        open_volume(path, channel=name) if name in outputs else None,
+        open_volume(str(labels)) if labels.exists() else None,
+        int(outputs[name]["threshold"]) if name in outputs else None,
+    )
+
+
+def _components(mask: NDArray[np.bool_]) -> NDArray[Any]:
+    import cc3d
+
+    components: NDArray[Any] = cc3d.connected_components(mask, connectivity=26)
+    return components
+
+
+def _partition(truth: NDArray[Any]) -> NDArray[Any]:
+    """Truth segments as connected pieces of the crop; pieces under 200 voxels become 0, which is ignored."""
+    import cc3d
+    import numpy as np
+
+    pieces = cc3d.connected_components(truth, connectivity=26)
+    small = np.flatnonzero(np.bincount(pieces.ravel()) < 200)
+    pieces[np.isin(pieces, small)] = 0
+    result: NDArray[Any] = pieces
+    return result
+
+
+def _partition_scores(table: Contingency) -> dict[str, float]:
+    from connectoscope.evaluation.partitions import adapted_rand_error, variation_of_information
+
+    known = table.where(table.truth > 0)
+    if not len(known.voxels):
+        return {}
+    split, merge = variation_of_information(known)
+    return {"vi_split": split, "vi_merge": merge, "vi": split + merge, "arand": adapted_rand_error(known)}
+
+
+TASK = Task(
+    name="evaluate",
+    summary="Score a result against ground truth.",
+    parameters=Evaluate,
+    run=run,
+    in_process=True,
+)

@@ -1,0 +1,81 @@
+"""Segment a volume with a trained network: synapses, mitochondria, membranes.
+
+The network's probabilities come from :mod:`connectoscope.blockwise` (same lattice, any size of volume); objects are
+connected components above the card's threshold (:mod:`connectoscope.segmentation`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from connectoscope.tasks.base import MenuEntry, OnVolume, Task, parameter
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+
+
+class Segment(OnVolume):
+    """Probabilities, labels and tables from a volume."""
+
+    source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
+    destination: str = parameter(
+        role="destination", argument=True, help="OME-Zarr that is made: probabilities, labels and tables."
+    )
+    model: str = parameter("synapse-vnc", role="model", help="Model: a name from 'models list' or a folder.")
+    target: tuple[str, ...] = parameter(
+        (),
+        help="Output to make objects of (repeat for several): synapses, mitochondria, membranes. "
+        "Default: each that the model makes objects of.",
+    )
+    threshold: int | None = parameter(
+        None,
+        ge=1,
+        le=255,
+        advanced=True,
+        help="Foreground from this probability on (0-255). Default: the card's.",
+    )
+    min_volume: float | None = parameter(
+        None,
+        ge=0,
+        unit="nm³",
+        advanced=True,
+        help="Objects smaller than this are dropped. Default: the card's.",
+    )
+    exact: bool = parameter(
+        False,
+        advanced=True,
+        help="Read the full receptive field around each tile: slower, equal to the last digit.",
+    )
+
+
+def run(parameters: Segment, context: Context) -> dict[str, Any]:
+    """Make or go on with the destination: an image of all the model's outputs, labels and tables of the targets.
+
+    Raises:
+        UserError: unusable input or destination, or a destination made by another request.
+    """
+    from connectoscope.segmentation.run import segment
+    from connectoscope.volumes import open_volume
+    from connectoscope.zoo import find_model
+
+    volume = open_volume(
+        parameters.source,
+        channel=parameters.channel,
+        time=parameters.time,
+        voxel_size=parameters.voxel_size,
+    )
+    return segment(volume, find_model(parameters.model), parameters, context)
+
+
+TASK = Task(
+    name="segment",
+    summary="Find synapses, mitochondria or membranes in a volume.",
+    parameters=Segment,
+    run=run,
+    destination="destination",
+    menu=(
+        MenuEntry("Segment", "Synapses", {"model": "synapse-vnc", "target": ("synapses",)}),
+        MenuEntry("Segment", "Mitochondria", {"model": "synapse-vnc", "target": ("mitochondria",)}),
+        MenuEntry("Segment", "Membranes", {"model": "synapse-vnc", "target": ("membranes",)}),
+    ),
+)

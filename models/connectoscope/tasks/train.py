@@ -1,0 +1,73 @@
+"""Train a network by a recipe and make a bundle of it (:mod:`connectoscope.training`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from connectoscope.tasks.base import Parameters, Task, parameter
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+
+
+class Train(Parameters):
+    """A model from labelled volumes."""
+
+    recipe: str = parameter(role="recipe", argument=True, help="Recipe: a TOML file, see recipes/.")
+    destination: str = parameter(
+        role="new_model", argument=True, help="New model: a folder, or a bare name among your own models."
+    )
+
+
+def run(parameters: Train, context: Context) -> dict[str, Any]:
+    """Train to the recipe's last step; goes on from the job's checkpoint, exactly, where there is one."""
+    from pathlib import Path
+
+    import torch
+
+    from connectoscope.errors import UserError
+    from connectoscope.training.finish import finish
+    from connectoscope.training.recipe import load_recipe
+    from connectoscope.training.sampler import load_volume
+    from connectoscope.training.trainer import Trainer
+    from connectoscope.zoo.bundle import CARD
+
+    recipe = load_recipe(Path(parameters.recipe))
+    out = Path(parameters.destination)
+    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
+        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    torch.set_num_threads(context.threads)
+    trainer = Trainer(recipe, [load_volume(recipe, entry) for entry in recipe.volumes], context.device)
+    checkpoint = context.scratch / "checkpoint.safetensors"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+        context.log(f"goes on from step {trainer.progress.step}")
+
+    def report(step: int, values: dict[str, float]) -> None:
+        context.metric("training", step, **values)
+        context.progress(step, recipe.training.steps, "training")
+        context.check_cancelled()
+
+    trainer.run(checkpoint, report)
+    network = trainer.finished_network()
+    bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device)
+    context.result("model", bundle.path, recipe.name)
+    return {
+        "task": "train",
+        "model": str(bundle.path),
+        "seconds": trainer.progress.seconds,
+        "steps": trainer.progress.step,
+        "chosen_step": trainer.progress.best_step,
+        "average_precision": {s.metric.split()[0]: s.value for s in bundle.card.scores},
+        "halo": bundle.card.halo.practical,
+        "warnings": context.warnings,
+    }
+
+
+TASK = Task(
+    name="train",
+    summary="Train a model by a recipe.",
+    parameters=Train,
+    run=run,
+    destination="destination",
+)

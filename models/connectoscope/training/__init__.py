@@ -1,0 +1,1 @@
+"""Training: recipes, samplers, augmentation, losses, trainer, checkpoints. Knows no window."""

@@ -1,0 +1,77 @@
+"""Checkpoints: safetensors and JSON, written to one side and renamed, so that a kill leaves the last one whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from connectoscope.errors import UserError
+
+
+@dataclass
+class Progress:
+    """Where a training stands besides its tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float = -1.0
+    best_step: int = 0
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_checkpoint(
+    path: Path,
+    signature: str,
+    progress: Progress,
+    network: nn.Module,
+    average: dict[str, Tensor],
+    best: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write everything that an exact resume needs. Patches are drawn from the step, so there is no random state."""
+    tensors: dict[str, Tensor] = {f"network/{k}": v for k, v in network.state_dict().items()}
+    tensors |= {f"average/{k}": v for k, v in average.items()}
+    tensors |= {f"best/{k}": v for k, v in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
+    part = path.with_name(path.name + ".part")
+    facts = {"signature": signature, "progress": json.dumps(vars(progress))}
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=facts)
+    part.replace(path)
+
+
+def load_checkpoint(
+    path: Path, signature: str, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
+    """Restore network and optimizer; give progress, averaged weights and the best ones.
+
+    Raises:
+        UserError: when the file is damaged, or is of another recipe.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); start anew with --overwrite") from None
+    if facts["signature"] != signature:
+        raise UserError(
+            f"checkpoint {path} is of another recipe; continue with that one or start anew with --overwrite"
+        )
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
+
+    network.load_state_dict(part("network"))
+    state = optimizer.state_dict()
+    for key, value in part("optimizer").items():
+        index, _, name = key.partition("/")
+        state["state"].setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict(state)
+    return Progress(**json.loads(facts["progress"])), part("average"), part("best")

@@ -1,0 +1,167 @@
+"""From trained weights to a bundle: the practical halo, the thresholds, the card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.registry import parse_architecture
+from connectoscope.training.checkpoint import Progress
+from connectoscope.training.recipe import Recipe
+from connectoscope.training.sampler import LabelledVolume
+from connectoscope.training.trainer import score_planes
+from connectoscope.volumes.geometry import Index3
+from connectoscope.zoo.bundle import Bundle, write_bundle
+from connectoscope.zoo.card import Card
+
+PROMISE = 0.001  # share of voxels that the practical halo may change by more than 1 of 255
+CORE = (8, 128, 128)  # voxels of the cores on which the promise is measured
+
+
+def finish(
+    recipe: Recipe,
+    network: nn.Module,
+    volumes: list[LabelledVolume],
+    progress: Progress,
+    out: Path,
+    device: str,
+) -> Bundle:
+    """Write the bundle of a finished training.
+
+    Thresholds are the ones of the best voxel F1 on the choosing planes; scores on the reporting planes are added
+    later, once, by ``recipes/score_models.py``, which runs the shipped file through the commands.
+    """
+    network = _as_shipped(network)
+    arguments = parse_architecture(recipe.architecture.name, recipe.architecture.arguments)
+    practical = practical_halo(network, [v.image for v in volumes], arguments.halo(), arguments.total_stride)
+    curves = score_planes(network.to(device), recipe, volumes, "choose", device)
+    best = {name: curve.best() for name, curve in curves.items()}
+    low, high = recipe.inputs.percentiles
+    card = Card.model_validate(
+        {
+            "schema": 1,
+            "name": recipe.name,
+            "version": recipe.version,
+            "description": recipe.description,
+            "architecture": {"name": recipe.architecture.name, "arguments": arguments.to_json()},
+            "inputs": {
+                "voxel_size": recipe.inputs.voxel_size,
+                "normalisation": {"method": "percentile", "low": low, "high": high},
+            },
+            "outputs": [
+                {
+                    "name": o.name,
+                    "meaning": o.meaning,
+                    "instances": o.instances,
+                    "threshold": min(max(best[o.name][1], 1), 255),
+                    "min_volume_nm3": o.min_volume_nm3,
+                }
+                for o in recipe.outputs
+            ],
+            "receptive_field": arguments.receptive_field(),
+            "stride": arguments.total_stride,
+            "halo": {"exact": arguments.halo(), "practical": practical},
+            "training": {
+                "recipe": recipe.model_dump(mode="json"),
+                "data": [v.name for v in recipe.volumes],
+                "splits": {
+                    v.name: {"train": v.train, "choose": v.choose, "report": v.report} for v in recipe.volumes
+                },
+                "steps": progress.step,
+                "chosen_step": progress.best_step,
+                "seed": recipe.seed,
+                "seconds": round(progress.seconds),
+                "curve": progress.curve,
+                "torch": torch.__version__,
+            },
+            "scores": [
+                {
+                    "metric": f"{name} average_precision",
+                    "value": round(curve.average_precision, 4),
+                    "data": ", ".join(v.name for v in recipe.volumes),
+                    "split": "choose",
+                    "command": "connectoscope train RECIPE OUT",
+                }
+                for name, curve in curves.items()
+            ],
+            "licence": recipe.licence,
+            "data_licences": recipe.data_licences,
+            "files": (),
+        }
+    )
+    return write_bundle(out, card, network.state_dict())
+
+
+def _as_shipped(network: nn.Module) -> nn.Module:
+    """The network with its weights rounded to the float16 that goes to disk, so that scores are of that."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(torch.float16).to(torch.float32)
+    return network.cpu().eval()
+
+
+def practical_halo(
+    network: nn.Module, images: list[NDArray[np.float32]], exact: Index3, stride: Index3
+) -> Index3:
+    """The smallest halo whose truncation changes at most 0.1 % of the voxels by more than 1 of 255.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        images: Normalised ``(Z, Y, X)``; one core in the middle of each quarter is measured.
+        exact: The exact halo; candidates are multiples of ``stride`` up to it, first for y and x, then for z.
+    """
+    network = fold_batch_norm(network).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    tiles = [tile for image in images for tile in _tiles(image, exact, stride)]
+    wanted = [_probability(network, tile, exact) for tile in tiles]
+
+    def fits(halo: Index3) -> bool:
+        changed = total = 0
+        for tile, truth in zip(tiles, wanted, strict=True):
+            cut = tuple(slice(e - h, n - (e - h)) for e, h, n in zip(exact, halo, tile.shape, strict=True))
+            difference = np.abs(_probability(network, tile[cut], halo).astype(np.int16) - truth)
+            changed += int((difference > 1).sum())
+            total += difference.size
+        return changed <= PROMISE * total
+
+    best = exact
+    for side in range(stride[2], exact[2] + 1, stride[2]):
+        candidate = (exact[0], min(side, exact[1]), side)
+        if fits(candidate):
+            best = candidate
+            break
+    for depth in range(0, exact[0], stride[0]):
+        candidate = (depth, *best[1:])
+        if fits(candidate):
+            return candidate
+    return best
+
+
+def _tiles(image: NDArray[np.float32], halo: Index3, stride: Index3) -> list[NDArray[np.float32]]:
+    """Tiles around cores in the middle of each quarter of the planes, mirrored where the volume ends."""
+    core = tuple(-(-min(c, n) // s) * s for c, n, s in zip(CORE, image.shape, stride, strict=True))
+    shape = [c + 2 * h for c, h in zip(core, halo, strict=True)]
+    padded = np.pad(image, [(s, s) for s in shape], mode="symmetric")
+    tiles = []
+    for y in (0.25, 0.75):
+        for x in (0.25, 0.75):
+            centre = [int(f * n) + s for f, n, s in zip((0.5, y, x), image.shape, shape, strict=True)]
+            tiles.append(
+                padded[tuple(slice(c - s // 2, c - s // 2 + s) for c, s in zip(centre, shape, strict=True))]
+            )
+    return tiles
+
+
+def _probability(network: nn.Module, tile: NDArray[np.float32], halo: Index3) -> NDArray[np.int16]:
+    with torch.inference_mode():
+        x = torch.from_numpy(np.ascontiguousarray(tile))[None, None].contiguous(
+            memory_format=torch.channels_last_3d
+        )
+        p = network(x)[0].sigmoid().numpy()
+    core = tuple(slice(h, n - h) for h, n in zip(halo, tile.shape, strict=True))
+    stored: NDArray[np.int16] = np.floor(p[(slice(None), *core)] * 255 + 0.5).astype(np.int16)
+    return stored

@@ -1,0 +1,126 @@
+"""A recipe: the TOML file that says all there is to a training, so that anybody can repeat it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from connectoscope.errors import UserError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Architecture(_Part):
+    """A registered architecture and its arguments (:mod:`connectoscope.networks.registry`)."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Inputs(_Part):
+    """The grid that the network wants to see; voxel size in nm, z, y, x."""
+
+    voxel_size: tuple[float, float, float]
+    percentiles: tuple[float, float] = (1.0, 99.0)
+
+
+class OutputRecipe(_Part):
+    """One output channel, in order."""
+
+    name: str
+    meaning: str
+    instances: bool
+    min_volume_nm3: float = 0.0
+
+
+class TrainingVolume(_Part):
+    """A labelled volume under the data folder, and its split by planes (half-open, axis z)."""
+
+    name: str
+    published: str
+    raw: str
+    labels: dict[str, str]
+    train: tuple[int, int]
+    choose: tuple[int, int]
+    report: tuple[int, int]
+
+
+class Sampling(_Part):
+    """Patches of ``patch`` voxels; ``centred`` is the share of patches centred on a voxel of that label."""
+
+    patch: tuple[int, int, int]
+    batch: int = Field(2, ge=1)
+    centred: dict[str, float] = {}
+
+
+class Training(_Part):
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warm_up: int = Field(200, ge=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    average: float = Field(0.998, ge=0, lt=1)
+    choose_every: int = Field(500, ge=1)
+    loss: Literal["bce+dice"] = "bce+dice"
+
+
+class Recipe(_Part):
+    """See ``recipes/synapse-vnc.toml`` for one with comments."""
+
+    name: str
+    version: str
+    description: str
+    seed: int
+    licence: str
+    data_licences: tuple[str, ...]
+    architecture: Architecture
+    inputs: Inputs
+    outputs: tuple[OutputRecipe, ...] = Field(min_length=1)
+    volumes: tuple[TrainingVolume, ...] = Field(min_length=1)
+    sampling: Sampling
+    training: Training
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        UserError: when the file is missing, is no TOML, or a value is missing, unknown or out of range.
+    """
+    try:
+        with path.open("rb") as file:
+            values = tomllib.load(file)
+        return Recipe(**values)
+    except OSError as error:
+        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"recipe {path} is not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"recipe {path}, {where}: {first['msg']}") from None
+
+
+def data_folder() -> Path:
+    """Where the full data sets lie: ``CONNECTOSCOPE_DATA``, by default ``../shared/data`` where it exists."""
+    named = os.environ.get("CONNECTOSCOPE_DATA")
+    return Path(named) if named else Path("..", "shared", "data")
+
+
+def find_data(relative: str, published: str) -> Path:
+    """A file of the full data sets.
+
+    Raises:
+        UserError: when it is missing, saying where it is published.
+    """
+    path = data_folder() / relative
+    if not path.exists():
+        raise UserError(
+            f"training data {path} is missing; get it from {published} and set CONNECTOSCOPE_DATA to its folder"
+        )
+    return path

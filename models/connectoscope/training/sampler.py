@@ -1,0 +1,128 @@
+"""Patches for training, each drawn from (seed, step, place in the batch) alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from connectoscope.errors import UserError
+from connectoscope.networks.normalise import intensity_range, normalise
+from connectoscope.training.augment import MARGIN, intensity, warp
+from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
+from connectoscope.volumes import open_volume
+from connectoscope.volumes.geometry import Box
+
+
+@dataclass(frozen=True)
+class LabelledVolume:
+    """A whole volume in memory.
+
+    Attributes:
+        image: ``(Z, Y, X)`` float32, normalised.
+        labels: ``(C, Z, Y, X)`` uint8, 0 or 1, channels in the recipe's order of outputs.
+        split: The recipe's entry.
+    """
+
+    image: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    split: TrainingVolume
+
+
+def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
+    """Read a recipe's volume and its labels.
+
+    Raises:
+        UserError: when a file is missing, a label's shape differs, or an output has no label.
+    """
+    raw = open_volume(find_data(entry.raw, entry.published))
+    low, high = intensity_range(raw.read, raw.shape, *recipe.inputs.percentiles)
+    labels = []
+    for output in recipe.outputs:
+        if output.name not in entry.labels:
+            raise UserError(
+                f"recipe {recipe.name}: volume {entry.name} has no label for the output '{output.name}'"
+            )
+        label = open_volume(find_data(entry.labels[output.name], entry.published))
+        if label.shape != raw.shape:
+            raise UserError(
+                f"label {label.source} has shape {label.shape}, its image {raw.shape}; they must agree"
+            )
+        labels.append(label.read(Box.of(label.shape)) > 0)
+    image = normalise(raw.read(Box.of(raw.shape)), low, high)
+    return LabelledVolume(image, np.stack(labels).astype(np.uint8), entry)
+
+
+class Sampler:
+    """Draws batches of augmented patches from the training planes."""
+
+    def __init__(self, recipe: Recipe, volumes: list[LabelledVolume]) -> None:
+        self.recipe = recipe
+        self.volumes = volumes
+        depth = recipe.sampling.patch[0]
+        for volume in volumes:
+            first, last = volume.split.train
+            if last - first < depth:
+                raise UserError(
+                    f"recipe {recipe.name}: patches of {depth} planes do not fit "
+                    f"the {last - first} training planes of {volume.split.name}"
+                )
+        names = [output.name for output in recipe.outputs]
+        unknown = set(recipe.sampling.centred) - set(names)
+        if unknown:
+            raise UserError(
+                f"recipe {recipe.name}: sampling.centred names {sorted(unknown)}, outputs are {names}"
+            )
+        self.centres = {
+            (v, name): np.argwhere(volume.labels[names.index(name), slice(*volume.split.train)])
+            for v, volume in enumerate(volumes)
+            for name in recipe.sampling.centred
+        }  # voxels of each label, z relative to the first training plane
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """image ``(B, 1, Z, Y, X)`` and labels ``(B, C, Z, Y, X)`` of an update, float32."""
+        pairs = [self.patch(step, place) for place in range(self.recipe.sampling.batch)]
+        return torch.stack([i for i, _ in pairs])[:, None], torch.stack([t for _, t in pairs])
+
+    def patch(self, step: int, place: int) -> tuple[Tensor, Tensor]:
+        """image ``(Z, Y, X)`` and labels ``(C, Z, Y, X)``."""
+        digest = hashlib.sha256(f"{self.recipe.seed}/{step}/{place}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        image, labels = self._cut(generator)
+        image, labels = warp(image, labels, self.recipe.sampling.patch[1:], generator)
+        return intensity(image, generator), labels
+
+    def _cut(self, generator: Generator) -> tuple[Tensor, Tensor]:
+        draw = float(torch.rand((), generator=generator))
+        v = int(torch.randint(len(self.volumes), (), generator=generator))
+        volume = self.volumes[v]
+        first, last = volume.split.train
+        depth, rows, columns = self.recipe.sampling.patch
+        size = np.array([depth, int(rows * MARGIN), int(columns * MARGIN)])
+        shape = np.array([last - first, *volume.image.shape[1:]])
+        size = np.minimum(size, shape)
+        start = np.array([int(torch.randint(int(n) + 1, (), generator=generator)) for n in shape - size])
+        for name, share in self.recipe.sampling.centred.items():
+            draw -= share
+            if draw < 0:
+                centres = self.centres[v, name]
+                if len(centres):
+                    centre = centres[int(torch.randint(len(centres), (), generator=generator))]
+                    jitter = [
+                        int(torch.randint(-int(n) // 8, int(n) // 8 + 1, (), generator=generator))
+                        for n in size
+                    ]
+                    start = np.clip(centre + jitter - size // 2, 0, shape - size)
+                break
+        z, y, x = (int(s) for s in start)
+        where = (
+            slice(first + z, first + z + int(size[0])),
+            slice(y, y + int(size[1])),
+            slice(x, x + int(size[2])),
+        )
+        image = torch.from_numpy(np.ascontiguousarray(volume.image[where]))
+        return image, torch.from_numpy(np.ascontiguousarray(volume.labels[(slice(None), *where)])).float()

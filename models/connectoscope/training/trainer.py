@@ -1,0 +1,185 @@
+"""The training loop: AdamW, warm-up and cosine, averaged weights, the best of them on the choosing planes."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
+from connectoscope.networks.registry import build_network
+from connectoscope.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from connectoscope.training.losses import bce_dice
+from connectoscope.training.recipe import Recipe
+from connectoscope.training.sampler import LabelledVolume, Sampler
+
+CONTEXT = 8  # planes read on each side of scored planes; more than any bundled network reaches
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up, then half a cosine to 1 % of the highest rate."""
+    t = recipe.training
+    if step < t.warm_up:
+        return t.learning_rate * (step + 1) / t.warm_up
+    share = (step - t.warm_up) / max(t.steps - t.warm_up, 1)
+    return t.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+class Trainer:
+    """One training of one recipe.
+
+    Args:
+        recipe: What to train.
+        volumes: The recipe's volumes, loaded.
+        device: ``cpu`` or ``cuda``; mixed precision is bfloat16 on both.
+    """
+
+    def __init__(self, recipe: Recipe, volumes: list[LabelledVolume], device: str) -> None:
+        self.recipe, self.volumes, self.device = recipe, volumes, device
+        self.sampler = Sampler(recipe, volumes)
+        torch.manual_seed(recipe.seed)
+        self.network = build_network(recipe.architecture.name, recipe.architecture.arguments).to(device)
+        self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=recipe.training.learning_rate,
+            weight_decay=recipe.training.weight_decay,
+        )
+        self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.best = dict(self.average)
+        self.progress = Progress()
+
+    @property
+    def signature(self) -> str:
+        """Hash of the recipe; a checkpoint of another one is refused."""
+        return hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest()
+
+    def save(self, path: Path) -> None:
+        save_checkpoint(
+            path, self.signature, self.progress, self.network, self.average, self.best, self.optimizer
+        )
+
+    def resume(self, path: Path) -> None:
+        self.progress, self.average, self.best = load_checkpoint(
+            path, self.signature, self.network, self.optimizer
+        )
+
+    def run(self, checkpoint: Path, report: Callable[[int, dict[str, float]], None]) -> None:
+        """Train to the recipe's last step, from where it stands.
+
+        Args:
+            checkpoint: Written at every choosing.
+            report: Called with the step and ``{"loss": …}`` every 10 updates, with ``{"choose/NAME": …}`` (average
+                precision on the choosing planes, averaged weights) at every choosing. May raise to stop.
+        """
+        t = self.recipe.training
+        losses: list[float] = []
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.sampler.batch, self.progress.step)
+            while self.progress.step < t.steps:
+                started = time.monotonic()
+                step = self.progress.step
+                image, labels = ahead.result()
+                ahead = pool.submit(self.sampler.batch, step + 1)
+                losses.append(self._update(step, image, labels))
+                self.progress.step = step = step + 1
+                self.progress.seconds += time.monotonic() - started
+                if step % 10 == 0:
+                    report(step, {"loss": sum(losses) / len(losses)})
+                    losses.clear()
+                if step % t.choose_every == 0 or step == t.steps:
+                    report(step, self._choose(step))
+                    self.save(checkpoint)
+
+    def _update(self, step: int, image: Tensor, labels: Tensor) -> float:
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, step)
+        image = image.to(self.device, memory_format=torch.channels_last_3d)
+        with torch.autocast(self.device, torch.bfloat16):
+            logits = self.network(image)
+        loss = bce_dice(logits.float(), labels.to(self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimizer.step()
+        decay = min(self.recipe.training.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for name, value in self.network.state_dict().items():
+                if value.dtype.is_floating_point:
+                    self.average[name].lerp_(value, 1 - decay)
+                else:
+                    self.average[name].copy_(value)
+        return float(loss.detach())
+
+    def _choose(self, step: int) -> dict[str, float]:
+        """Score the averaged weights on the choosing planes; keep them when their mean is the best so far."""
+        started = time.monotonic()
+        kept = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        curves = score_planes(self.network, self.recipe, self.volumes, "choose", self.device)
+        values = {name: curve.average_precision for name, curve in curves.items()}
+        mean = sum(values.values()) / len(values)
+        if mean > self.progress.best_score:
+            self.progress.best_score, self.progress.best_step = mean, step
+            self.best = {k: v.detach().clone() for k, v in self.average.items()}
+        self.network.load_state_dict(kept)
+        self.progress.seconds += time.monotonic() - started
+        row = {f"choose/{name}": value for name, value in values.items()} | {"choose/mean": mean}
+        self.progress.curve.append({"step": float(step)} | row)
+        return row
+
+    def finished_network(self, batches: int = 64) -> nn.Module:
+        """The best averaged weights, with batch-norm statistics re-estimated on ``batches`` training batches."""
+        self.network.load_state_dict(self.best)
+        norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm3d)]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # plain average over the batches
+        self.network.train()
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+            for index in range(min(batches, self.recipe.training.steps)):
+                image, _ = self.sampler.batch(self.recipe.training.steps + index)
+                self.network(image.to(self.device, memory_format=torch.channels_last_3d))
+        for norm in norms:
+            norm.momentum = 0.1
+        return self.network.eval()
+
+
+def score_planes(
+    network: nn.Module, recipe: Recipe, volumes: list[LabelledVolume], part: str, device: str
+) -> dict[str, PrecisionRecall]:
+    """Precision and recall of each output on a part (``choose``) of the volumes, on the network's own grid."""
+    network.eval()
+    inside = np.zeros((len(recipe.outputs), 256), np.int64)
+    outside = np.zeros_like(inside)
+    for volume in volumes:
+        first, last = getattr(volume.split, part)
+        low = max(first - CONTEXT, 0)
+        high = min(last + CONTEXT, len(volume.image))
+        p = predict_planes(network, volume.image[low:high], device)[:, first - low : last - low]
+        for c in range(len(recipe.outputs)):
+            a, b = histograms(p[c], volume.labels[c, first:last] > 0)
+            inside[c] += a
+            outside[c] += b
+    return {o.name: precision_recall(inside[c], outside[c]) for c, o in enumerate(recipe.outputs)}
+
+
+def predict_planes(network: nn.Module, image: NDArray[np.float32], device: str) -> NDArray[np.uint8]:
+    """uint8 probabilities ``(C, Z, Y, X)`` of a normalised ``(Z, Y, X)`` image in one pass, zero padding."""
+    stride = network.arguments.total_stride  # type: ignore[union-attr]
+    pad = [(0, -n % s) for n, s in zip(image.shape, stride, strict=True)]  # type: ignore[arg-type]
+    x = torch.from_numpy(np.pad(image, pad, mode="symmetric"))[None, None].to(device)
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        p = network(x.to(memory_format=torch.channels_last_3d)).float().sigmoid()[0]
+    z, y, w = image.shape
+    stored: NDArray[np.uint8] = (p[:, :z, :y, :w] * 255 + 0.5).floor().to(torch.uint8).cpu().numpy()
+    return stored

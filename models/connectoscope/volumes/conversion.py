@@ -1,0 +1,136 @@
+"""Filling an OME-Zarr from any volume, level after level, with bounded memory.
+
+A storage unit (a shard, or a chunk) is written once and atomically, so one that is there is finished: going on
+after an interruption skips it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from connectoscope.errors import Stopped, UserError
+from connectoscope.volumes.geometry import Box, Index3
+from connectoscope.volumes.ome_zarr_write import ImageSpec
+from connectoscope.volumes.pyramid import downsample
+from connectoscope.volumes.stores import first_line
+
+Array = np.ndarray[Any, Any]
+Lead = tuple[int, ...]  # indices of the axes before z: (), (channel,), (time,) or (time, channel)
+Read = Callable[[Lead, Box], Array]
+
+_REGION_BYTES = 64 * 2**20  # read at once; two more may wait to be written
+
+
+def fill_pyramid(
+    root: Path,
+    stores: Sequence[ts.TensorStore],
+    spec: ImageSpec,
+    read: Read,
+    *,
+    source_chunks: Index3,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Write all levels of the image at ``root``; returns the number of blocks that were written.
+
+    Args:
+        stores: One a level, as :func:`create_image` returned them.
+        read: Voxels (z, y, x) of level 0 in a box, for one channel and time.
+        source_chunks: What ``read`` reads best; regions grow along x and y to read each of them once.
+        progress: Told the blocks done and their total, before each one; may raise to stop.
+
+    Raises:
+        Stopped: the destination cannot be written (disk full); what is there is kept.
+        UserError: whatever ``read`` raises.
+    """
+    work = [
+        (level, lead, box)
+        for level, store in enumerate(stores)
+        for lead in np.ndindex(*store.shape[:-3])
+        for box in _regions(store, source_chunks if level == 0 else (1, 1, 1))
+    ]
+    pending: deque[Any] = deque()
+    written = 0
+    current = 0
+    for done, (level, lead, box) in enumerate(work):
+        progress(done, len(work))
+        if level != current:  # a level is made from the one before it, which must be whole
+            _wait(pending, root, most=0)
+            current = level
+        if all(path.exists() for path in _files(root, stores[level], spec.version, level, lead, box)):
+            continue
+        data = read(lead, box) if level == 0 else _coarser(stores[level - 1], spec, level, lead, box)
+        pending.append(stores[level][(*lead, *box.slices)].write(data))
+        written += 1
+        _wait(pending, root, most=1)
+    _wait(pending, root, most=0)
+    progress(len(work), len(work))
+    return written
+
+
+def _wait(pending: deque[Any], root: Path, most: int) -> None:
+    while len(pending) > most:
+        try:
+            pending.popleft().result()
+        except (ValueError, OSError) as error:
+            raise Stopped(
+                f"{root} cannot be written any more ({first_line(error)}); make room and start it again: it goes on"
+            ) from error
+
+
+def _unit(store: ts.TensorStore) -> Index3:
+    z, y, x = (int(n or 1) for n in (store.chunk_layout.write_chunk.shape or (1, 1, 1))[-3:])
+    return (z, y, x)
+
+
+def _regions(store: ts.TensorStore, source_chunks: Index3) -> Iterator[Box]:
+    """Boxes of whole storage units that cover the array, grown along x, then y, towards ``source_chunks``."""
+    shape = tuple(int(n) for n in store.shape[-3:])
+    region = list(_unit(store))
+    room = _REGION_BYTES // store.dtype.numpy_dtype.itemsize
+    for axis in (2, 1):
+        wanted = math.ceil(min(source_chunks[axis], shape[axis]) / region[axis])
+        region[axis] *= max(1, min(wanted, room // math.prod(region)))
+    starts = (range(0, n, step) for n, step in zip(shape, region, strict=True))
+    for z, y, x in itertools.product(*starts):
+        stop = [min(a + n, total) for a, n, total in zip((z, y, x), region, shape, strict=True)]
+        yield Box((z, y, x), (stop[0], stop[1], stop[2]))
+
+
+def _files(
+    root: Path, store: ts.TensorStore, version: str, level: int, lead: Lead, box: Box
+) -> Iterator[Path]:
+    """The files of the storage units in ``box``."""
+    folder = root / str(level) / "c" if version == "0.5" else root / str(level)
+    spans = (range(a // n, -(-b // n)) for a, b, n in zip(box.start, box.stop, _unit(store), strict=True))
+    for index in itertools.product(*spans):
+        yield folder.joinpath(*map(str, (*lead, *index)))
+
+
+def _coarser(finer: ts.TensorStore, spec: ImageSpec, level: int, lead: Lead, box: Box) -> Array:
+    """Voxels of ``box`` in ``level`` from the level before it, a few layers at a time."""
+    z, y, x = (b // a for a, b in zip(spec.factors[level - 1], spec.factors[level], strict=True))
+    shape = tuple(int(n) for n in finer.shape[-3:])
+    out = np.empty(box.shape, dtype=spec.dtype)
+    layer = z * math.prod(box.shape[1:]) * y * x * out.itemsize
+    step = max(1, _REGION_BYTES // layer)
+    for top in range(box.start[0], box.stop[0], step):
+        bottom = min(top + step, box.stop[0])
+        fine = Box(
+            (top * z, box.start[1] * y, box.start[2] * x),
+            (min(bottom * z, shape[0]), min(box.stop[1] * y, shape[1]), min(box.stop[2] * x, shape[2])),
+        )
+        try:
+            index: tuple[int | slice, ...] = (*lead, *fine.slices)
+            voxels = finer[index].read().result()
+        except (ValueError, OSError) as error:
+            raise UserError(f"what was written cannot be read again: {first_line(error)}") from error
+        out[top - box.start[0] : bottom - box.start[0]] = downsample(voxels, (z, y, x), labels=spec.is_labels)
+    return out

@@ -1,0 +1,141 @@
+"""Reading HDF5: one dataset, picked where there is only one, else named ``file.h5::/raw``."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import tensorstore as ts
+
+from connectoscope.errors import UserError
+from connectoscope.volumes.framing import FileImage, FileLevel
+from connectoscope.volumes.geometry import Float3, canonical_unit
+from connectoscope.volumes.ome_zarr import guessed_axes
+from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
+
+Array = np.ndarray[Any, Any]
+
+
+def read_hdf5(path: Path, inner: str, name: str) -> FileImage:
+    """The dataset ``inner`` of an HDF5 file, or its only one of two or more axes.
+
+    Raises:
+        UserError: the file is damaged, or it has several datasets and none was named.
+    """
+    try:
+        file = h5py.File(path, "r")
+        dataset = _choose(file, inner, path)
+        return _image(path, dataset, name)
+    except UserError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is a damaged or incomplete HDF5 file ({first_line(error)}); fetch it again from its source"
+        ) from error
+
+
+def _choose(file: h5py.File, inner: str, path: Path) -> h5py.Dataset:
+    found: dict[str, h5py.Dataset] = {}
+
+    def note(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim >= 2 and item.dtype.kind in "buif":
+            found["/" + key] = item
+
+    if inner.strip("/"):
+        wanted = "/" + inner.strip("/")
+        if wanted in file and isinstance(file[wanted], h5py.Dataset):
+            return file[wanted]
+        file.visititems(note)
+        raise UserError(f"{path} has no dataset '{wanted}'; it has {', '.join(sorted(found)) or 'no volume'}")
+    file.visititems(note)
+    volumes = {key: d for key, d in found.items() if d.ndim >= 3} or found
+    if not volumes:
+        raise UserError(f"{path} holds no volume: none of its datasets has three axes of numbers")
+    if len(volumes) > 1:
+        names = sorted(volumes)
+        raise UserError(
+            f"{path} has several datasets; name one, as {path.name}::{names[0]}: {', '.join(names)}"
+        )
+    return next(iter(volumes.values()))
+
+
+def _image(path: Path, dataset: h5py.Dataset, name: str) -> FileImage:
+    label = f"{path}::{dataset.name}"
+    axes, warnings = _axes(dataset, label)
+    scale, translation, unit = _space(dataset, axes)
+    return FileImage(
+        source=label,
+        name=f"{name} {dataset.name}",
+        format="HDF5",
+        axes=axes,
+        levels=(FileLevel(_lazy(dataset), scale, translation),),
+        unit=unit,
+        warnings=warnings,
+        metadata=f"{dataset.shape} {dataset.dtype} {sorted((k, str(v)) for k, v in dataset.attrs.items())}",
+        stamp=file_stamp(path),
+    )
+
+
+def _lazy(dataset: h5py.Dataset) -> ts.TensorStore:
+    shape = tuple(int(n) for n in dataset.shape)
+    dtype = dataset.dtype.newbyteorder("=")
+    lock = threading.Lock()  # HDF5 itself is not reentrant
+
+    def read(box: tuple[slice, ...]) -> Array:
+        with lock:
+            return np.asarray(dataset[box], dtype=dtype)
+
+    plane = (1,) * max(len(shape) - 3, 0) + (64, 256, 256)[-min(len(shape), 3) :]
+    return chunked_by(read, shape, dtype, dataset.chunks or plane)
+
+
+def _axes(dataset: h5py.Dataset, label: str) -> tuple[str, tuple[str, ...]]:
+    """Axes from dimension labels or an ``axes`` attribute ("zyx", or vigra's axistags); else z, y, x and said so."""
+    labels = [str(d.label).lower()[:1] for d in dataset.dims]
+    given = "".join(labels) if all(labels) else _text(dataset.attrs.get("axes"))
+    if not given and "axistags" in dataset.attrs:
+        import json
+
+        tags = json.loads(_text(dataset.attrs["axistags"]))
+        given = "".join(str(axis["key"]) for axis in tags["axes"])
+    given = given.replace(",", "").replace(" ", "").lower()
+    if len(given) == dataset.ndim and set(given) <= set("tczyx") and len(set(given)) == len(given):
+        return given, ()
+    return guessed_axes(dataset.ndim, label)
+
+
+def _space(dataset: h5py.Dataset, axes: str) -> tuple[Float3 | None, Float3 | None, str | None]:
+    """CREMI's ``resolution`` and ``offset`` (nanometres where no unit is given), or ``element_size_um``; z, y, x."""
+    attributes = dataset.attrs
+    if "resolution" in attributes:
+        unit = canonical_unit(_text(attributes.get("units", attributes.get("unit", "nm"))) or "nm")
+        scale = _three(attributes["resolution"], lambda v: v > 0)
+        if scale is None or unit is None:
+            return None, None, None
+        return scale, _three(attributes.get("offset"), lambda v: True), unit
+    scale = _three(attributes.get("element_size_um"), lambda v: v > 0)
+    return scale, None, "micrometer" if scale else None
+
+
+def _three(value: Any, allowed: Callable[[float], bool]) -> Float3 | None:
+    """The last three of the numbers in an attribute, or None."""
+    try:
+        numbers = [float(v) for v in np.ravel(value)][-3:]
+    except (TypeError, ValueError):
+        return None
+    if len(numbers) != 3 or not all(math.isfinite(v) and allowed(v) for v in numbers):
+        return None
+    return (numbers[0], numbers[1], numbers[2])
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.ndarray):
+        return "".join(_text(v) for v in value.ravel())
+    return "" if value is None else str(value)

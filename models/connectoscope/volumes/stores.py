@@ -1,0 +1,133 @@
+"""Where bytes are: a local folder or a URL, read through TensorStore's key-value stores."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import tensorstore as ts
+
+from connectoscope.errors import UserError
+
+CACHE_BYTES = 256 * 2**20
+REMOTE_SCHEMES = ("http", "https", "s3", "gs")
+
+
+@functools.cache
+def context() -> ts.Context:
+    """The process-wide pool for decoded chunks (256 MB) and patience with slow servers."""
+    return ts.Context(
+        {
+            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
+            "http_request_retries": {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"},
+        }
+    )
+
+
+def is_url(text: str) -> bool:
+    return text.split("://", 1)[0].lower() in REMOTE_SCHEMES and "://" in text
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder, local or remote. ``text`` is its absolute path or URL, without a slash at the end."""
+
+    text: str
+
+    @classmethod
+    def of(cls, source: str) -> Location:
+        return cls(source.rstrip("/") if is_url(source) else str(Path(source).absolute()))
+
+    @property
+    def remote(self) -> bool:
+        return is_url(self.text)
+
+    def child(self, name: str) -> Location:
+        name = name.strip("/")
+        return self if name in ("", ".") else Location(f"{self.text}/{name}")
+
+    def spec(self) -> dict[str, Any]:
+        """The TensorStore key-value store of this folder."""
+        if not self.remote:
+            return {"driver": "file", "path": Path(self.text).as_posix() + "/"}
+        parts = urlsplit(self.text)
+        path = parts.path.strip("/") + "/"
+        if parts.scheme.lower() in ("s3", "gs"):
+            driver = {"s3": "s3", "gs": "gcs"}[parts.scheme.lower()]
+            return {"driver": driver, "bucket": parts.netloc, "path": path}
+        base = f"{parts.scheme}://{parts.netloc}" + (f"?{parts.query}" if parts.query else "")
+        return {"driver": "http", "base_url": base, "path": path}
+
+    def read_json(self, key: str) -> tuple[dict[str, Any], str] | None:
+        """The JSON object at ``key`` and its stamp (etag or modification time); None where there is none.
+
+        Raises:
+            UserError: it cannot be fetched, or is no JSON object.
+        """
+        try:
+            answer = ts.KvStore.open(self.spec(), context=context()).result().read(key).result()
+        except (ValueError, OSError) as error:
+            if self.remote and "PERMISSION_DENIED" in str(error):
+                return None  # many object stores answer so where there is nothing
+            raise UserError(f"cannot read {self.text}/{key}: {first_line(error)}") from error
+        if answer.state != "value":
+            return None
+        try:
+            value = json.loads(answer.value)
+        except ValueError as error:
+            raise UserError(
+                f"{self.text}/{key} is damaged: it is no JSON ({error}); restore it from the original"
+            ) from error
+        if not isinstance(value, dict):
+            raise UserError(
+                f"{self.text}/{key} is damaged: it holds no JSON object; restore it from the original"
+            )
+        if self.remote:
+            return value, answer.stamp.generation.hex()
+        return value, file_stamp(Path(self.text) / key)
+
+
+def file_stamp(path: Path) -> str:
+    """The modification time of a file, for signatures; "" where there is none."""
+    try:
+        return str(path.stat().st_mtime_ns)
+    except OSError:
+        return ""
+
+
+def first_line(error: BaseException) -> str:
+    """The message of a library's error as one short line, without its source locations."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.split(" [source locations=", 1)[0].split(" [tensorstore_spec=", 1)[0][:240]
+
+
+Reader = Callable[[tuple[slice, ...]], "np.ndarray[Any, Any]"]
+
+
+def chunked_by(
+    read: Reader, shape: Sequence[int], dtype: np.dtype[Any], chunks: Sequence[int]
+) -> ts.TensorStore:
+    """A TensorStore whose chunks are made by ``read(slices)``; decoded chunks go through the cache pool.
+
+    ``read`` is called from several threads at once.
+    """
+
+    def fill(domain: ts.IndexDomain, array: np.ndarray[Any, Any], _parameters: Any) -> None:
+        array[...] = read(tuple(slice(int(i.inclusive_min), int(i.exclusive_max)) for i in domain))
+
+    return ts.virtual_chunked(
+        read_function=fill,
+        rank=len(shape),
+        domain=ts.IndexDomain(shape=tuple(shape)),
+        dtype=ts.dtype(dtype),
+        chunk_layout=ts.ChunkLayout(
+            chunk_shape=[max(min(c, n), 1) for c, n in zip(chunks, shape, strict=True)]
+        ),
+        context=context(),
+    )

@@ -1,0 +1,334 @@
+"""Reading TIFF and OME-TIFF: contiguous pixels are memory-mapped, compressed ones decoded segment by segment."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import re
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tensorstore as ts
+import tifffile
+
+from connectoscope.errors import UserError
+from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
+from connectoscope.volumes.geometry import Float3, canonical_unit
+from connectoscope.volumes.memory import stored
+from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
+
+Array = np.ndarray[Any, Any]
+
+_CHECKED_PAGES = 256
+_ROWS_BYTES = 2**20  # strips are read together until they hold about this much
+
+# What tifffile logs about damaged files reaches people as a UserError or not at all.
+_LOGGER = logging.getLogger("tifffile")
+_LOGGER.addHandler(logging.NullHandler())
+
+
+def read_tiff(path: Path, inner: str, name: str) -> FileImage:
+    """The largest series of a TIFF file, or the one whose number ``inner`` is.
+
+    Raises:
+        UserError: the file is damaged, incomplete or compressed in an unknown way.
+    """
+    try:
+        return _read(path, inner, name)
+    except UserError:
+        raise
+    except Exception as error:  # tifffile raises nearly everything on damaged files
+        raise UserError(
+            f"{path} is a damaged or incomplete TIFF ({type(error).__name__}: {first_line(error)}); "
+            "fetch it again from its source"
+        ) from error
+
+
+def _read(path: Path, inner: str, name: str) -> FileImage:
+    file = _File(path)
+    index, warnings = _choose_series(file.tif, inner, path)
+    series = file.tif.series[index]
+    axes, note = _axes(series, path)
+    scale, translation, unit, doubt = _space(file.tif, series, index)
+    levels = []
+    for k, level in enumerate(series.levels):
+        array = _open_level(file, level)[tuple(0 if a == "-" else slice(None) for a in axes)]
+        # Coarser levels in a TIFF say neither their size nor their place.
+        levels.append(FileLevel(array, scale, translation) if k == 0 else FileLevel(array))
+    description = file.tif.ome_metadata or series.keyframe.description
+    return FileImage(
+        source=str(path) + (f"::/{index}" if inner else ""),
+        name=name,
+        format="OME-TIFF" if file.tif.is_ome else "ImageJ TIFF" if file.tif.is_imagej else "TIFF",
+        axes=axes.replace("-", ""),
+        levels=tuple(levels),
+        unit=unit,
+        channels=_channels(file.tif, index),
+        warnings=(*warnings, *note, *doubt),
+        metadata=f"{series.shape} {series.axes} {description}",
+        stamp=file_stamp(path),
+    )
+
+
+class _File:
+    """An open TIFF. Its handle is closed when no level that reads through it is left."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        complaints = _Complaints()
+        _LOGGER.addHandler(complaints)
+        try:
+            self.tif = tifffile.TiffFile(path)
+            weakref.finalize(self, self.tif.close)
+            _ = self.tif.series
+        finally:
+            _LOGGER.removeHandler(complaints)
+        if complaints.lines:
+            raise ValueError(complaints.lines[0])
+        self.lock = threading.RLock()
+
+
+class _Complaints(logging.Handler):
+    """What tifffile only logs, and then guesses a shape: pages or standard tags that lie beyond the end of the file.
+
+    Private tags of makers (32768 and above) are often broken in files that are otherwise sound.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        tag = re.search(r"TiffTag (\d+)", line)
+        standard = "invalid page" in line if tag is None else int(tag.group(1)) < 32768
+        if record.thread == self._thread and standard:
+            self.lines.append(line)
+
+
+def _choose_series(tif: tifffile.TiffFile, inner: str, path: Path) -> tuple[int, tuple[str, ...]]:
+    count = len(tif.series)
+    if count == 0:
+        raise UserError(
+            f"{path} holds no image (a damaged or incomplete TIFF?); fetch it again from its source"
+        )
+    number = inner.strip("/")
+    if number:
+        if not number.isdecimal() or int(number) >= count:
+            raise UserError(f"{path} has no image '{number}'; name one of 0 to {count - 1}, as file.tif::/0")
+        return int(number), ()
+    largest = max(range(count), key=lambda i: (math.prod(tif.series[i].shape), -i))
+    if count == 1:
+        return 0, ()
+    return largest, (
+        f"the file holds {count} images; the largest, {largest}, is taken (choose as file.tif::/0)",
+    )
+
+
+def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[str, ...]]:
+    """One letter an axis of the series; "-" for an axis of length 1 without a meaning here."""
+    letters = "".join(
+        a.lower() if a in "TCZYXS" else ("?" if n > 1 or 0 in series.shape else "-")
+        for a, n in zip(series.axes, series.shape, strict=True)
+    )
+    if "?" not in letters:
+        return letters, ()
+    if letters.count("?") > 1 or "z" in letters or series.axes[letters.index("?")] not in "QI":
+        shape = " x ".join(map(str, series.shape))
+        raise UserError(
+            f"{path} has axes '{series.axes}' ({shape}), which say not what is z, channel or time: write it anew with "
+            "named axes (OME-TIFF or OME-Zarr)"
+        )
+    return letters.replace("?", "z"), ("the file does not name its first axis: taken as z",)
+
+
+def _open_level(file: _File, level: tifffile.TiffPageSeries) -> ts.TensorStore:
+    """Lazy pixels of one level, axes as in the series."""
+    shape = tuple(int(n) for n in level.shape)
+    dtype = np.dtype(level.dtype)
+    if 0 in shape:
+        return ts.array(np.empty(shape, dtype.newbyteorder("=")))
+    offset = None if level.is_multifile else level.dataoffset
+    if offset is not None:
+        if offset + math.prod(shape) * dtype.itemsize > file.path.stat().st_size:
+            raise UserError(f"{file.path} is incomplete: the file ends before its pixels do; fetch it again")
+        stored_as = dtype.newbyteorder(file.tif.byteorder)
+        return stored(np.memmap(file.path, dtype=stored_as, mode="r", offset=offset, shape=shape))
+    lead = next(k for k in range(len(shape) + 1) if math.prod(shape[k:]) <= level.keyframe.size)
+    if math.prod(shape[lead:]) != level.keyframe.size:
+        raise UserError(f"{file.path} is damaged: its pages do not have the shape that it states")
+    _check_complete(file, level, math.prod(shape[:lead]))
+    pages = _Pages(file, level, shape[:lead], shape[lead:])
+    return chunked_by(pages.read, shape, dtype.newbyteorder("="), pages.chunks)
+
+
+def _check_complete(file: _File, level: tifffile.TiffPageSeries, count: int) -> None:
+    """Notice a file that was cut short before anything is read from it."""
+    present = len(level.pages)
+    if present < count or any(level.pages[i] is None for i in range(min(count, _CHECKED_PAGES))):
+        raise UserError(f"{file.path} is incomplete: some of its {count} planes are missing; fetch it again")
+    size = file.path.stat().st_size
+    for i in {*range(min(count, _CHECKED_PAGES)), count - 1}:
+        page = level.pages[i]
+        ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
+        if page.parent is file.tif and ends and max(ends) > size:
+            raise UserError(
+                f"{file.path} is incomplete: the file ends before its plane {i} does; fetch it again"
+            )
+
+
+class _Pages:
+    """Compressed pages of one level, read a tile or a group of strips at a time."""
+
+    def __init__(
+        self, file: _File, level: tifffile.TiffPageSeries, lead: tuple[int, ...], plane: tuple[int, ...]
+    ) -> None:
+        self._file, self._level, self._lead, self._plane = file, level, lead, plane
+        page = level.keyframe
+        self._flat = len(page.shape) == 2 and tuple(plane) == tuple(page.shape) and page.tiledepth in (0, 1)
+        self._segment = (page.tilelength, page.tilewidth)
+        if not page.is_tiled and self._flat:
+            height, width = plane
+            rows = max(1, min(int(page.rowsperstrip), height))
+            self._segment = (rows, width)
+        self.chunks = (*((1,) * len(lead)), *self._chunk())
+
+    def _chunk(self) -> tuple[int, ...]:
+        if not self._flat:
+            return self._plane
+        rows, width = self._segment
+        if self._level.keyframe.is_tiled:
+            return self._segment
+        strip = rows * width * np.dtype(self._level.dtype).itemsize
+        return (rows * max(1, _ROWS_BYTES // strip), width)
+
+    def read(self, box: tuple[slice, ...]) -> Array:
+        """Pixels of ``box`` (slices of the series' axes), native byte order."""
+        lead, plane = box[: len(self._lead)], box[len(self._lead) :]
+        out = np.zeros([b.stop - b.start for b in box], dtype=self._level.dtype.newbyteorder("="))
+        for index in np.ndindex(*out.shape[: len(lead)]):
+            flat = 0
+            for i, b, n in zip(index, lead, self._lead, strict=True):
+                flat = flat * n + b.start + i
+            try:
+                if self._flat:
+                    self._read_segments(flat, plane[0], plane[1], out[index])
+                else:
+                    with self._file.lock:
+                        out[index] = self._page(flat).asarray().reshape(self._plane)[plane]
+            except Exception as error:  # decoders raise nearly everything on damaged data
+                raise ValueError(f"plane {flat}: {type(error).__name__}: {first_line(error)}") from error
+        return out
+
+    def _page(self, flat: int) -> Any:
+        page = self._level.pages[flat]
+        if page is None:
+            raise ValueError("it is missing in the file")
+        return page
+
+    def _read_segments(self, flat: int, ys: slice, xs: slice, out: Array) -> None:
+        high, wide = self._segment
+        columns = -(-self._plane[1] // wide)
+        with self._file.lock:
+            page = self._page(flat)
+            keyframe, handle = page.keyframe, page.parent.filehandle
+            tables: dict[str, Any] = {}
+            if keyframe.compression in (6, 7, 34892, 33007):  # kinds of JPEG share tables between segments
+                tables = {"jpegtables": page.jpegtables, "jpegheader": keyframe.jpegheader}
+            segments = []
+            for row in range(ys.start // high, -(-ys.stop // high)):
+                for column in range(xs.start // wide, -(-xs.stop // wide)):
+                    index = row * columns + column
+                    if page.databytecounts[index]:
+                        handle.seek(page.dataoffsets[index])
+                        segments.append((index, handle.read(page.databytecounts[index])))
+        for index, data in segments:
+            pixels, (_, _, y, x, _), (_, h, w, _) = keyframe.decode(data, index, **tables)
+            pixels = pixels.reshape(h, w)
+            y0, y1, x0, x1 = max(y, ys.start), min(y + h, ys.stop), max(x, xs.start), min(x + w, xs.stop)
+            out[y0 - ys.start : y1 - ys.start, x0 - xs.start : x1 - xs.start] = pixels[
+                y0 - y : y1 - y, x0 - x : x1 - x
+            ]
+
+
+Space = tuple[Float3 | None, Float3 | None, str | None, tuple[str, ...]]
+
+
+def _space(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, index: int) -> Space:
+    """Voxel size and translation (z, y, x), their unit, and doubts."""
+    if tif.is_ome:
+        return _ome_space(tif, index)
+    if tif.is_imagej:
+        return _imagej_space(tif, series)
+    return None, None, None, ()  # the resolution of a plain TIFF is that of a printer
+
+
+def _ome_pixels(tif: tifffile.TiffFile, index: int) -> ElementTree.Element | None:
+    try:
+        root = ElementTree.fromstring(tif.ome_metadata or "")
+    except ElementTree.ParseError:
+        return None
+    found = root.findall("{*}Image/{*}Pixels")
+    return found[index] if index < len(found) else None
+
+
+def _ome_space(tif: tifffile.TiffFile, index: int) -> Space:
+    pixels = _ome_pixels(tif, index)
+    if pixels is None:
+        return None, None, None, ()
+    sizes = [_number(pixels.get(f"PhysicalSize{a}")) for a in "ZYX"]
+    units = [canonical_unit(pixels.get(f"PhysicalSize{a}Unit", "µm")) for a in "ZYX"]
+    doubt: tuple[str, ...] = ()
+    if sizes[0] is None and sizes[1] is not None and pixels.get("SizeZ", "1") == "1":
+        sizes[0], units[0] = sizes[1], units[1]
+        doubt = ("the section states no thickness: taken as its y voxel size",)
+    known = [s for s in sizes if s is not None]
+    if len(known) < 3:
+        missing = ", ".join(a for a, s in zip("ZYX", sizes, strict=True) if s is None)
+        return None, None, None, (f"the OME metadata state no PhysicalSize{missing}",) if known else ()
+    scale, unit = common_unit(known, units)
+    return (scale if unit else None), None, unit, doubt
+
+
+def _imagej_space(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Space:
+    facts = tif.imagej_metadata or {}
+    text = str(facts.get("unit", ""))
+    with contextlib.suppress(UnicodeDecodeError):
+        text = text.encode("ascii", "backslashreplace").decode("unicode_escape")  # ImageJ writes \\u00B5m
+    unit = canonical_unit(text)
+    lengths = []
+    for tag in ("YResolution", "XResolution"):
+        value = series.keyframe.tags.valueof(tag)
+        lengths.append(value[1] / value[0] if value and value[0] else None)
+    y, x = lengths
+    z = _number(facts.get("spacing"))
+    doubt: tuple[str, ...] = ()
+    if z is None and "Z" not in series.axes and y is not None:
+        z, doubt = y, ("the section states no thickness: taken as its y voxel size",)
+    if unit is None or z is None or y is None or x is None:
+        return None, None, None, ()
+    return (z, y, x), None, unit, doubt
+
+
+def _channels(tif: tifffile.TiffFile, index: int) -> tuple[str, ...]:
+    if tif.is_ome:
+        pixels = _ome_pixels(tif, index)
+        found = [] if pixels is None else pixels.findall("{*}Channel")
+        return tuple(c.get("Name", "") for c in found)
+    labels = (tif.imagej_metadata or {}).get("Channels") if tif.is_imagej else None
+    return tuple(map(str, labels)) if isinstance(labels, list) else ()
+
+
+def _number(value: Any) -> float | None:
+    """A positive finite number, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number > 0 else None

@@ -1,0 +1,161 @@
+"""A volume: lazy levels on a common world, and what a person should know about them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
+
+_SAMPLED_CHUNKS = 16
+_SAMPLED_SIDE = 128  # a sampled chunk is clipped to this many voxels a side: plane-sized chunks stay cheap
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a volume.
+
+    Attributes:
+        array: Lazy voxels, axes (z, y, x), origin 0; channel and time are already chosen.
+        scale: Voxel size (z, y, x) in the volume's unit. Unit unknown: relative to level 0, which is (1, 1, 1).
+        translation: World position (z, y, x) of the centre of voxel 0, in the same unit.
+        chunks: Shape (z, y, x) that reads best.
+    """
+
+    array: ts.TensorStore = field(repr=False)
+    scale: Float3
+    translation: Float3
+    chunks: Index3
+
+    @property
+    def shape(self) -> Index3:
+        z, y, x = self.array.shape
+        return (int(z), int(y), int(x))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype.numpy_dtype)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What :func:`connectoscope.volumes.open_volume` returns; nothing is read until it is asked for.
+
+    Attributes:
+        source: Absolute path or URL, with ``::/dataset`` where one was picked; "" for arrays in memory.
+        name: Short name for people.
+        format: For people: "OME-Zarr 0.5", "OME-TIFF", ….
+        levels: Finest first.
+        unit: Canonical length unit ("nanometer"); None where the voxel size is unknown.
+        axes: Axes as they lie in the file ("tczyx").
+        channels: Names of all channels; empty where there is no channel axis.
+        channel: Index of the chosen channel, None where there is no channel axis.
+        times: Number of time points.
+        warnings: One line each, for people: what was assumed.
+        time: Index of the chosen time point, None where there is no time axis.
+        metadata_hash: sha256 of the metadata that was read.
+        stamp: HTTP etag or modification time of the file; "" where there is none.
+    """
+
+    source: str
+    name: str
+    format: str
+    levels: tuple[Level, ...]
+    unit: str | None
+    axes: str
+    channels: tuple[str, ...]
+    channel: int | None
+    times: int
+    warnings: tuple[str, ...]
+    time: int | None = None
+    metadata_hash: str = ""
+    stamp: str = ""
+
+    @property
+    def shape(self) -> Index3:
+        return self.levels[0].shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.levels[0].dtype
+
+    def read(self, box: Box, level: int = 0) -> np.ndarray[Any, Any]:
+        """The voxels of ``box`` (indices of ``level``): (z, y, x), native dtype.
+
+        Raises:
+            UserError: the box is not inside the level, there is no such level, or the data cannot be read.
+        """
+        array = self._level(level).array
+        whole = Box.of(tuple(array.shape))
+        if not whole.contains(box):
+            raise UserError(f"box {box} is not inside level {level} of {self.name}, which is {whole}")
+        if box.size == 0:
+            return np.empty(box.shape, dtype=self._level(level).dtype)
+        try:
+            return np.asarray(array[box.slices].read().result())
+        except (ValueError, OSError) as error:
+            raise self.unreadable(box, error) from error
+
+    def unreadable(self, box: Box, error: Exception) -> UserError:
+        """The error for voxels of ``box`` that the file promises but does not hold."""
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"{self.source or self.name}: cannot read voxels {box} (damaged or incomplete file?): {reason}"
+        )
+
+    def voxel_size_nm(self, level: int = 0) -> Float3:
+        """Voxel size (z, y, x) in nanometres.
+
+        Raises:
+            UserError: the file states none and none was given.
+        """
+        if self.unit is None:
+            raise UserError(
+                f"{self.source or self.name} does not state its voxel size; give it, for example --voxel-size 40,4,4nm"
+            )
+        return convert_length(self._level(level).scale, self.unit, "nanometer")
+
+    def identity(self) -> dict[str, str]:
+        """What tells this input from another or a changed one, for signatures; reads 16 chunks of level 0."""
+        finest = self.levels[0]
+        grid = tuple(math.ceil(n / c) for n, c in zip(finest.shape, finest.chunks, strict=True))
+        count = math.prod(grid)
+        reads = []
+        for flat in np.unique(np.linspace(0, count - 1, min(_SAMPLED_CHUNKS, count)).round().astype(int)):
+            start = tuple(
+                int(i) * c for i, c in zip(np.unravel_index(flat, grid), finest.chunks, strict=True)
+            )
+            stop = tuple(
+                min(a + min(c, _SAMPLED_SIDE), n)
+                for a, c, n in zip(start, finest.chunks, finest.shape, strict=True)
+            )
+            box = Box(start, stop)  # type: ignore[arg-type]
+            reads.append((box, finest.array[box.slices].read()))
+        digest = hashlib.sha256()
+        for box, future in reads:
+            try:
+                digest.update(np.ascontiguousarray(future.result()).data)
+            except (ValueError, OSError) as error:
+                raise self.unreadable(box, error) from error
+        return {
+            "source": self.source,
+            "metadata": self.metadata_hash,
+            "shape": "x".join(map(str, self.shape)),
+            "dtype": str(self.dtype),
+            "voxel_size": "x".join(map(repr, finest.scale)) + (self.unit or ""),
+            "channel": "" if self.channel is None else str(self.channel),
+            "time": "" if self.time is None else str(self.time),
+            "stamp": self.stamp,
+            "chunks": digest.hexdigest(),
+        }
+
+    def _level(self, level: int) -> Level:
+        if not 0 <= level < len(self.levels):
+            raise UserError(f"{self.name} has no level {level}; its levels are 0 to {len(self.levels) - 1}")
+        return self.levels[level]

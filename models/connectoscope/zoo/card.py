@@ -1,0 +1,97 @@
+"""The model card, schema 1: all that is needed to run, judge, compare, adapt, prune and cite a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Triple = tuple[int, int, int]
+
+
+class _Part(BaseModel):
+    """Unknown keys are kept, so that a newer program's card survives this one."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Architecture(_Part):
+    name: str
+    arguments: dict[str, Any]
+
+
+class Normalisation(_Part):
+    """Percentiles (0-100) of the grid that the network sees."""
+
+    method: Literal["percentile"] = "percentile"
+    low: Annotated[float, Field(ge=0, le=100)] = 1.0
+    high: Annotated[float, Field(ge=0, le=100)] = 99.0
+
+
+class Inputs(_Part):
+    axes: Literal["zyx"] = "zyx"
+    voxel_size: tuple[float, float, float]
+    unit: Literal["nanometer"] = "nanometer"
+    normalisation: Normalisation = Normalisation()
+
+
+class Output(_Part):
+    """One channel. ``threshold``: foreground is >= it, in 0-255 as stored."""
+
+    name: str
+    meaning: str
+    instances: bool
+    threshold: int = Field(128, ge=1, le=255)
+    min_volume_nm3: float = Field(0.0, ge=0)
+
+
+class Halo(_Part):
+    """Voxels per side, z, y, x. ``practical`` changes at most 0.1 % of the voxels by more than 1 of 255."""
+
+    exact: Triple
+    practical: Triple
+
+
+class Score(_Part):
+    """One measured figure and the command that gives it again."""
+
+    metric: str
+    value: float
+    interval: tuple[float, float] | None = None
+    data: str
+    split: str
+    command: str
+
+
+class File(_Part):
+    name: str
+    sha256: str
+
+
+class Card(_Part):
+    """``card.json``."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    version: str
+    description: str
+    architecture: Architecture
+    members: tuple[str, ...] = ()
+    inputs: Inputs
+    outputs: tuple[Output, ...] = Field(min_length=1)
+    receptive_field: Triple
+    stride: Triple
+    halo: Halo
+    training: dict[str, Any] = {}
+    scores: tuple[Score, ...] = ()
+    licence: str
+    data_licences: tuple[str, ...] = ()
+    calibration: dict[str, Any] | None = None
+    signature: dict[str, Any] | None = None
+    companion: dict[str, Any] | None = None
+    lineage: tuple[dict[str, Any], ...] = ()
+    files: tuple[File, ...]
+
+    def output(self, name: str) -> Output:
+        """The output of that name; KeyError when there is none."""
+        return next(o for o in self.outputs if o.name == name)

@@ -1,0 +1,420 @@
+"""The form of a task, made from its parameter model; all that it holds can be copied as a command."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from napari.components import ViewerModel
+from napari.layers import Image, Layer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from qtpy.compat import isalive
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from superqt import QCollapsible
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import Parameters, Task, parameter_facts
+from napari_connectoscope.fields import (
+    BoxField,
+    ChecksField,
+    Field,
+    ModelField,
+    PathField,
+    make_field,
+    open_menu,
+)
+from napari_connectoscope.sources import LAYER_PREFIX, layer_facts, snapshot, source_of, visible_box
+from napari_connectoscope.submission import Submission
+from napari_connectoscope.threads import background
+
+_WORDS = {"boundary": "membranes"}  # output name -> the target's word (CONTRACTS, "Results")
+
+
+class SourceField(Field):
+    """An image layer of the viewer, or a typed file, folder, URL or ``sample:NAME``."""
+
+    def __init__(self, viewer: ViewerModel | None) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.combo = QComboBox()
+        self.combo.setEditable(True)
+        self.combo.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.combo.lineEdit().setPlaceholderText("layer, file, folder, URL or sample:NAME")
+        self._add(self.combo, 1)
+        button = QToolButton()
+        button.setText("…")
+        button.setToolTip("Choose a file or a folder")
+        button.setMenu(open_menu(button, lambda path: self.set_value(path) if path else None))
+        button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        self._add(button)
+        if viewer is not None:
+            for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
+                event.connect(self._list_layers)
+            viewer.layers.selection.events.active.connect(self._follow_selection)
+            self._list_layers()
+            self._follow_selection()
+        self.combo.currentTextChanged.connect(lambda _: self.changed.emit())
+
+    def _layers(self) -> list[Image]:
+        """Images that are sources, not our own results."""
+        layers = list(self._viewer.layers) if self._viewer is not None else []
+        return [
+            la for la in layers if isinstance(la, Image) and not la.rgb and not layer_facts(la).get("result")
+        ]
+
+    def _list_layers(self, event: Any = None) -> None:
+        if not isalive(self):
+            return
+        text, names = self.combo.currentText(), [layer.name for layer in self._layers()]
+        self.combo.blockSignals(True)
+        self.combo.clear()
+        self.combo.addItems(names)
+        self.combo.setCurrentText(text)
+        self.combo.blockSignals(False)
+        if not text and names:
+            self.combo.setCurrentText(names[-1])
+
+    def _follow_selection(self, event: Any = None) -> None:
+        """The selected image is the source, until the user typed something that is no layer."""
+        if not isalive(self) or self._viewer is None:
+            return
+        active = self._viewer.layers.selection.active
+        if active in self._layers() and (self.layer() is not None or not self.combo.currentText()):
+            self.combo.setCurrentText(active.name)
+
+    def layer(self) -> Layer | None:
+        """The chosen layer, None when a file or URL is typed."""
+        text = self.combo.currentText()
+        return next((layer for layer in self._layers() if layer.name == text), None)
+
+    def value(self) -> str:
+        layer = self.layer()
+        if layer is None:
+            return str(self.combo.currentText().strip())
+        return source_of(layer) or f"{LAYER_PREFIX}{layer.name}"
+
+    def set_value(self, value: Any) -> None:
+        text = "" if value is None else str(value)
+        for layer in self._layers():
+            if text in (source_of(layer), f"{LAYER_PREFIX}{layer.name}"):
+                text = layer.name
+                break
+        self.combo.setCurrentText(text)
+
+
+class TaskForm(QWidget):
+    """The form of one task.
+
+    Args:
+        task: Whose parameters.
+        viewer: Its image layers can be the source, and its view the box.
+        preset: Values to begin with.
+    """
+
+    changed = Signal()  # any value, by hand or by set_values
+
+    def __init__(
+        self,
+        task: Task,
+        viewer: ViewerModel | None = None,
+        preset: Mapping[str, Any] | None = None,
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__(parent)
+        self.task = task
+        self._viewer = viewer
+        self.fields: dict[str, Field] = {}
+        self._infos = task.parameters.model_fields
+        self._cards: dict[str, Any] = {}
+
+        outer = QVBoxLayout(self)
+        outer.setContentsMargins(0, 0, 0, 0)
+        top, folded = QFormLayout(), QFormLayout()
+        for layout in (top, folded):
+            layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
+        outer.addLayout(top)
+        self._advanced = QCollapsible("Advanced")
+        inside = QWidget()
+        inside.setLayout(folded)
+        folded.setContentsMargins(0, 0, 0, 0)
+        self._advanced.setContent(inside)
+        outer.addWidget(self._advanced)
+        self._error = QLabel()
+        self._error.setObjectName("form-error")
+        self._error.setWordWrap(True)
+        self._error.setStyleSheet("color: #e5534b;")
+        self._error.hide()
+        outer.addWidget(self._error)
+
+        for name in self._order():
+            info = self._infos[name]
+            field = self._make(name, info)
+            if not info.is_required():
+                field.set_value(info.get_default(call_default_factory=True))
+            field.setToolTip(info.description or "")
+            field.setObjectName(name)
+            field.setAccessibleName(self.label(name))
+            label = QLabel(self.label(name))
+            label.setToolTip(info.description or "")
+            label.setBuddy(field)
+            (folded if self._is_folded(name) else top).addRow(label, field)
+            self.fields[name] = field
+        if folded.rowCount() == 0:
+            self._advanced.hide()
+        self.set_values(preset or {})
+        for name, field in self.fields.items():
+            field.changed.connect(lambda name=name: self._on_changed(name))
+        self._propose_destination()
+        if any(isinstance(field, ModelField) for field in self.fields.values()):
+            background(self, _read_cards, self._take_cards)
+
+    # -- building ------------------------------------------------------------------------------------------
+    def _order(self) -> list[str]:
+        """Arguments first, then the task's own parameters, then the inherited ones."""
+        own = inspect.get_annotations(self.task.parameters)
+        return sorted(
+            self._infos, key=lambda n: (not parameter_facts(self._infos[n]).get("argument"), n not in own)
+        )
+
+    def _is_folded(self, name: str) -> bool:
+        """Advanced ones, and inherited ones other than the box: few runs need them."""
+        facts = parameter_facts(self._infos[name])
+        inherited = name not in inspect.get_annotations(self.task.parameters)
+        return bool(facts.get("advanced")) or (inherited and facts.get("role") != "box")
+
+    def _make(self, name: str, info: FieldInfo) -> Field:
+        role = parameter_facts(info).get("role")
+        if role == "source" and info.annotation is str:
+            return SourceField(self._viewer)
+        if role == "box":
+            return BoxField(self._visible_box)
+        if name == "target" and self._with_role("model"):
+            return ChecksField()  # filled from the model's card
+        return make_field(info)
+
+    def label(self, name: str) -> str:
+        """The parameter's name for people."""
+        return parameter_facts(self._infos[name]).get("label") or name.replace("_", " ").capitalize()
+
+    def _with_role(self, role: str) -> list[str]:
+        return [name for name, info in self._infos.items() if parameter_facts(info).get("role") == role]
+
+    def _sources(self) -> Iterator[SourceField]:
+        return (field for field in self.fields.values() if isinstance(field, SourceField))
+
+    def layer(self) -> Layer | None:
+        """The layer chosen as source, if it is one."""
+        return next((field.layer() for field in self._sources()), None)
+
+    def _visible_box(self) -> str | None:
+        layer = self.layer()
+        if layer is None or self._viewer is None:
+            self.show_error("choose an image layer as source first: the box is read from its view")
+            return None
+        if (level := self.fields.get("level")) is not None:
+            level.set_value(0)
+        box = visible_box(self._viewer, layer)
+        if box.size == 0:
+            self.show_error(f"nothing of '{layer.name}' is in view")
+            return None
+        return str(box)
+
+    # -- what changes ---------------------------------------------------------------------------------------
+    def _on_changed(self, name: str) -> None:
+        self.show_error("")
+        if isinstance(self.fields[name], SourceField) or name == "target":
+            self._propose_destination()
+        if isinstance(self.fields[name], ModelField):
+            self._list_targets()
+        self.changed.emit()
+
+    def _propose_destination(self) -> None:
+        field = self.fields.get(self.task.destination or "")
+        source = next(self._sources(), None)
+        if (
+            isinstance(field, PathField)
+            and source is not None
+            and not field.edited_by_hand
+            and source.value()
+        ):
+            target = self.fields["target"].value() if "target" in self.fields else ()
+            what = target[0] if target and len(target) == 1 else self.task.name
+            field.set_value(default_destination(source.value(), what))
+
+    def _take_cards(self, cards: dict[str, Any]) -> None:
+        self._cards = cards
+        described = [(name, card.description) for name, card in cards.items()]
+        for field in self.fields.values():
+            if isinstance(field, ModelField):
+                field.set_models(described)
+        self._list_targets()
+
+    def _list_targets(self) -> None:
+        target = self.fields.get("target")
+        model = next((f.value() for f in self.fields.values() if isinstance(f, ModelField)), None)
+        card = self._cards.get(model or "")
+        if isinstance(target, ChecksField) and card is not None:
+            tips = {_WORDS.get(o.name, o.name): o.meaning for o in card.outputs}
+            target.set_choices(list(tips), tips)
+
+    # -- values ---------------------------------------------------------------------------------------------
+    def values(self) -> dict[str, Any]:
+        """What the form holds, by parameter name, defaults included.
+
+        A source layer that is only in memory is ``layer:NAME``, which only :meth:`submission` understands.
+        Channel and time of a source layer are filled in where the form leaves them open.
+        """
+        values = {name: field.value() for name, field in self.fields.items()}
+        layer = self.layer()
+        if layer is not None:
+            facts = layer_facts(layer)
+            for name in ("channel", "time", "voxel_size"):
+                if name in values and values[name] is None and facts.get(name) is not None:
+                    values[name] = facts[name]
+        return values
+
+    def set_values(self, values: Mapping[str, Any]) -> None:
+        """Set some of the values; names that the task does not have are ignored."""
+        for name, value in values.items():
+            if name in self.fields:
+                self.fields[name].set_value(value)
+                if name == self.task.destination and isinstance(self.fields[name], PathField):
+                    self.fields[name].edited_by_hand = bool(value)
+
+    def parameters(self) -> Parameters:
+        """The checked parameters.
+
+        Raises:
+            UserError: one line, shown in the form as well.
+        """
+        values = self.values()
+        try:
+            for name, value in values.items():
+                if value == "" and not isinstance(self._infos[name].default, str):
+                    raise UserError(f"{self.label(name)} is empty: {self._infos[name].description}")
+            return self.task.parameters.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0]) if first["loc"] else ""
+            said = first["msg"].removeprefix("Value error, ")
+            text = f"{self.label(name)}: {said}" if name in self._infos else said
+            if name in self._infos and self._is_folded(name):
+                self._advanced.expand(animate=False)
+            self.show_error(text)
+            raise UserError(text) from None
+        except UserError as error:
+            self.show_error(str(error))
+            raise
+
+    def reveal(self, name: str) -> None:
+        """Bring one parameter into sight, for a question about it."""
+        if name in self.fields:
+            if self._is_folded(name):
+                self._advanced.expand(animate=False)
+            self.fields[name].setFocus()
+
+    def submission(self, **options: Any) -> Submission:
+        """What :meth:`Submission.run` needs to start the job, in a thread: all that is slow happens there.
+
+        Args:
+            options: ``device``, ``overwrite``, ``keep_job`` of the request.
+
+        Raises:
+            UserError: the form is not valid, or the source layer has no voxel size; shown in the form as well.
+        """
+        self.parameters()
+        values, layer, image = self.values(), self.layer(), None
+        if layer is not None and source_of(layer) is None:
+            try:
+                image = snapshot(self._viewer, layer, values.get("voxel_size"))
+            except UserError as error:
+                self.reveal("voxel_size")
+                self.show_error(str(error))
+                raise
+        return Submission(self.task, values, image, options)
+
+    def as_command(self) -> str:
+        """The same run from a terminal, quoted for its shell.
+
+        Raises:
+            UserError: when the form is not valid, or its source is only in memory.
+        """
+        values = self.parameters().model_dump(mode="json")
+        layer = self.layer()
+        if layer is not None and source_of(layer) is None:
+            text = f"layer '{layer.name}' is only in memory: save it as OME-Zarr first, then copy the command"
+            self.show_error(text)
+            raise UserError(text)
+        return command_line(self.task, values)
+
+    @property
+    def error_text(self) -> str:
+        """The red line; '' where nothing is wrong."""
+        return str(self._error.text())
+
+    def show_error(self, text: str) -> None:
+        """One red line under the fields; '' clears it."""
+        self._error.setText(text)
+        self._error.setVisible(bool(text))
+
+
+def command_line(task: Task, values: Mapping[str, Any]) -> str:
+    """``connectoscope TASK ...`` with arguments in order and the options that are not at their default."""
+    words = ["connectoscope", task.name]
+    options: list[str] = []
+    for name, info in task.parameters.model_fields.items():
+        value = values.get(name)
+        if parameter_facts(info).get("argument"):
+            words += (
+                [str(v) for v in value]
+                if isinstance(value, list | tuple)
+                else []
+                if value is None
+                else [str(value)]
+            )
+            continue
+        default = None if info.is_required() else info.get_default(call_default_factory=True)
+        option = "--" + name.replace("_", "-")
+        if isinstance(value, list | tuple):
+            if tuple(value) != tuple(default or ()):
+                options += [word for item in value for word in (option, str(item))]
+        elif value == default or value is None:
+            continue
+        elif isinstance(value, bool):
+            options.append(option if value else "--no-" + option[2:])
+        else:
+            options += [option, str(value)]
+    words += options
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
+
+
+def default_destination(source: str, what: str) -> str:
+    """``NAME-WHAT.ome.zarr`` beside the source where that can be written, else in the user's documents."""
+    name = source.removeprefix(LAYER_PREFIX).removeprefix("sample:").split("::")[0].rstrip("/\\")
+    stem = Path(name).name
+    for ending in (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".hdf5", ".h5"):
+        if stem.lower().endswith(ending):
+            stem = stem[: -len(ending)]
+            break
+    stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in stem).strip("._") or "volume"
+    folder = Path(name).parent if Path(name).is_absolute() and "connectoscope_resources" not in name else None
+    if folder is None or not os.access(folder, os.W_OK):
+        documents = platformdirs.user_documents_path()
+        folder = documents if documents.is_dir() else Path.home()
+    return str(folder / f"{stem}-{what}.ome.zarr")
+
+
+def _read_cards() -> dict[str, Any]:
+    """Name -> card of every model that can be found."""
+    from connectoscope.zoo import list_models
+
+    return {bundle.card.name: bundle.card for bundle in list_models()}

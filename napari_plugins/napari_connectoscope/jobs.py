@@ -1,0 +1,284 @@
+"""Submitting jobs and watching them. A job outlives the window: all we know of it is in its folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt, QTimer, Signal
+
+from connectoscope.errors import UserError
+from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.jobs.request import JobRequest
+from connectoscope.tasks.base import load_task
+
+POLL_MS = 250
+_QUIET_SECONDS = 2.0  # so long without a word before asking whether the process is alive
+_START_SECONDS = 60.0  # so long for the first word
+_FINAL = {"finished": "done", "error": "failed", "cancelled": "cancelled", "paused": "paused"}
+
+
+def create(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
+    """The folder of a new job, not yet started.
+
+    Args:
+        task: Its name.
+        values: Its parameters.
+        options: ``device``, ``threads``, ``overwrite``, ``keep_job`` of the request.
+
+    Raises:
+        UserError: when the parameters are not valid, or the place is taken by another run.
+    """
+    options = {"background": True, "keep_job": True, **options}
+    return JobFolder.create(JobRequest.make(load_task(task), dict(values), **options))
+
+
+def start(folder: JobFolder) -> None:
+    """Start, or resume, a job in a process of its own.
+
+    Raises:
+        UserError: when it runs already.
+    """
+    from connectoscope.jobs.run import start_detached
+
+    holder = folder.holder()
+    if holder is not None:
+        raise UserError(f"{folder.path.name} is already running (process {holder.pid})")
+    folder.cancel_path.unlink(missing_ok=True)
+    folder.events().write("submitted")  # what ended before this line is an earlier run
+    start_detached(folder)
+
+
+def submit(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
+    """:func:`create` and :func:`start`."""
+    folder = create(task, values, **options)
+    start(folder)
+    return folder
+
+
+class JobWatcher(QObject):
+    """Tells what happens in a job folder: reads new lines of its events, four times a second.
+
+    Args:
+        folder: The job; it may have begun long ago, its past is told first.
+    """
+
+    progressed = Signal(object)  # the event: done, total, phase, fraction, seconds_left
+    resulted = Signal(object)  # the event: kind, path, name, ...
+    logged = Signal(str)  # one line: log, warning, restart
+    metric = Signal(object)  # the event: name, step, values
+    ended = Signal(object)  # JobState, once for each run
+
+    def __init__(self, folder: JobFolder | Path | str, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.folder = folder if isinstance(folder, JobFolder) else JobFolder(folder)
+        self.last_progress: dict[str, Any] = {}
+        self.results: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] | None = None
+        self.state: JobState | None = None  # set when the run has ended
+        self._offset = 0
+        self._heard = time.monotonic()
+        self._begun = False
+        self._timer = QTimer(self)
+        self._timer.setInterval(POLL_MS)
+        self._timer.timeout.connect(self.poll)
+        self._timer.start()
+
+    def resume(self) -> None:
+        """Start the job again and go on watching. Raises UserError when it runs already."""
+        start(self.folder)
+        self.start()
+
+    def start(self) -> None:
+        """Watch; also again after an end, because the job was started again. A new watcher watches by itself."""
+        self.state, self._begun, self._heard = None, False, time.monotonic()
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Watch no more; the job goes on."""
+        self._timer.stop()
+
+    @property
+    def running(self) -> bool:
+        return self.state is None
+
+    def poll(self) -> None:
+        """Tell what is new; the timer calls it."""
+        events, self._offset = self.folder.read_events(self._offset)
+        if events:
+            self._heard = time.monotonic()
+        ended: dict[str, Any] | None = None
+        for event in events:
+            kind = event["type"]
+            if kind in ("started", "submitted"):
+                ended = None  # an earlier run's end
+                self._begun = kind == "started"
+            elif kind in _FINAL:
+                ended = event
+            else:
+                self._tell(event)
+        if ended is not None:
+            self._end(self.folder.state(), ended)
+        elif not events and time.monotonic() - self._heard > (
+            _QUIET_SECONDS if self._begun else _START_SECONDS
+        ):
+            self._look_for_life()
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        kind = event["type"]
+        if kind == "progress":
+            self.last_progress = event
+            self.progressed.emit(event)
+        elif kind == "result":
+            self.results.append(event)
+            self.resulted.emit(event)
+        elif kind in ("metric", "plot"):
+            self.metric.emit(event)
+        elif event.get("message"):
+            prefix = "Warning: " if kind == "warning" else ""
+            self.logged.emit(prefix + str(event["message"]))
+
+    def _look_for_life(self) -> None:
+        """Nothing was heard for long: a killed process cannot say that it ended."""
+        self._heard = time.monotonic()
+        state = self.folder.state()
+        if not self.folder.path.exists():
+            self._end(JobState("failed", "its folder is gone", 1), {})
+        elif self._begun and state.status == "paused":
+            self._end(state, {})
+        elif not self._begun and self.folder.holder() is None:
+            unborn = JobState("failed", f"it did not start; see {self.folder.path / 'supervisor.log'}", 1)
+            self._end(state if state.ended else unborn, {})
+
+    def _end(self, state: JobState, event: dict[str, Any]) -> None:
+        if not state.ended:  # the folder is gone already, or the state is read a moment too early
+            status: Any = _FINAL[event["type"]]
+            state = JobState(status, str(event.get("message", "")), event.get("exit_code"))
+        self._timer.stop()
+        self.state = state
+        self.summary = event.get("summary", self.summary)
+        self.ended.emit(state)
+
+
+def time_text(seconds: float | None) -> str:
+    """95 -> "1 min 35 s"; None -> ""."""
+    if seconds is None or not math.isfinite(seconds):
+        return ""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class JobModel(QAbstractTableModel):
+    """The jobs of a window, newest first: task, result, state, progress, time left.
+
+    ``Qt.UserRole`` of the progress column is the fraction (0..1) or None, for a delegate's bar.
+    """
+
+    COLUMNS = ("Task", "Result", "State", "Progress", "Time left")
+    changed = Signal(int)  # row
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._watchers: list[JobWatcher] = []
+        self._requests: list[JobRequest] = []
+
+    def add(self, folder: JobFolder | Path | str) -> JobWatcher:
+        """Watch a job; one that is there already is watched on. Raises UserError when it is no job folder."""
+        folder = folder if isinstance(folder, JobFolder) else JobFolder(folder)
+        for watcher in self._watchers:
+            if watcher.folder.path == folder.path:
+                if not watcher.running:
+                    watcher.start()
+                return watcher
+        request = folder.request
+        self.beginInsertRows(QModelIndex(), 0, 0)
+        watcher = JobWatcher(folder, self)
+        self._watchers.insert(0, watcher)
+        self._requests.insert(0, request)
+        self.endInsertRows()
+        for signal in (watcher.progressed, watcher.ended):
+            signal.connect(lambda _, watcher=watcher: self._update(watcher))
+        return watcher
+
+    def _update(self, watcher: JobWatcher) -> None:
+        row = self._watchers.index(watcher)
+        self.dataChanged.emit(self.index(row, 0), self.index(row, len(self.COLUMNS) - 1))
+        self.changed.emit(row)
+
+    def watcher(self, row: int) -> JobWatcher:
+        return self._watchers[row]
+
+    def watchers(self) -> tuple[JobWatcher, ...]:
+        return tuple(self._watchers)
+
+    def request(self, row: int) -> JobRequest:
+        return self._requests[row]
+
+    def can_resume(self, row: int) -> bool:
+        state = self._watchers[row].state
+        return state is not None and state.resumable
+
+    def cancel(self, row: int) -> None:
+        """Ask a job to stop; finished blocks are kept."""
+        self._watchers[row].folder.cancel()
+
+    def resume(self, row: int) -> None:
+        """Go on with a stopped job. Raises UserError when it runs already."""
+        self._watchers[row].resume()
+        self._update(self._watchers[row])
+
+    def remove(self, row: int) -> None:
+        """Forget a job; its folder stays."""
+        self.beginRemoveRows(QModelIndex(), row, row)
+        watcher = self._watchers.pop(row)
+        self._requests.pop(row)
+        self.endRemoveRows()
+        watcher.stop()
+        watcher.deleteLater()
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        return 0 if parent is not None and parent.isValid() else len(self._watchers)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        return 0 if parent is not None and parent.isValid() else len(self.COLUMNS)
+
+    def headerData(self, section: int, orientation: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802
+        if orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole:
+            return self.COLUMNS[section]
+        return None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        watcher, request = self._watchers[index.row()], self._requests[index.row()]
+        fraction = (
+            1.0 if watcher.state and watcher.state.status == "done" else watcher.last_progress.get("fraction")
+        )
+        if role == Qt.ItemDataRole.UserRole and index.column() == 3:
+            return fraction
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return (
+                watcher.state.message if watcher.state and watcher.state.message else str(watcher.folder.path)
+            )
+        if role != Qt.ItemDataRole.DisplayRole:
+            return None
+        destination = request.destination
+        return (
+            request.task,
+            destination.name if destination is not None else "",
+            self._state_text(watcher),
+            "" if fraction is None else f"{100 * fraction:.0f} %",
+            time_text(watcher.last_progress.get("seconds_left")) if watcher.running else "",
+        )[index.column()]
+
+    @staticmethod
+    def _state_text(watcher: JobWatcher) -> str:
+        if watcher.state is not None:
+            return str(watcher.state.status.capitalize())
+        phase = watcher.last_progress.get("phase")
+        return str(phase).capitalize() if phase else "Starting"

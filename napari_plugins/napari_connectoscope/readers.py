@@ -1,0 +1,85 @@
+"""Reading volumes and results for napari's File ▸ Open, through the same door as everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from napari.utils import Colormap
+
+from connectoscope.errors import UserError
+from connectoscope.volumes import open_volume, read_attributes
+from napari_connectoscope.layers import (
+    LayerData,
+    is_labels,
+    label_layers,
+    probability_layers,
+    volume_layers,
+)
+
+_CHANNELS = ("magenta", "green", "cyan", "yellow", "red", "blue")
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """npe2's entry: our reader where every path is of a kind that we read."""
+    paths = [path] if isinstance(path, str) else list(path)
+    known = (".zarr", ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".npy")
+    names = [p.partition("::")[0].rstrip("/\\").lower() for p in paths]
+    return read if all(name.endswith(known) for name in names) else None
+
+
+def read(path: str | Sequence[str]) -> list[LayerData]:
+    """Layers of one or several volumes: all channels, and for a result of ours its labels as well.
+
+    Raises:
+        UserError: one line that says what is wrong.
+    """
+    paths = [path] if isinstance(path, str) else path
+    return [layer for one in paths for layer in read_volume(one)]
+
+
+def read_volume(source: str) -> list[LayerData]:
+    """All layers of one source."""
+    if _is_result(source):
+        layers, _ = probability_layers(source)
+        return [*layers, *(label_layers(str(p), p.name)[0] for p in _labels_of(source))]
+    volume = open_volume(source)
+    if is_labels(volume.source):
+        return volume_layers(volume, labels=True)
+    if len(volume.channels) <= 1:
+        return volume_layers(volume)
+    layers = []
+    for number, colour in zip(range(len(volume.channels)), _CHANNELS * len(volume.channels), strict=False):
+        data, options, kind = volume_layers(open_volume(source, channel=number))[0]
+        colormap = Colormap(["black", colour], name=f"connectoscope {colour}")
+        layers.append((data, {**options, "colormap": colormap, "blending": "additive"}, kind))
+    return layers
+
+
+def _is_result(source: str) -> bool:
+    """Whether it is an image of several outputs that a task of ours made."""
+    try:
+        facts = read_attributes(source)
+    except UserError:
+        return False
+    return "request" in facts and not is_labels(source)
+
+
+def _labels_of(source: str) -> list[Path]:
+    folder = Path(source) / "labels"
+    return sorted(p for p in folder.iterdir() if is_labels(str(p))) if folder.is_dir() else []
+
+
+def sample(name: str) -> list[LayerData]:
+    """A bundled sample.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    return read_volume(f"sample:{name}")
+
+
+vnc = partial(sample, "vnc")
+fib = partial(sample, "fib")
+lightsheet = partial(sample, "lightsheet")

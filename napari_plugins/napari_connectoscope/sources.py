@@ -1,0 +1,296 @@
+"""A napari layer as the source of a task: its path where the pixels agree, else a copy of it ("spill").
+
+:func:`snapshot` is taken on the interface thread and is all that the slow functions need, so that these run in
+a thread.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Layer
+
+from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import (
+    Box,
+    Float3,
+    Index3,
+    canonical_unit,
+    convert_length,
+    parse_voxel_size,
+)
+
+LAYER_PREFIX = "layer:"
+"""A form's source that is a layer in memory: ``layer:NAME``."""
+
+_SAMPLES = 3  # boxes along each axis that are compared
+_SAMPLE_SIDE = 32
+_CHUNKS = (64, 128, 128)
+
+
+def layer_facts(layer: Layer) -> dict[str, Any]:
+    """What we noted about a layer when we made it; empty for a stranger's."""
+    facts = layer.metadata.get("connectoscope", {})
+    return facts if isinstance(facts, dict) else {}
+
+
+def source_of(layer: Layer) -> str | None:
+    """The path or URL that a layer was opened from by us; None where that is not known for sure."""
+    return layer_facts(layer).get("source") or None
+
+
+def finest(layer: Layer) -> Any:
+    """Level 0 of the layer's data."""
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+
+
+def length_unit(layer: Layer) -> str | None:
+    """The canonical unit of the last three axes; None for pixels, or where they differ."""
+    units = {canonical_unit(str(unit)) for unit in layer.units[-3:]}
+    return units.pop() if len(units) == 1 else None
+
+
+def last3(values: Any, missing: float) -> tuple[float, float, float]:
+    numbers = [float(v) for v in values][-3:]
+    z, y, x = [missing] * (3 - len(numbers)) + numbers
+    return (z, y, x)
+
+
+def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) -> Box:
+    """What of ``layer`` is in view, in voxels of its level 0 (z, y, x), clipped to it; its size can be 0.
+
+    Axes that are not displayed are taken whole, or ``depth`` voxels around the current position. In 3D:
+    everything.
+    """
+    shape = [1] * (3 - layer.ndim) + [int(n) for n in finest(layer).shape[-3:]]
+    if viewer.dims.ndisplay == 3:
+        return Box.of(tuple(shape))
+    ratios = _viewer_to_layer(viewer, layer)
+    height, width = (n / viewer.scene.camera.zoom for n in viewer.canvas.size)
+    extent = dict(zip(viewer.dims.displayed, (height, width), strict=True))
+    centre = dict(zip(viewer.dims.displayed, viewer.scene.camera.center[-2:], strict=True))
+    start, stop = [0, 0, 0], list(shape)
+    for axis in range(max(0, 3 - layer.ndim), 3):
+        world_axis, layer_axis = viewer.dims.ndim - 3 + axis, axis - 3
+        ratio, scale, origin = ratios[layer_axis], layer.scale[layer_axis], layer.translate[layer_axis]
+        position = centre.get(world_axis, viewer.dims.point[world_axis])
+        index = (position * ratio - origin) / scale
+        if world_axis in extent:
+            half = extent[world_axis] * ratio / scale / 2
+            low, high = math.floor(index - half + 0.5), math.ceil(index + half + 0.5)
+        elif depth is not None:
+            low = round(index) - depth // 2
+            low = max(0, min(low, shape[axis] - depth))  # near the ends: the same depth, moved inwards
+            high = low + depth
+        else:
+            continue
+        start[axis] = min(max(low, 0), shape[axis])
+        stop[axis] = max(start[axis], min(high, shape[axis]))
+    return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
+
+
+def _viewer_to_layer(viewer: ViewerModel, layer: Layer) -> list[float]:
+    """Factors from the viewer's world units to the layer's own."""
+    units = viewer.layers.units
+    if units is None:
+        return [1.0] * layer.ndim
+    return [float((1 * u).to(v).magnitude) for u, v in zip(units[-layer.ndim :], layer.units, strict=True)]
+
+
+@dataclass(frozen=True)
+class LayerSnapshot:
+    """A layer's image at one moment. ``array``: level 0, axes (..., z, y, x); ``leading`` fixes the others."""
+
+    name: str
+    array: Any
+    leading: tuple[int, ...]
+    path: str | None
+    scale: Float3
+    translation: Float3
+    unit: str | None
+
+    @property
+    def shape(self) -> Index3:
+        z, y, x = [1] * (3 - len(self.array.shape)) + [int(n) for n in self.array.shape[-3:]]
+        return (z, y, x)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.array.dtype)
+
+    def read(self, box: Box) -> np.ndarray[Any, Any]:
+        """(z, y, x)"""
+        key = (*self.leading, *box.slices[3 - min(3, len(self.array.shape)) :])
+        return np.asarray(self.array[key]).reshape(box.shape)
+
+    def nbytes(self, box: Box | None = None) -> int:
+        return (box.size if box else math.prod(self.shape)) * self.dtype.itemsize
+
+
+def snapshot(viewer: ViewerModel | None, layer: Layer, voxel_size: str | None = None) -> LayerSnapshot:
+    """What a task needs to know of a layer.
+
+    Raises:
+        UserError: the layer has no length unit (or is flat) and ``voxel_size`` is not given.
+    """
+    array = finest(layer)
+    unit = length_unit(layer) if layer.ndim >= 3 else None
+    scale = last3(layer.scale, 1.0)
+    translation = last3(layer.translate, 0.0)
+    if voxel_size:
+        (scale, unit), old_scale, old_unit = parse_voxel_size(voxel_size), scale, unit
+        if old_unit is not None:
+            translation = convert_length(translation, old_unit, unit)
+        else:  # in voxels of the old scale: the only meaning that a length without unit has
+            moved = [t / o * s for t, o, s in zip(translation, old_scale, scale, strict=True)]
+            translation = (moved[0], moved[1], moved[2])
+    if unit is None:
+        raise UserError(
+            f"layer '{layer.name}' does not state its voxel size: give it as z,y,x with unit,"
+            " for example 40,4,4nm"
+        )
+    leading: tuple[int, ...] = ()
+    if len(array.shape) > 3:
+        point = viewer.dims.current_step if viewer is not None else (0,) * layer.ndim
+        leading = tuple(int(i) for i in point[-layer.ndim :][: layer.ndim - 3])
+    return LayerSnapshot(layer.name, array, leading, layer.source.path, scale, translation, unit)
+
+
+def agreeing_source(image: LayerSnapshot) -> dict[str, str] | None:
+    """Source, channel and voxel size of the file that the layer shows, else None. Slow: reads both."""
+    from connectoscope.volumes import open_volume
+
+    if not image.path or len(image.leading) > 1:
+        return None
+    size = ",".join(repr(n) for n in image.scale) + str(image.unit)
+    try:
+        volume = open_volume(image.path, voxel_size=size)
+        channels = range(len(volume.channels)) if volume.channel is not None else (None,)
+        for channel in channels:
+            if channel is not None and channel != volume.channel:
+                volume = open_volume(image.path, voxel_size=size, channel=channel)
+            if _same_place(volume, image) and _same_pixels(volume, image):
+                found = {"source": volume.source, "voxel_size": size}
+                return found if channel is None else {**found, "channel": str(channel)}
+    except UserError:  # napari reads more formats than we do: those are copied
+        return None
+    return None
+
+
+def _same_place(volume: Any, image: LayerSnapshot) -> bool:
+    if volume.times > 1 or volume.shape != image.shape or volume.dtype != image.dtype or image.unit is None:
+        return False
+    ours = convert_length(volume.levels[0].translation, volume.unit, image.unit)
+    return all(abs(a - b) <= 1e-3 * s for a, b, s in zip(ours, image.translation, image.scale, strict=True))
+
+
+def _same_pixels(volume: Any, image: LayerSnapshot, offset: Index3 = (0, 0, 0)) -> bool:
+    """Equal in small boxes spread evenly over the volume, whose voxel 0 is the image's voxel ``offset``."""
+    starts = [
+        sorted({round(i * (max(n - _SAMPLE_SIDE, 0)) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+        for n in volume.shape
+    ]
+    whole = Box.of(volume.shape)
+    for z in starts[0]:
+        for y in starts[1]:
+            for x in starts[2]:
+                corner = Box((z, y, x), (z + _SAMPLE_SIDE, y + _SAMPLE_SIDE, x + _SAMPLE_SIDE))
+                box = corner.intersection(whole)
+                if not np.array_equal(volume.read(box), image.read(box.shifted(offset))):
+                    return False
+    return True
+
+
+def copy_image(
+    image: LayerSnapshot,
+    path: Path,
+    *,
+    box: Box | None = None,
+    labels: bool = False,
+    pyramid: bool = True,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Copy a layer, or a box of it, to an OME-Zarr at ``path``, with its voxel size and place. Slow.
+
+    Args:
+        labels: The pyramid keeps the most frequent value instead of the mean.
+        progress: Told the pieces done and their total; may raise to stop.
+
+    Raises:
+        UserError: not enough room, a box outside, pixels that are no numbers, or a place that is taken.
+    """
+    from connectoscope.volumes import ImageSpec, create_image, pyramid_factors, set_attributes
+    from connectoscope.volumes.conversion import fill_pyramid
+
+    box = box or Box.of(image.shape)
+    if not Box.of(image.shape).contains(box):
+        raise UserError(f"box {box} is not inside layer '{image.name}', which is {Box.of(image.shape)}")
+    if image.dtype.kind not in "uifb":
+        raise UserError(f"layer '{image.name}' holds {image.dtype}: convert it to integers or floats first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        raise UserError(f"cannot write in {path.parent} ({error.strerror}): choose another place") from None
+    if image.nbytes(box) > free:
+        raise UserError(
+            f"layer '{image.name}' needs {size_text(image.nbytes(box))} of disk and {size_text(free)} are free"
+            f" in {path.parent}: choose a box or another destination"
+        )
+    z, y, x = (t + s * a for t, s, a in zip(image.translation, image.scale, box.start, strict=True))
+    dtype = np.dtype(np.uint8) if image.dtype.kind == "b" else image.dtype
+    spec = ImageSpec(
+        shape=box.shape,
+        dtype=dtype,
+        scale=image.scale,
+        translation=(z, y, x),
+        unit=image.unit,
+        chunks=_CHUNKS,
+        factors=pyramid_factors(box.shape, image.scale) if pyramid else ((1, 1, 1),),
+        name=image.name,
+        is_labels=labels,
+        attributes={"connectoscope": {"finished": False}},
+    )
+    stores = create_image(path, spec, overwrite=overwrite)
+    fill_pyramid(
+        path,
+        stores,
+        spec,
+        lambda lead, part: image.read(part.shifted(box.start)).astype(dtype, copy=False),
+        source_chunks=_CHUNKS,
+        progress=progress,
+    )
+    set_attributes(path, finished=True)
+
+
+def spill(
+    image: LayerSnapshot, box: Box | None, path: Path, progress: Callable[[int, int], None] = lambda *_: None
+) -> None:
+    """Copy a layer into a job folder; a copy of the same pixels that is there already is kept. Slow.
+
+    Raises:
+        UserError: as :func:`copy_image`.
+    """
+    from connectoscope.volumes import open_volume, read_attributes
+
+    if path.exists() and read_attributes(path).get("finished"):
+        there, part = open_volume(path), box or Box.of(image.shape)
+        if there.shape == part.shape and _same_pixels(there, image, part.start):
+            return
+    copy_image(image, path, box=box, pyramid=False, overwrite=True, progress=progress)
+
+
+def size_text(nbytes: int) -> str:
+    """12345678 -> "12 MB"."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if nbytes >= factor:
+            return f"{nbytes / factor:.3g} {unit}"
+    return f"{nbytes} bytes"

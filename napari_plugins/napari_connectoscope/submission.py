@@ -1,0 +1,71 @@
+"""From a filled form to a started job. All of it can be slow, so it runs in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.tasks.base import Task
+from connectoscope.volumes.geometry import Box, parse_box
+from napari_connectoscope import jobs
+from napari_connectoscope.sources import LayerSnapshot, agreeing_source, spill
+
+SPILLED = "source.ome.zarr"
+"""Name of the copy of a layer in its job folder."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A task with its values, and the layer that is its source where that is a stranger's or only in memory."""
+
+    task: Task
+    values: Mapping[str, Any]
+    image: LayerSnapshot | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def box(self) -> Box | None:
+        text = self.values.get("box")
+        return parse_box(text) if text else None
+
+    @property
+    def spilled_bytes(self) -> int:
+        """What a copy of the layer takes, uncompressed; 0 where none is needed for sure."""
+        return self.image.nbytes(self.box) if self.image is not None else 0
+
+    def run(self, progress: Callable[[int, int], None] = lambda done, total: None) -> JobFolder:
+        """Start the job; a layer is read from its own file where the pixels agree, else it is copied first.
+
+        Args:
+            progress: Of the copy: pieces done, their total; may raise to stop.
+
+        Raises:
+            UserError: whatever is wrong with the values, the place or the layer.
+        """
+        if self.image is None:
+            return jobs.submit(self.task.name, self.values, **self.options)
+        found = agreeing_source(self.image)
+        if found is not None:
+            known = {name: value for name, value in found.items() if name in self.values}
+            return jobs.submit(self.task.name, {**self.values, **known}, **self.options)
+        return self._run_on_copy(self.image, progress)
+
+    def _run_on_copy(self, image: LayerSnapshot, progress: Callable[[int, int], None]) -> JobFolder:
+        # The copy is the box, at its own place in the world, with the channel, time and voxel size of the layer.
+        taken = dict.fromkeys(("box", "voxel_size", "channel", "time"), None)
+        values = {**self.values, **{name: None for name in taken if name in self.values}}
+        destination = Path(str(self.values[self.task.destination or "destination"])).expanduser().absolute()
+        path = destination.with_name(destination.name + ".job") / SPILLED
+        folder = jobs.create(self.task.name, {**values, "source": str(path)}, **self.options)
+        begun = folder.has_begun()
+        try:
+            spill(image, self.box, path, progress)
+            jobs.start(folder)
+        except BaseException:
+            if not begun:  # nothing is left behind of a job that never was
+                folder.remove()
+            raise
+        return folder

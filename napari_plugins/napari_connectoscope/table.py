@@ -1,0 +1,171 @@
+"""Tables of objects (``tables/<target>.csv``): sortable, and a row leads to its place in the viewer."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.components import ViewerModel
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QLabel, QTableView, QVBoxLayout, QWidget
+
+from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit
+
+_TITLES = {"volume_nm3": "Volume (nm³)", "mean_probability": "Mean probability", "id": "Object"}
+_HIDDEN = frozenset({"unit", "z0", "z1", "y0", "y1", "x0", "x1"})  # the box is for programs
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV with its numbers read: ``rows[i][j]`` belongs to ``columns[j]``."""
+
+    columns: tuple[str, ...]
+    rows: list[list[Any]]
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV with a header line.
+
+    Raises:
+        UserError: when it cannot be read or has no header.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"table {path} cannot be read ({error})") from None
+    if not lines:
+        raise UserError(f"table {path} is empty: a header line was expected")
+    return Table(tuple(lines[0]), [[_number(text) for text in line] for line in lines[1:] if line])
+
+
+def _number(text: str) -> Any:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+class TableModel(QAbstractTableModel):
+    """A :class:`Table` for Qt; sorts its rows itself, by value."""
+
+    def __init__(self, table: Table, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.table = table
+        self._shown = [j for j, name in enumerate(table.columns) if name not in _HIDDEN]
+        self._order = list(range(len(table.rows)))
+
+    def rowCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        return 0 if parent is not None and parent.isValid() else len(self.table.rows)
+
+    def columnCount(self, parent: QModelIndex | None = None) -> int:  # noqa: N802
+        return 0 if parent is not None and parent.isValid() else len(self._shown)
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        value = self.table.rows[self._order[index.row()]][self._shown[index.column()]]
+        number = isinstance(value, int | float)
+        if role == Qt.ItemDataRole.DisplayRole:
+            return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if number else value
+        if role == Qt.ItemDataRole.TextAlignmentRole and number:
+            return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        return None
+
+    def headerData(self, section: int, orientation: Any, role: int = Qt.ItemDataRole.DisplayRole) -> Any:  # noqa: N802
+        if orientation != Qt.Orientation.Horizontal or role != Qt.ItemDataRole.DisplayRole:
+            return None
+        name = self.table.columns[self._shown[section]]
+        if name in ("z", "y", "x") and self.table.rows and "unit" in self.table.columns:
+            return f"{name} ({self.table.rows[0][self.table.columns.index('unit')]})"
+        return _TITLES.get(name, name.replace("_", " ").capitalize())
+
+    def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:
+        if not 0 <= column < len(self._shown):
+            return
+        self.layoutAboutToBeChanged.emit()
+        j = self._shown[column]
+        self._order.sort(
+            key=lambda i: (isinstance(self.table.rows[i][j], str), self.table.rows[i][j]),
+            reverse=order == Qt.SortOrder.DescendingOrder,
+        )
+        self.layoutChanged.emit()
+
+    def row(self, row: int) -> dict[str, Any]:
+        """The values of a shown row by column name, hidden ones included."""
+        return dict(zip(self.table.columns, self.table.rows[self._order[row]], strict=False))
+
+
+class ObjectTable(QWidget):
+    """The objects of a result; clicking a row (or Enter on it) tells where it lies.
+
+    Args:
+        path: A CSV with the columns z, y, x (world) and unit.
+    """
+
+    activated = Signal(object, str)  # world position (z, y, x), its unit
+    selected = Signal(object)  # the row, by column name
+
+    def __init__(self, path: Path | str | None = None, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self.view = QTableView()
+        self.view.setSortingEnabled(True)
+        self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.view.setAlternatingRowColors(True)
+        self.view.verticalHeader().hide()
+        self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.view.clicked.connect(self._go)
+        self.view.activated.connect(self._go)
+        layout.addWidget(self.view)
+        self.summary = QLabel()
+        layout.addWidget(self.summary)
+        self.model: TableModel | None = None
+        if path is not None:
+            self.load(path)
+
+    def load(self, path: Path | str) -> None:
+        """Show another table.
+
+        Raises:
+            UserError: when it cannot be read.
+        """
+        old = self.model
+        self.model = TableModel(read_table(Path(path)), self)
+        self.view.setModel(self.model)
+        self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        if old is not None:
+            old.deleteLater()
+        count = self.model.rowCount()
+        self.summary.setText(f"{count:,} object{'' if count == 1 else 's'} · {Path(path).stem}")
+
+    def _go(self, index: QModelIndex) -> None:
+        if self.model is None or not index.isValid():
+            return
+        row = self.model.row(index.row())
+        self.selected.emit(row)
+        if all(isinstance(row.get(axis), int | float) for axis in "zyx"):
+            self.activated.emit((float(row["z"]), float(row["y"]), float(row["x"])), str(row.get("unit", "")))
+
+
+def fly_to(viewer: ViewerModel, world: Float3, unit: str) -> None:
+    """Move the viewer to a world position (z, y, x in ``unit``), keeping its zoom."""
+    position = np.asarray(world, dtype=float)
+    units = viewer.layers.units
+    here = [canonical_unit(str(u)) for u in units[-3:]] if units is not None else []
+    there = canonical_unit(unit) if unit else None
+    if there is not None and len(here) == 3 and all(here):
+        position = position * np.array([NANOMETRES[there] / NANOMETRES[str(u)] for u in here])
+    first = viewer.dims.ndim - 3  # leading axes (t, c) stay where they are
+    for axis in range(max(first, 0), viewer.dims.ndim):
+        viewer.dims.set_point(axis, float(position[axis - viewer.dims.ndim]))
+    viewer.scene.camera.center = tuple(position)

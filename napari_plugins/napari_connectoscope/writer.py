@@ -1,0 +1,41 @@
+"""Saving image and labels layers as OME-Zarr: with a pyramid, their scale, place and units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import canonical_unit
+from napari_connectoscope.sources import LayerSnapshot, copy_image, last3
+
+
+def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """npe2's entry for one image layer; the paths written."""
+    return _write(path, data, attributes, labels=False)
+
+
+def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """npe2's entry for one labels layer; the paths written."""
+    return _write(path, data, attributes, labels=True)
+
+
+def _write(path: str, data: Any, attributes: dict[str, Any], *, labels: bool) -> list[str]:
+    array = data[0] if attributes.get("multiscale") else data
+    name = str(attributes.get("name", "layer"))
+    if attributes.get("rgb"):
+        raise UserError(f"layer '{name}' is a colour picture: split it into channels, then save each")
+    if not 2 <= len(array.shape) <= 3:
+        raise UserError(f"layer '{name}' has {len(array.shape)} axes: save one with z, y, x or y, x")
+    units = {canonical_unit(str(unit)) for unit in attributes.get("units") or ["pixel"]}
+    image = LayerSnapshot(
+        name=name,
+        array=array,
+        leading=(),
+        path=None,
+        scale=last3(attributes.get("scale", ()), 1.0),
+        translation=last3(attributes.get("translate", ()), 0.0),
+        unit=units.pop() if len(units) == 1 else None,
+    )
+    copy_image(image, Path(path), labels=labels)
+    return [path]

@@ -1,0 +1,80 @@
+"""Scores of the bundled models on the reporting planes of their recipes, by the commands that users have.
+
+Runs ``connectoscope segment`` on the whole volume of the recipe with the shipped file, ``connectoscope evaluate`` on
+the reporting planes for each output, and writes the figures on the card, with the command that gives them again.
+
+    make scores                      all bundled models
+    python recipes/score_models.py synapse-vnc
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from connectoscope.training.recipe import Recipe, find_data
+from connectoscope.volumes import open_volume
+from connectoscope.zoo import Bundle, find_model
+from connectoscope.zoo.bundle import bundled_models, write_card
+from connectoscope.zoo.card import Score
+
+SHOWN = {"boundary": "membranes"}
+
+
+def command(*words: object) -> dict[str, Any]:
+    """Run a connectoscope command with --json and give its summary."""
+    line = [sys.executable, "-m", "connectoscope", *map(str, words), "--json"]
+    done = subprocess.run(line, stdout=subprocess.PIPE, check=True, text=True)
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def score(bundle: Bundle, folder: Path) -> list[Score]:
+    """Figures of one model on the reporting planes of its volumes."""
+    recipe = Recipe.model_validate(bundle.card.training["recipe"])
+    scores = []
+    for entry in recipe.volumes:
+        result = folder / f"{entry.name}.ome.zarr"
+        raw = find_data(entry.raw, entry.published)
+        command("segment", raw, result, "--model", bundle.path)
+        _, rows, columns = open_volume(raw).shape
+        box = f"{entry.report[0]}:{entry.report[1]},0:{rows},0:{columns}"
+        for output in recipe.outputs:
+            target = SHOWN.get(output.name, output.name)
+            truth = find_data(entry.labels[output.name], entry.published)
+            found = command("evaluate", result, truth, "--target", target, "--box", box)
+            line = f"connectoscope evaluate RESULT {entry.labels[output.name]} --target {target} --box {box}"
+            figures = {"average_precision": found["average_precision"], "best_f1": found["best_f1"]}
+            if output.instances:
+                names = ("object_f1", "object_tp", "object_fp", "object_fn")
+                figures |= {name: found[name] for name in names}
+            for metric, value in figures.items():
+                sys.stdout.write(f"{bundle.card.name} {entry.name} {target} {metric} {value:.4f}\n")
+                scores.append(
+                    Score(
+                        metric=f"{output.name} {metric}",
+                        value=round(value, 4),
+                        data=entry.name,
+                        split="report",
+                        command=line,
+                    )
+                )
+    return scores
+
+
+def main() -> None:
+    names = sys.argv[1:] or sorted(path.name for path in bundled_models().iterdir() if path.is_dir())
+    for name in names:
+        bundle = find_model(name)
+        with tempfile.TemporaryDirectory() as folder:
+            scores = score(bundle, Path(folder))
+        kept = tuple(s for s in bundle.card.scores if s.split != "report")
+        write_card(bundle.path, bundle.card.model_copy(update={"scores": kept + tuple(scores)}))
+
+
+if __name__ == "__main__":
+    main()

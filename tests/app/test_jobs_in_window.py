@@ -1,0 +1,114 @@
+"""Jobs in the window, with job folders written by hand: nothing computes here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.request import JobRequest
+from connectoscope.volumes import ImageSpec, create_image, set_attributes
+
+HEADER = "id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1\n"
+
+
+@pytest.fixture
+def job(tmp_path, volume_file):
+    """A job that has begun: its image exists, nothing has ended."""
+    destination = tmp_path / "out.ome.zarr"
+    values = {"source": str(volume_file), "destination": str(destination), "target": ["synapses"]}
+    folder = JobFolder.create(JobRequest.make("segment", values, background=True, keep_job=True))
+    spec = ImageSpec(
+        shape=(4, 32, 48),
+        dtype=np.dtype("u1"),
+        scale=(40.0, 4.0, 4.0),
+        translation=(0.0, 0.0, 0.0),
+        unit="nanometer",
+        chunks=(4, 32, 32),
+        channels=("synapses", "mitochondria"),
+    )
+    create_image(destination, spec)
+    set_attributes(destination, finished=False)
+    events = folder.events()
+    events.write("started", pid=1, host="elsewhere", resumed=False)
+    events.write("result", kind="image", path=str(destination), name="out", channels=list(spec.channels))
+    events.write("progress", done=1, total=4, phase="probabilities", fraction=0.25, seconds_left=95.0)
+    return folder
+
+
+def finish(folder: JobFolder) -> None:
+    table = folder.request.destination / "tables" / "synapses.csv"
+    table.parent.mkdir()
+    table.write_text(
+        HEADER + "1,80,40,120,nanometer,5000,0.9,1,3,8,12,28,32\n2,0,0,0,nanometer,9,0.8,0,1,0,1,0,1\n"
+    )
+    set_attributes(folder.request.destination, finished=True)
+    events = folder.events()
+    events.write("result", kind="table", path=str(table), name="synapses")
+    events.write("finished", summary={"objects": {"synapses": 2}}, exit_code=0)
+
+
+def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job):
+    window.add_job(job)
+    watcher = window.jobs.model.watcher(0)
+    watcher.poll()
+    shown = [layer.name for layer in window.viewer.layers if layer.visible]
+    assert shown == ["Synapses · probability"]
+    model = window.jobs.model
+    assert model.index(0, 3).data(0x0100) == 0.25  # Qt.UserRole
+    assert model.index(0, 4).data() == "1 min 35 s"
+    assert window.jobs._buttons["Cancel"].isEnabled()
+    window.jobs.cancel()
+    assert job.cancel_path.exists()
+    finish(job)
+    watcher.poll()
+    assert not watcher.running
+    assert window.tables.table.model.rowCount() == 2
+    assert not window.jobs._buttons["Cancel"].isEnabled()
+    view = window.tables.table.view
+    view.clicked.emit(view.model().index(0, 0))
+    assert window.viewer.scene.camera.center[-2:] == (40.0, 120.0)
+    assert window.viewer.dims.point[0] == 80.0
+
+
+def test_jobs_are_there_again_in_the_next_window(make_window, job):
+    first = make_window()
+    first.add_job(job)
+    first.close()
+    job.events().write("log", message="still there")
+    finish(job)
+    second = make_window()
+    assert second.jobs.model.rowCount() == 1
+    watcher = second.jobs.model.watcher(0)
+    watcher.poll()
+    assert second.jobs.model.index(0, 2).data() == "Done"
+    assert len(second.viewer.layers) == 0  # the past is not pushed on anybody
+    second.jobs.table.selectRow(0)
+    second.jobs.show_results()
+    assert len(second.viewer.layers) == 2
+    second.jobs.forget()
+    assert second.settings.jobs == ()
+    assert job.path.exists()
+
+
+def test_a_failed_job_is_one_line_with_the_log_folded(window, job):
+    window.add_job(job)
+    job.log_path.write_text("long story")
+    job.events().write("error", message="the model 'x' is damaged: choose another", exit_code=2)
+    window.jobs.model.watcher(0).poll()
+    assert "damaged" in window.error_dialog.line.text()
+    assert "long story" in window.error_dialog.details.toPlainText()
+    window.error_dialog.close()
+
+
+def test_a_vanished_result_is_told_and_not_raised(window, job):
+    window.jobs.add(job)
+    finish(job)
+    job.events().write("result", kind="image", path=str(job.path / "gone.ome.zarr"), name="gone")
+    window.show_job_results(job)
+    assert "gone" in window.statusBar().currentMessage()
+
+
+def test_a_dropped_job_folder_joins_the_list(window, job):
+    window.open_volume(str(job.path))
+    assert window.jobs.model.rowCount() == 1

@@ -1,0 +1,203 @@
+"""The window: opens, tells, remembers and leaves nothing behind."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtGui import QDropEvent, QGuiApplication
+from qtpy.QtWidgets import QApplication, QLabel
+
+from connectoscope_app import commands
+from connectoscope_app.palette import matches
+from connectoscope_app.settings import load_settings
+
+
+def drop(window, *, urls=(), text=""):
+    mime = QMimeData()
+    if urls:
+        mime.setUrls([QUrl(u) if "://" in u else QUrl.fromLocalFile(u) for u in urls])
+    if text:
+        mime.setText(text)
+    event = QDropEvent(
+        QPointF(200, 200),
+        Qt.DropAction.CopyAction,
+        mime,
+        Qt.MouseButton.LeftButton,
+        Qt.KeyboardModifier.NoModifier,
+    )
+    window.dropEvent(event)
+
+
+def test_pyside_does_not_lose_references(qapp):
+    label = QLabel()
+    before = sys.getrefcount(None)
+    for _ in range(300):
+        label.setObjectName("name")
+    assert sys.getrefcount(None) > before - 100  # 6.12.0 lost one at every call and then aborted
+
+
+def test_every_command_has_words_a_key_and_a_place(window):
+    titles = set()
+    keys = []
+    shown = set()
+    for menu in window.menuBar().actions():
+        for action in menu.menu().actions():
+            shown |= {id(a) for a in (action.menu().actions() if action.menu() else [action])}
+    for command in window.commands:
+        action = window.commands.action(command)
+        assert command.title
+        assert command.tooltip
+        assert command.shortcut, f"{command.palette_text} has no short cut"
+        assert action.toolTip() == command.tooltip
+        assert id(action) in shown, f"{command.palette_text} is in no menu"
+        titles.add(command.palette_text)
+        keys.append(action.shortcut().toString())
+    assert len(keys) == len(set(keys)), "two commands share a short cut"
+    palette = commands.open_palette(window)
+    assert {c.palette_text for c in palette.visible_commands()} == titles
+    palette.close()
+
+
+def test_empty_menus_are_hidden(window):
+    for action in window.menuBar().actions():
+        assert action.isVisible() == (not action.menu().isEmpty())
+    assert next(a.text() for a in window.menuBar().actions() if a.isVisible()) == "&File"
+
+
+def test_palette_finds_and_runs(window, qtbot):
+    assert matches("syn seg", "Segment: Synapses")
+    palette = commands.open_palette(window)
+    qtbot.keyClicks(palette.search, "light colours")
+    assert [c.title for c in palette.visible_commands()] == ["Light"]
+    qtbot.keyClick(palette.search, Qt.Key.Key_Return)
+    assert window.settings.theme == "light"
+
+
+def test_theme_reaches_docks_and_canvas(window):
+    for kind in ("light", "dark"):
+        window.set_theme(kind)
+        assert window.viewer.theme == kind
+        red = window.jobs.palette().window().color().red()
+        assert (red > 128) == (kind == "light")
+    assert window.settings.theme == "dark"
+
+
+def test_opening_shows_levels_and_is_remembered(window, qtbot, volume_file):
+    assert not window.welcome.isHidden()
+    window.open_volume(str(volume_file))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    assert window.welcome.isHidden()
+    words = " ".join(label.text() for label in window.browser.details.findChildren(QLabel))
+    assert "40 × 4 × 4 nm" in words
+    assert window.settings.recent == (str(volume_file),)
+    assert window.commands.find("File/Open Recent", volume_file.name)
+
+
+def test_a_missing_file_is_one_line_in_a_dialog(window, qtbot, tmp_path):
+    window.open_volume(str(tmp_path / "nowhere.ome.zarr"))
+    qtbot.waitUntil(lambda: window.error_dialog is not None)
+    line = window.error_dialog.line.text()
+    assert "nowhere.ome.zarr" in line
+    assert "\n" not in line
+    assert "Traceback" not in line
+    assert window.error_dialog.isVisible()
+    window.error_dialog.close()
+
+
+def test_error_dialog_folds_its_details(window):
+    window.show_error("the disk is full: make room", "a long log")
+    dialog = window.error_dialog
+    assert dialog.details.isHidden()
+    dialog._unfold(True)
+    assert not dialog.details.isHidden()
+    dialog.close()
+
+
+def test_dropped_paths_and_addresses_are_opened(window, qtbot, volume_file, monkeypatch):
+    drop(window, urls=[str(volume_file)])
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    asked = []
+    monkeypatch.setattr(window, "open_volume", asked.append)
+    drop(window, urls=["https://example.org/v.ome.zarr"])
+    drop(window, text="https://example.org/w.ome.zarr")
+    assert asked == ["https://example.org/v.ome.zarr", "https://example.org/w.ome.zarr"]
+
+
+def test_a_missing_voxel_size_is_asked_for(window, qtbot, tmp_path):
+    import numpy as np
+    import tifffile
+
+    path = tmp_path / "plain.tif"
+    tifffile.imwrite(
+        path, np.arange(4 * 16 * 16, dtype=np.uint16).reshape(4, 16, 16), photometric="minisblack"
+    )
+    window.open_volume(str(path))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    field = window.browser.details.voxel_size
+    assert field is not None
+    field.setText("nonsense")
+    field.returnPressed.emit()
+    assert len(window.viewer.layers) == 1
+    field.setText("40,4,4nm")
+    field.returnPressed.emit()
+    qtbot.waitUntil(lambda: window.browser.details.volume.unit == "nanometer")
+    assert len(window.viewer.layers) == 1
+    assert window.browser.details.voxel_size is None
+
+
+def test_task_form_comes_up_and_is_copied(window, qtbot, volume_file, tmp_path):
+    window.open_volume(str(volume_file))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    window.commands.trigger(window.commands.find("Segment", "Synapses"))
+    panel = window.task_panel
+    assert panel.form.values()["source"] == str(volume_file)
+    assert list(panel.form.values()["target"]) == ["synapses"]
+    panel.form.set_values({"destination": str(tmp_path / "out.ome.zarr")})
+    panel.copy_command()
+    command = QGuiApplication.clipboard().text()
+    assert command.startswith("connectoscope segment")
+    assert "--target synapses" in command
+
+
+def test_layout_and_docks_come_back(make_window):
+    first = make_window()
+    for _ in range(2):  # it is behind a tab: first to the front, then hidden
+        first.commands.trigger(first.commands.find("View", "Log Panel"))
+    first.docks["Volumes"].hide()
+    first.set_theme("light")
+    first.close()
+    second = make_window()
+    assert second.docks["Volumes"].isHidden()
+    assert second.docks["Log"].isHidden()
+    assert second.settings.theme == "light"
+    second.reset_layout()
+    assert not second.docks["Volumes"].isHidden()
+    assert load_settings()[1] == []
+
+
+def test_about_names_versions_without_importing_torch(window):
+    window.commands.trigger(window.commands.find("Help", "About Connectoscope"))
+    (dialog,) = [w for w in QApplication.topLevelWidgets() if w.windowTitle().startswith("About")]
+    text = dialog.facts.text()
+    for word in ("Connectoscope", "Python", "napari", "torch", "Device"):
+        assert word in text
+    dialog.close()
+
+
+def test_dead_slots_are_not_offered_and_hints_are_told(window):
+    for title in ("Run Task", "Preview", "Copy as Command", "Cancel Job", "Resume Job", "Show Result"):
+        window.commands.trigger(window.commands.find("Tools", title))
+        assert window.statusBar().currentMessage()
+    assert window.error_dialog is None
+
+
+@pytest.mark.parametrize("title", ["3D", "Scale Bar", "Full Screen", "Reset View", "Guide"])
+def test_view_commands_run_twice(window, title):
+    menu = "Help" if title == "Guide" else "View"
+    command = window.commands.find(menu, title)
+    if title == "3D":  # drawing in three dimensions takes seconds without a graphics card
+        window.hide()
+    window.commands.trigger(command)
+    window.commands.trigger(command)

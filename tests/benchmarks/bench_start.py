@@ -1,0 +1,57 @@
+"""How soon the command line answers and the window stands."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from section import Section, in_turn, spread
+
+# Both show a window, let the event loop paint it, and leave.
+BARE = """
+import os, tempfile
+os.environ["NAPARI_CONFIG"] = os.path.join(tempfile.mkdtemp(), "settings.yaml")
+os.environ["NAPARI_ASYNC"] = "1"
+from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QTimer
+app = QApplication([])
+from napari.components import ViewerModel
+from napari.qt import QtViewer
+viewer = QtViewer(ViewerModel())
+viewer.show()
+QTimer.singleShot(0, lambda: os._exit(0))
+app.exec()
+"""
+OURS = """
+import os, sys
+from qtpy.QtCore import QTimer
+from connectoscope_app import start
+start.open_window([], on_shown=lambda window: QTimer.singleShot(0, lambda: os._exit(0)))
+"""
+
+
+def measure() -> Section:
+    """Whole processes, from their start to the first painted window."""
+    help_taken = in_turn({"help": [sys.executable, "-m", "connectoscope", "--help"]}, 9)["help"]
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "settings.json"
+        import os
+
+        environment = {**os.environ, "CONNECTOSCOPE_CONFIG": str(config)}
+        commands = {"bare": [sys.executable, "-c", BARE], "ours": [sys.executable, "-c", OURS]}
+        taken = in_turn(commands, 7, env=environment)
+    later = statistics.median(b - a for a, b in zip(taken["bare"], taken["ours"], strict=True))
+    return Section(
+        "Start",
+        "Whole processes, Xvfb with software GL, medians (least–most) of 9 and 7 runs in turn. "
+        "The window has to stand at most 1.5 s later than a bare napari QtViewer; help takes less than 0.5 s.",
+        [
+            ["what", "seconds"],
+            ["`connectoscope --help`", spread(help_taken)],
+            ["bare QtViewer, shown and painted", spread(taken["bare"])],
+            ["the window, shown and painted", spread(taken["ours"])],
+            ["window later than the bare viewer (median of pairs)", f"{later:.2f}"],
+        ],
+    )

@@ -1,0 +1,156 @@
+"""Layers lie where their volume lies, in its unit, lazily; results appear while they grow."""
+
+import csv
+import time
+
+import numpy as np
+import pytest
+
+from connectoscope.errors import UserError
+from connectoscope.volumes import open_volume, set_attributes
+from connectoscope.volumes.geometry import Box
+from napari_connectoscope import layers
+from napari_connectoscope.layers import (
+    add_result,
+    add_volume,
+    finish_results,
+    open_in_background,
+    refresh_result,
+)
+from napari_connectoscope.lazy import LazyArray
+from napari_connectoscope.sources import source_of, visible_box
+
+PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20)}
+
+
+def assert_in_place(layer):
+    np.testing.assert_allclose(layer.scale, PLACE["scale"])
+    np.testing.assert_allclose(layer.translate, PLACE["translate"])
+    assert [str(unit) for unit in layer.units] == ["nanometer"] * 3
+
+
+def event(kind, path, name, **facts):
+    return {"type": "result", "kind": kind, "path": str(path), "name": name, **facts}
+
+
+def test_volume_is_a_lazy_pyramid_in_its_place(viewer, volume_path, pixels):
+    layer = add_volume(viewer, open_volume(volume_path))
+    assert layer.multiscale
+    assert all(isinstance(level, LazyArray) for level in layer.data)
+    assert_in_place(layer)
+    assert source_of(layer) == str(volume_path)
+    low, high = layer.contrast_limits
+    assert pixels.min() <= low < high <= pixels.max()
+    np.testing.assert_array_equal(np.asarray(layer.data[0][3:4]), pixels[3:4])
+    assert viewer.dims.point[0] == 400 + 40 * 6  # the middle section
+    assert viewer.layers.units is not None
+
+
+def test_volume_without_unit_is_in_pixels(viewer):
+    layer = add_volume(viewer, open_volume(np.zeros((3, 8, 8), np.uint8)))
+    assert [str(unit) for unit in layer.units] == ["pixel"] * 3
+    assert layer.contrast_limits == [0, 1]
+    assert source_of(layer) is None
+
+
+def test_opening_in_the_background(viewer, volume_path, qtbot):
+    opened, failed = [], []
+    open_in_background(viewer, volume_path, opened=lambda *a: opened.append(a), failed=failed.append)
+    open_in_background(viewer, volume_path / "nowhere", failed=failed.append)
+    qtbot.waitUntil(lambda: bool(opened and failed), timeout=10_000)
+    assert opened[0][0] in viewer.layers
+    assert len(failed) == 1
+    assert "nowhere" in failed[0]
+
+
+def test_probabilities_have_colours_of_their_own(viewer, result_path):
+    made = add_result(viewer, event("image", result_path, "probabilities"), targets=("synapses",))
+    assert [layer.metadata["connectoscope"]["channel_name"] for layer in made] == ["synapses", "boundary"]
+    for layer in made:
+        assert_in_place(layer)
+        assert layer.blending == "additive"
+        assert layer.contrast_limits == [0, 255]
+    assert [layer.visible for layer in made] == [True, False]
+    assert made[0].colormap.colors[-1] == pytest.approx([1.0, 0x4F / 255, 0xD8 / 255, 1.0], abs=1e-3)
+    assert add_result(viewer, event("image", result_path, "probabilities")) == made
+    assert len(viewer.layers) == 2
+
+
+def test_growing_result_is_shown_coarse_until_it_is_finished(viewer, result_path, pixels):
+    layer = add_result(viewer, event("image", result_path, "probabilities"))[0]
+    np.testing.assert_array_equal(np.asarray(layer.data[1][2:3]), pixels[2:3, ::2, ::2])
+    set_attributes(result_path, finished=True)
+    finish_results(viewer, str(result_path))
+    assert np.asarray(layer.data[1][2:3]).max() == 0  # the stored level, empty here
+
+
+def test_labels_and_points(viewer, tmp_path, pixels):
+    from connectoscope.volumes import ImageSpec, create_image
+
+    path = tmp_path / "r.ome.zarr" / "labels" / "synapses"
+    path.parent.mkdir(parents=True)
+    spec = ImageSpec(
+        pixels.shape, np.dtype(np.uint8), (40.0, 4.0, 4.0), (400.0, 40.0, 20.0), "nanometer", (4, 32, 32),
+        is_labels=True,
+    )  # fmt: skip
+    create_image(path, spec)[0].write((pixels > 150).astype(np.uint8)).result()
+    (labels,) = add_result(viewer, event("labels", path, "synapses"))
+    assert type(labels).__name__ == "Labels"
+    assert_in_place(labels)
+    assert labels.get_value((450.0, 60.0, 60.0), world=True) in (0, 1, None)
+
+    table = tmp_path / "points.csv"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows([["id", "z", "y", "x", "unit"], [1, 440, 48, 28, "nanometer"]])
+    (points,) = add_result(viewer, event("points", table, "found"))
+    np.testing.assert_array_equal(points.data, [[440, 48, 28]])
+    assert [str(unit) for unit in points.units] == ["nanometer"] * 3
+    assert add_result(viewer, event("table", tmp_path / "other.csv", "found")) == []
+    assert viewer.layers.units is not None
+
+
+def test_refresh_is_at_most_twice_a_second_and_only_in_view(viewer, result_path, qtbot, monkeypatch):
+    layer = add_result(viewer, event("image", result_path, "probabilities"))[0]
+    viewer.canvas.size = (100, 100)
+    viewer.scene.camera.zoom = 100 / (8 * 4)
+    viewer.scene.camera.center = (0, 40 + 4 * 10, 20 + 4 * 10)
+    viewer.dims.set_point(0, 400 + 40 * 5)
+    calls = []
+    monkeypatch.setattr(type(layer), "refresh", lambda self, **_: calls.append(time.monotonic()))
+    refresh_result(layer, Box((0, 0, 0), (4, 32, 32)))  # another section
+    refresh_result(layer, Box((4, 64, 64), (8, 96, 80)))  # beside the view
+    assert calls == []
+    for _ in range(20):
+        refresh_result(layer, Box((4, 0, 0), (8, 32, 32)))
+    assert len(calls) == 1
+    qtbot.waitUntil(lambda: len(calls) == 2, timeout=2000)
+    assert calls[1] - calls[0] >= 0.45
+    layer.visible = False
+    calls.clear()
+    refresh_result(layer)
+    assert calls == []
+
+
+def test_visible_box_clips_and_maps_units(viewer, volume_path):
+    viewer.canvas.size = (200, 100)
+    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    viewer.layers.units = ("um", "um", "um")
+    viewer.scene.camera.zoom = 100 / 0.04  # 40 nm, ten voxels, in 100 pixels
+    viewer.scene.camera.center = (0, 0.040 + 0.004 * 50, 0.020)
+    box = visible_box(viewer, layer, depth=4)
+    assert box.shape[0] == 4
+    assert (box.start[1], box.stop[1]) == (40, 61)
+    assert (box.start[2], box.stop[2]) == (0, 6)
+    viewer.scene.camera.center = (0, 5.0, 5.0)
+    assert visible_box(viewer, layer).size == 0
+
+
+def test_damaged_result_says_so(viewer, tmp_path):
+    with pytest.raises(UserError, match="nothing-here"):
+        add_result(viewer, event("image", tmp_path / "nothing-here.ome.zarr", "probabilities"))
+
+
+def test_colours_are_the_same_everywhere():
+    assert layers.colour_of("boundary") == layers.colour_of("membranes")
+    assert layers.title_of("boundary") == "Membranes"
+    assert layers.title_of("affinity_z") == "Affinity z"

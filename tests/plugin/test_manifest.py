@@ -1,0 +1,124 @@
+"""The manifest is valid, and everything it promises runs in a real napari."""
+
+from pathlib import Path
+
+import npe2
+import numpy as np
+import pytest
+
+import napari_connectoscope
+from connectoscope.errors import UserError
+from connectoscope.volumes import open_volume
+from napari_connectoscope import readers, writer
+from napari_connectoscope.layers import make_layer
+
+MANIFEST = npe2.PluginManifest.from_file(Path(napari_connectoscope.__file__).with_name("napari.yaml"))
+
+
+def test_manifest_is_valid_and_every_command_exists():
+    MANIFEST.validate_imports()
+    contributions = MANIFEST.contributions
+    used = {
+        c.command
+        for kind in ("readers", "writers", "widgets", "sample_data")
+        for c in getattr(contributions, kind)
+    }
+    used |= {item.command for items in contributions.menus.values() for item in items}
+    assert used <= {command.id for command in contributions.commands}
+
+
+def test_menus_are_ones_that_napari_lets_us_use():
+    from napari._app_model.constants import MenuId
+
+    allowed = {str(menu) for menu in MenuId.contributables()}
+    assert set(MANIFEST.contributions.menus) <= allowed
+
+
+@pytest.mark.parametrize("sample", [s.key for s in MANIFEST.contributions.sample_data])
+def test_samples_open_in_their_place(sample):
+    for layer in getattr(readers, sample)():
+        assert set(layer[1]["units"]) <= {"nanometer", "micrometer"}
+        assert make_layer(layer).ndim == 3
+
+
+def test_reader_takes_what_we_read(volume_path, tmp_path):
+    for name in (
+        "a.ome.zarr",
+        "b.zarr/",
+        "c.TIF",
+        "d.ome.tiff",
+        "e.h5",
+        "https://x.org/f.ome.zarr",
+        "g.h5::/raw",
+    ):
+        assert readers.get_reader(name) is not None, name
+    assert readers.get_reader(["a.zarr", "b.png"]) is None
+    ((_, options, kind),) = readers.get_reader(str(volume_path))(str(volume_path))
+    assert kind == "image"
+    assert options["scale"] == (40.0, 4.0, 4.0)
+    assert options["multiscale"] is True
+
+
+def test_result_opens_with_its_outputs_and_labels(result_path, pixels):
+    from connectoscope.volumes import ImageSpec, create_image
+
+    spec = ImageSpec(
+        pixels.shape,
+        np.dtype(np.uint8),
+        (40.0, 4.0, 4.0),
+        (0.0, 0.0, 0.0),
+        "nanometer",
+        (4, 32, 32),
+        is_labels=True,
+    )
+    create_image(result_path / "labels" / "synapses", spec)
+    names = [(kind, options["name"]) for _, options, kind in readers.read(str(result_path))]
+    assert names == [
+        *(("image", "Synapses · probability"), ("image", "Membranes · probability")),
+        ("labels", "Synapses"),
+    ]
+
+
+@pytest.mark.parametrize("labels", [False, True])
+def test_writer_keeps_scale_units_and_place(tmp_path, pixels, labels):
+    path = tmp_path / "saved.ome.zarr"
+    layer = {
+        "name": "x",
+        "scale": (0.04, 0.004, 0.004),
+        "translate": (1, 0, 0.5),
+        "units": ("micrometer",) * 3,
+    }
+    write = writer.write_labels if labels else writer.write_image
+    assert write(str(path), pixels, layer) == [str(path)]
+    volume = open_volume(path)
+    assert volume.voxel_size_nm() == pytest.approx((40, 4, 4))
+    assert volume.levels[0].translation == pytest.approx((1, 0, 0.5))
+    np.testing.assert_array_equal(np.asarray(volume.levels[0].array), pixels)
+    (again,) = readers.read(str(path))
+    assert again[2] == ("labels" if labels else "image")
+
+
+def test_writer_refuses_in_one_line(tmp_path, pixels):
+    with pytest.raises(UserError, match="colour picture"):
+        writer.write_image(str(tmp_path / "x.zarr"), pixels, {"name": "x", "rgb": True})
+    (tmp_path / "there.ome.zarr").mkdir()
+    (tmp_path / "there.ome.zarr" / "mine.txt").write_text("precious")
+    with pytest.raises(UserError, match="exists"):
+        writer.write_image(str(tmp_path / "there.ome.zarr"), pixels, {"name": "x", "units": ("nm",) * 3})
+
+
+def test_in_napari_itself(make_napari_viewer, volume_path, tmp_path):
+    viewer = make_napari_viewer()
+    (layer,) = viewer.open(str(volume_path), plugin="connectoscope")
+    assert [str(unit) for unit in layer.units] == ["nanometer"] * 3
+    assert viewer.open_sample("connectoscope", "vnc")
+    layer.save(str(tmp_path / "saved.ome.zarr"), plugin="connectoscope")
+    np.testing.assert_array_equal(
+        np.asarray(open_volume(tmp_path / "saved.ome.zarr").levels[0].array), np.asarray(layer.data[0])
+    )
+    _, panel = viewer.window.add_plugin_dock_widget("connectoscope", "Segment synapses")
+    assert panel.form.values()["target"] == ["synapses"]
+    _, info = viewer.window.add_plugin_dock_widget("connectoscope", "Info…")
+    viewer.layers.selection.active = layer
+    assert "40 × 4 × 4 nm" in info.text.text()
+    assert str(volume_path) in info.text.text()

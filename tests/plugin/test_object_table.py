@@ -1,0 +1,67 @@
+"""The table of objects sorts by value, and a row leads to its place."""
+
+import pytest
+from qtpy.QtCore import Qt
+
+from connectoscope.errors import UserError
+from napari_connectoscope.table import ObjectTable, fly_to, read_table
+
+CSV = """id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1
+1,440.0,48.0,28.0,nanometer,90000.0,200.5,0,2,1,4,1,4
+2,480.0,60.0,36.0,nanometer,1200.0,250.25,1,3,4,7,3,6
+10,520.0,72.0,44.0,nanometer,30000.0,130.0,2,4,6,9,5,8
+"""
+
+
+@pytest.fixture
+def table(qtbot, tmp_path):
+    path = tmp_path / "synapses.csv"
+    path.write_text(CSV)
+    widget = ObjectTable(path)
+    qtbot.addWidget(widget)
+    return widget
+
+
+def column(table, number):
+    model = table.model
+    return [model.data(model.index(row, number)) for row in range(model.rowCount())]
+
+
+def test_shows_what_people_want(table):
+    headers = [table.model.headerData(i, Qt.Orientation.Horizontal) for i in range(table.model.columnCount())]
+    assert headers == [
+        "Object", "z (nanometer)", "y (nanometer)", "x (nanometer)", "Volume (nm³)", "Mean probability",
+    ]  # fmt: skip
+    assert column(table, 4) == ["90,000", "1,200", "30,000"]
+    assert "3 objects" in table.summary.text()
+
+
+def test_sorts_numbers_as_numbers(table):
+    table.view.sortByColumn(4, Qt.SortOrder.AscendingOrder)
+    assert column(table, 0) == ["2", "10", "1"]
+    table.view.sortByColumn(0, Qt.SortOrder.DescendingOrder)
+    assert column(table, 0) == ["10", "2", "1"]
+
+
+def test_clicked_row_tells_its_place_after_sorting(table, qtbot):
+    table.view.sortByColumn(4, Qt.SortOrder.AscendingOrder)
+    with qtbot.waitSignal(table.activated) as told:
+        table.view.clicked.emit(table.model.index(0, 2))
+    assert told.args == [(480.0, 60.0, 36.0), "nanometer"]
+
+
+def test_flying_converts_units_and_keeps_the_zoom(viewer, pixels):
+    viewer.add_image(pixels, scale=(0.04, 0.004, 0.004), units=("um",) * 3)
+    viewer.scene.camera.zoom = 3
+    fly_to(viewer, (120.0, 48.0, 28.0), "nanometer")
+    assert viewer.dims.point[0] == pytest.approx(0.12)
+    assert viewer.scene.camera.center[-2:] == pytest.approx((0.048, 0.028))
+    assert viewer.scene.camera.zoom == 3
+
+
+def test_no_table_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        read_table(tmp_path / "empty.csv")

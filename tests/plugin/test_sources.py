@@ -1,0 +1,102 @@
+"""A layer as a source: its file where the pixels agree, else a copy with the same voxel size and place."""
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from connectoscope.errors import UserError
+from connectoscope.volumes import open_volume
+from connectoscope.volumes.geometry import Box
+from napari_connectoscope.sources import agreeing_source, size_text, snapshot, spill
+
+PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20), "units": ("nm",) * 3}
+
+
+def from_file(viewer, path, data, **place):
+    layer = viewer.add_image(data, **{**PLACE, **place})
+    object.__setattr__(layer, "_source", layer.source.model_copy(update={"path": str(path)}))
+    return layer
+
+
+def test_file_is_used_where_the_pixels_agree(viewer, volume_path, pixels):
+    image = snapshot(viewer, from_file(viewer, volume_path, da.from_array(pixels)))
+    found = agreeing_source(image)
+    assert found["source"] == str(volume_path)
+    assert open_volume(**found).voxel_size_nm() == (40.0, 4.0, 4.0)
+
+
+@pytest.mark.parametrize("change", ["pixels", "shape", "dtype", "place"])
+def test_file_is_not_used_where_anything_differs(viewer, volume_path, pixels, change):
+    data, place = pixels.copy(), {}
+    if change == "pixels":
+        data[5, 40, 40] += 1
+    elif change == "shape":
+        data = data[:, 1:]
+    elif change == "dtype":
+        data = data.astype(np.uint16)
+    else:
+        place = {"translate": (400, 44, 20)}
+    assert agreeing_source(snapshot(viewer, from_file(viewer, volume_path, data, **place))) is None
+
+
+def test_format_that_we_do_not_read_is_copied(viewer, tmp_path, pixels):
+    (tmp_path / "x.png").write_bytes(b"no volume")
+    assert agreeing_source(snapshot(viewer, from_file(viewer, tmp_path / "x.png", pixels))) is None
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, da.from_array, lambda a: [a, a[:, ::2, ::2]]])
+def test_copy_keeps_pixels_scale_and_place(viewer, tmp_path, pixels, wrap):
+    data = wrap(pixels)
+    layer = viewer.add_image(data, multiscale=isinstance(data, list), **PLACE)
+    told = []
+    path = tmp_path / "copy.ome.zarr"
+    box = Box((2, 10, 20), (9, 90, 70))
+    spill(snapshot(viewer, layer), box, path, lambda *done: told.append(done))
+    volume = open_volume(path)
+    np.testing.assert_array_equal(volume.read(Box.of(volume.shape)), pixels[box.slices])
+    assert volume.voxel_size_nm() == (40.0, 4.0, 4.0)
+    assert volume.levels[0].translation == (480.0, 80.0, 100.0)
+    assert told[-1][0] == told[-1][1] > 0
+
+
+def test_same_copy_is_kept_and_another_replaced(viewer, tmp_path, pixels):
+    path = tmp_path / "copy.ome.zarr"
+    spill(snapshot(viewer, viewer.add_image(pixels, **PLACE)), None, path)
+    before = (path / "zarr.json").stat().st_mtime_ns
+    spill(snapshot(viewer, viewer.add_image(pixels.copy(), **PLACE)), None, path)
+    assert (path / "zarr.json").stat().st_mtime_ns == before
+    spill(snapshot(viewer, viewer.add_image(255 - pixels, **PLACE)), None, path)
+    assert open_volume(path).read(Box((0, 0, 0), (1, 1, 1)))[0, 0, 0] == 255 - pixels[0, 0, 0]
+
+
+def test_voxel_size_is_asked_for_and_not_guessed(viewer, pixels):
+    layer = viewer.add_image(pixels, scale=(40, 4, 4))
+    with pytest.raises(UserError, match="does not state its voxel size"):
+        snapshot(viewer, layer)
+    image = snapshot(viewer, layer, "50,5,5nm")
+    assert (image.scale, image.unit) == ((50.0, 5.0, 5.0), "nanometer")
+    flat = viewer.add_image(pixels[0], scale=(4, 4), units=("nm", "nm"))
+    with pytest.raises(UserError, match="does not state its voxel size"):
+        snapshot(viewer, flat)
+    assert snapshot(viewer, flat, "50,5,5nm").shape == (1, *pixels.shape[1:])
+
+
+def test_other_axes_are_fixed_where_the_viewer_stands(viewer, pixels):
+    series = viewer.add_image(
+        np.stack([pixels, 255 - pixels]), scale=(1, 40, 4, 4), units=("s", *("nm",) * 3)
+    )
+    viewer.dims.set_current_step(0, 1)
+    image = snapshot(viewer, series)
+    whole = Box.of(pixels.shape)
+    np.testing.assert_array_equal(image.read(whole), 255 - pixels)
+
+
+def test_box_outside_is_one_line(viewer, tmp_path, pixels):
+    image = snapshot(viewer, viewer.add_image(pixels, **PLACE))
+    with pytest.raises(UserError, match="is not inside layer"):
+        spill(image, Box((0, 0, 0), (99, 9, 9)), tmp_path / "x.ome.zarr")
+    assert not (tmp_path / "x.ome.zarr").exists()
+
+
+def test_size_text():
+    assert [size_text(n) for n in (12, 34_500_000, 2 * 10**12)] == ["12 bytes", "34.5 MB", "2 TB"]

@@ -1,0 +1,182 @@
+"""Every task gives a form that holds its defaults, says what is wrong, and copies itself as a command."""
+
+import shlex
+
+import pytest
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import Parameters, Task, load_task, parameter, task_names
+from napari_connectoscope import forms
+from napari_connectoscope.forms import TaskForm, command_line, default_destination
+
+
+@pytest.fixture
+def make_form(qtbot, monkeypatch):
+    """Forms whose model cards are read at once."""
+
+    def now(owner, function, then, failed=None):
+        then(function())
+
+    monkeypatch.setattr(forms, "background", now)
+
+    def make(task, *args, **options):
+        form = TaskForm(load_task(task) if isinstance(task, str) else task, *args, **options)
+        qtbot.addWidget(form)
+        return form
+
+    return make
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_form_holds_the_defaults_of_every_task(make_form, name):
+    task = load_task(name)
+    form = make_form(task)
+    assert set(form.fields) == set(task.parameters.model_fields)
+    for field_name, info in task.parameters.model_fields.items():
+        if info.is_required() or field_name == task.destination:
+            continue
+        default = info.get_default(call_default_factory=True)
+        value = form.values()[field_name]
+        assert (tuple(value) if isinstance(value, list) else value) == default, field_name
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_form_round_trips_through_the_parameters(make_form, name, tmp_path):
+    task = load_task(name)
+    form = make_form(task)
+    form.set_values(
+        {n: str(tmp_path / n) for n, i in task.parameters.model_fields.items() if i.is_required()}
+    )
+    if "name" in form.fields:
+        form.set_values({"name": "x"})
+    parameters = form.parameters()
+    other = make_form(task)
+    other.set_values(parameters.model_dump(mode="json"))
+    assert other.parameters() == parameters
+    for entry in task.menu:
+        preset = make_form(task, None, entry.preset).values()
+        assert all(
+            (tuple(preset[k]) if isinstance(v, tuple) else preset[k]) == v for k, v in entry.preset.items()
+        )
+
+
+class Everything(Parameters):
+    """One of each kind of parameter."""
+
+    source: str = parameter(role="source", argument=True, help="A volume.")
+    several: tuple[str, ...] = parameter((), help="Words.")
+    rate: float = parameter(1e-4, gt=0, help="Small.", unit="1/s")
+    steps: int = parameter(5_000_000_000, ge=0, help="Large.")
+    count: int = parameter(3, ge=1, le=9, help="Bounded.", unit="sections")
+    maybe: int | None = parameter(None, ge=1, le=255, advanced=True, help="Optional.")
+    on: bool = parameter(True, help="On.")
+
+
+EVERYTHING = Task(name="everything", summary="", parameters=Everything, run=lambda p, c: {})
+
+
+def test_every_kind_of_value(make_form):
+    form = make_form(EVERYTHING)
+    form.set_values({"source": "a b.tif", "several": ("x", "y"), "maybe": 7, "on": False, "count": 4})
+    assert form.values() == {
+        "source": "a b.tif",
+        "several": ["x", "y"],
+        "rate": 1e-4,
+        "steps": 5_000_000_000,
+        "count": 4,
+        "maybe": 7,
+        "on": False,
+    }
+    assert shlex.split(form.as_command()) == [
+        *("connectoscope", "everything", "a b.tif", "--several", "x", "--several", "y"),
+        *("--count", "4", "--maybe", "7", "--no-on"),
+    ]
+
+
+def test_what_is_wrong_is_one_line_in_the_form(make_form):
+    form = make_form(EVERYTHING)
+    with pytest.raises(UserError, match="Source is empty"):
+        form.parameters()
+    form.set_values({"source": "a.tif", "maybe": 300})
+    with pytest.raises(UserError, match=r"Maybe: .*255"):
+        form.parameters()
+    assert "255" in form.error_text
+    form.fields["maybe"].set_value(30)
+    assert form.error_text == ""
+    assert form.parameters().maybe == 30
+
+
+def test_changed_is_told(make_form, qtbot):
+    form = make_form(EVERYTHING)
+    for name, value in (("several", ["z"]), ("count", 5), ("on", False), ("rate", 0.5)):
+        with qtbot.waitSignal(form.changed, timeout=500):
+            form.set_values({name: value})
+
+
+def test_targets_and_tooltips_come_from_the_card(make_form, small_model):
+    form = make_form("segment", None, {"target": ("synapses",)})
+    boxes = form.fields["target"].boxes
+    assert list(boxes) == ["synapses", "membranes"]
+    assert boxes["membranes"].toolTip() == "membranes"
+    assert form.values()["target"] == ["synapses"]
+    assert "synapse-vnc" in form.fields["model"].names()
+    assert form.values()["model"] == "synapse-vnc"
+
+
+def test_layers_are_sources_and_bring_their_channel(make_form, viewer, volume_path):
+    from connectoscope.volumes import open_volume
+    from napari_connectoscope.layers import add_volume
+
+    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer.metadata["connectoscope"]["channel"] = "1"
+    form = make_form("segment", viewer)
+    assert form.layer() is layer
+    assert form.values()["source"] == str(volume_path)
+    assert form.values()["channel"] == "1"
+    assert form.values()["destination"] == str(volume_path.parent / "cell-segment.ome.zarr")
+    form.set_values({"target": ("synapses",)})
+    assert form.values()["destination"] == str(volume_path.parent / "cell-synapses.ome.zarr")
+    form.set_values({"destination": str(volume_path.parent / "mine.ome.zarr"), "target": ("mitochondria",)})
+    assert form.values()["destination"] == str(volume_path.parent / "mine.ome.zarr")
+    viewer.layers.clear()
+    assert form.layer() is None
+
+
+def test_layer_in_memory_has_no_command(make_form, viewer, pixels, tmp_path):
+    viewer.add_image(pixels, name="new")
+    form = make_form("segment", viewer)
+    assert form.values()["source"] == "layer:new"
+    with pytest.raises(UserError, match="save it as OME-Zarr first"):
+        form.as_command()
+    with pytest.raises(UserError, match="does not state its voxel size"):
+        form.submission()
+    form.set_values({"voxel_size": "40,4,4nm"})
+    assert form.submission().spilled_bytes == pixels.size
+
+
+def test_visible_box_goes_into_the_form(make_form, viewer, pixels):
+    viewer.canvas.size = (400, 400)
+    layer = viewer.add_image(pixels, scale=(40, 4, 4), units=("nm",) * 3)
+    form = make_form("segment", viewer)
+    viewer.scene.camera.center = tuple(layer.data_to_world((0, 48, 40)))
+    viewer.scene.camera.zoom = 400 / (20 * 4)  # 20 voxels fill the canvas
+    form.fields["box"].button.click()
+    assert form.values()["box"] == "0:12,38:59,30:51"
+
+
+def test_default_destinations(tmp_path, monkeypatch):
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    monkeypatch.setattr(forms.platformdirs, "user_documents_path", lambda: documents)
+    beside = default_destination(str(tmp_path / "a.ome.tif"), "synapses")
+    assert beside == str(tmp_path / "a-synapses.ome.zarr")
+    assert default_destination("sample:vnc", "synapses") == str(documents / "vnc-synapses.ome.zarr")
+    assert default_destination("https://x.org/d/e.ome.zarr/", "x") == str(documents / "e-x.ome.zarr")
+    assert default_destination(str(tmp_path / "f.h5") + "::/raw", "x") == str(tmp_path / "f-x.ome.zarr")
+    assert default_destination("layer:a/b: c", "x") == str(documents / "b_ c-x.ome.zarr".replace(" ", "_"))
+
+
+def test_command_line_leaves_defaults_away():
+    segment = load_task("segment")
+    values = {"source": "s", "destination": "d.ome.zarr", "model": "synapse-vnc", "exact": True}
+    assert command_line(segment, values) == "connectoscope segment s d.ome.zarr --exact"

@@ -1,0 +1,158 @@
+"""The panel of plain napari: from the form to layers, table, cancel and resume."""
+
+import numpy as np
+import pytest
+
+from connectoscope.volumes import open_volume
+from connectoscope.volumes.geometry import Box
+from napari_connectoscope import jobs
+from napari_connectoscope.layers import add_volume
+from napari_connectoscope.widgets import SegmentWidget, TaskPanel, describe
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Folders of the jobs that would have been started."""
+    folders = []
+
+    def start(folder):
+        folder.events().write("submitted")
+        folders.append(folder)
+
+    monkeypatch.setattr(jobs, "start", start)
+    return folders
+
+
+@pytest.fixture
+def make_panel(qtbot, viewer):
+    def make(widget=TaskPanel, *args):
+        panel = widget(viewer, *args)
+        qtbot.addWidget(panel, before_close_func=lambda panel: panel.close_worker())
+        return panel
+
+    return make
+
+
+def test_layer_of_a_file_is_run_from_the_file(make_panel, viewer, volume_path, started, qtbot):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel = make_panel(SegmentWidget)
+    assert panel.note.isHidden()
+    with qtbot.waitSignal(panel.submitted, timeout=10_000):
+        panel.run_button.click()
+    request = started[0].request
+    assert request.parameters["source"] == str(volume_path)
+    assert request.parameters["target"] == ["synapses"]
+    assert request.destination == volume_path.parent / "cell-synapses.ome.zarr"
+
+
+def test_layer_in_memory_is_copied_with_its_size_told_first(
+    make_panel, viewer, pixels, started, qtbot, tmp_path
+):
+    viewer.add_image(pixels, name="mine", scale=(0.04, 0.004, 0.004), units=("um",) * 3, translate=(1, 0, 0))
+    panel = make_panel(SegmentWidget)
+    assert "92.2 kB are copied" in panel.note.text()
+    panel.form.set_values({"destination": str(tmp_path / "out.ome.zarr"), "box": "2:8,0:96,8:72"})
+    assert "36.9 kB" in panel.note.text()
+    with qtbot.waitSignal(panel.submitted, timeout=10_000):
+        panel.run_button.click()
+    parameters = started[0].request.parameters
+    assert parameters["source"] == str(tmp_path / "out.ome.zarr.job" / "source.ome.zarr")
+    assert parameters["box"] is None
+    copy = open_volume(parameters["source"])
+    np.testing.assert_array_equal(copy.read(Box.of(copy.shape)), pixels[2:8, :, 8:72])
+    assert copy.voxel_size_nm() == pytest.approx((40, 4, 4))
+    assert copy.levels[0].translation == pytest.approx((1.08, 0, 0.032))
+
+
+def test_layer_without_units_is_asked_about(make_panel, viewer, pixels, started):
+    viewer.add_image(pixels, name="mine")
+    panel = make_panel(SegmentWidget)
+    panel.run_button.click()
+    assert "does not state its voxel size" in panel.form.error_text
+    assert started == []
+    panel.form.set_values({"voxel_size": "40,4,4nm"})
+    assert panel.form.error_text == ""
+    assert "kB are copied" in panel.note.text()
+
+
+def test_refusal_leaves_nothing_behind(make_panel, viewer, pixels, started, qtbot, tmp_path):
+    viewer.add_image(pixels, name="mine", scale=(40, 4, 4), units=("nm",) * 3)
+    panel = make_panel(SegmentWidget)
+    panel.form.set_values({"destination": str(tmp_path / "out.ome.zarr"), "box": "0:99,0:9,0:9"})
+    panel.run_button.click()
+    qtbot.waitUntil(lambda: "is not inside layer" in panel.form.error_text, timeout=10_000)
+    assert list(tmp_path.glob("out*")) == []
+    assert panel.run_button.isEnabled()
+
+
+def test_results_appear_and_the_end_is_told(make_panel, viewer, volume_path, result_path, started, qtbot):
+    source = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel = make_panel(SegmentWidget)
+    with qtbot.waitSignal(panel.submitted, timeout=10_000):
+        panel.run()
+    panel.watcher.stop()
+    events = started[0].events()
+    events.write("started")
+    events.write("result", kind="image", path=str(result_path), name="probabilities")
+    events.write("progress", done=1, total=4, phase="probabilities", fraction=0.25, seconds_left=70)
+    with qtbot.waitSignal(panel.layers_shown, timeout=10_000):
+        panel.watcher.poll()
+    assert panel.status.text() == "probabilities: 1 of 4, 1 min 10 s left"
+    assert panel.bar.value() == 250
+    assert len(viewer.layers) == 3
+    assert viewer.layers.selection.active is source
+    panel.cancel_button.click()
+    assert started[0].cancel_path.exists()
+    events.write("cancelled", message="cancelled; what was finished is kept", exit_code=3)
+    panel.watcher.poll()
+    assert not panel.resume_button.isHidden()
+    panel.resume_button.click()
+    assert len(started) == 2
+    panel.watcher.stop()
+    events.write("started")
+    events.write("finished", summary={"objects": {"synapses": 7}, "seconds": 95.0}, exit_code=0)
+    with qtbot.waitSignal(panel.ended):
+        panel.watcher.poll()
+    assert panel.status.text() == "Done found 7 synapses in 1 min 35 s"
+    assert panel.resume_button.isHidden()
+    qtbot.waitUntil(lambda: not started[0].path.exists(), timeout=5000)
+
+
+def test_copy_as_command(make_panel, viewer, volume_path, qtbot):
+    from qtpy.QtGui import QGuiApplication
+
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel = make_panel(SegmentWidget)
+    panel.copy_button.click()
+    assert QGuiApplication.clipboard().text().startswith(f"connectoscope segment {volume_path} ")
+
+
+def test_description_of_a_stranger(viewer, pixels):
+    text = describe(viewer.add_image(pixels, name="mine"))
+    assert text.splitlines() == [
+        "mine", "Only in memory", "12 × 96 × 80 voxels (-3, -2, -1), uint8", "Voxel size: not stated",
+    ]  # fmt: skip
+
+
+def test_whole_journey_in_plain_napari(make_napari_viewer, small_model, pixels, qtbot, tmp_path):
+    """A layer in memory, the widget from the manifest, a real job, and its layers and table."""
+    viewer = make_napari_viewer()
+    viewer.add_image(pixels, name="mine", scale=(40, 4, 4), units=("nm",) * 3, translate=(400, 0, 0))
+    _, panel = viewer.window.add_plugin_dock_widget("connectoscope", "Segment synapses")
+    panel.form.set_values({"destination": str(tmp_path / "out.ome.zarr"), "threshold": 100, "min_volume": 0})
+    tables = []
+    panel.table_made.connect(tables.append)
+    with qtbot.waitSignal(panel.ended, timeout=90_000) as ended:
+        panel.run_button.click()
+    assert ended.args[0].status == "done", ended.args[0].message
+    qtbot.waitUntil(lambda: len(viewer.layers) == 4, timeout=10_000)
+    names = [layer.name for layer in viewer.layers]
+    assert names[0] == "mine"
+    assert "Synapses · probability" in names
+    assert "Synapses" in names
+    for layer in viewer.layers:
+        np.testing.assert_allclose(layer.scale, (40, 4, 4))
+        np.testing.assert_allclose(layer.translate, (400, 0, 0))
+        assert [str(unit) for unit in layer.units] == ["nanometer"] * 3
+    assert len(tables) == 1
+    panel.close_worker()

@@ -1,0 +1,184 @@
+"""The command line as a user meets it: help, usage errors, the way to the window."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+
+from connectoscope import __version__, cli
+from connectoscope.tasks.base import load_task, parameter_facts, task_names
+from connectoscope.terminal import JobReporter, format_seconds, summary_text
+
+
+def said(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    return code, out, err
+
+
+def test_help_names_every_command_and_loads_nothing_heavy():
+    script = "import sys; from connectoscope.cli import run; code = run(['--help']); print(*sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    shown, _, modules = done.stdout.rstrip().rpartition("\n")
+    for name in task_names():
+        assert (f"\n  {name} " in shown) != load_task(name).hidden
+    heavy = {"torch", "numpy", "tensorstore", "zarr", "scipy", "napari", "rich", "psutil", "multiprocessing"}
+    assert not heavy & set(modules.split())
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_help_of_a_task_shows_every_parameter(capsys, name):
+    code, out, _ = said(capsys, name, "--help")
+    assert code == 0
+    for field, info in load_task(name).parameters.model_fields.items():
+        argument = parameter_facts(info).get("argument")
+        assert (field.upper() if argument else "--" + field.replace("_", "-")) in out
+
+
+def test_bounds_and_defaults_are_shown(capsys):
+    out = " ".join(said(capsys, "segment", "--help")[1].split())
+    assert "[1 to 255]" in out
+    assert "[at least 0] [default: 0]" in out
+    assert "[default: synapse-vnc]" in out
+    assert "nm³" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ("segment", "a", "b", "--threshold", "300"),
+            "--threshold: input should be less than or equal to 255, got 300",
+        ),
+        (
+            ("segment", "a", "b", "--threshold", "many"),
+            "--threshold: input should be a valid integer, got many",
+        ),
+        (
+            ("segment", "a", "b", "--device", "tpu"),
+            "--device: input should be 'auto', 'cpu', 'cuda' or 'mps', got tpu",
+        ),
+        (
+            ("segment", "a", "b", "--threads", "0"),
+            "--threads: input should be greater than or equal to 1, got 0",
+        ),
+        (("segment", "a", "b", "--colour"), "No such option: --colour"),
+        (("segment", "a"), "Missing argument 'DESTINATION'"),
+        (("models", "burn"), "action: input should be 'list' or 'show', got burn"),
+        (("--colour",), "No such option: --colour"),
+        (("run",), "name a job folder"),
+        (("run", "nothing"), "is no job folder"),
+        (("segmnt", "a"), "did you mean 'segment'?"),
+        (("nothing.ome.zarr",), "there is no file or folder 'nothing.ome.zarr'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_2(capsys, monkeypatch, tmp_path, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("connectoscope: ")
+    assert err.count("\n") == 1
+    assert text in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(capsys):
+    assert said(capsys, "--version") == (0, f"connectoscope {__version__}\n", "")
+
+
+class Entry:
+    def __init__(self, opened) -> None:
+        self.load = lambda: opened
+
+
+def test_paths_open_the_window(capsys, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(cli.metadata, "entry_points", lambda group: [Entry(asked.append)])
+    (tmp_path / "a.h5").touch()
+    paths = [f"{tmp_path}/a.h5::/raw", "https://a.org/b.zarr", "sample:vnc"]
+    assert said(capsys, *paths) == (0, "", "")
+    assert said(capsys) == (0, "", "")
+    assert asked == [paths, []]
+
+
+def missing(paths: list[str]) -> None:
+    raise ModuleNotFoundError("No module named 'PySide6'", name="PySide6")
+
+
+@pytest.mark.parametrize("entries", [[], [Entry(missing)]])
+def test_without_the_window_it_says_how_to_get_it(capsys, monkeypatch, entries):
+    monkeypatch.setattr(cli.metadata, "entry_points", lambda group: entries)
+    code, _, err = said(capsys)
+    assert code == 2
+    assert "pip install 'connectoscope[desktop]'" in err
+
+
+def test_a_bug_points_to_a_log(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(cli, "_open_window", lambda paths: 1 / 0)
+    code, _, err = said(capsys)
+    assert code == 1
+    assert "ZeroDivisionError" in err
+    (log,) = tmp_path.iterdir()
+    assert str(log) in err
+    assert "1 / 0" in log.read_text()
+
+
+def test_ctrl_c_is_3_and_a_closed_pipe_is_nobodys_fault(capsys, monkeypatch):
+    def interrupt(paths):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_open_window", interrupt)
+    assert said(capsys)[0] == 3
+    pipe = f"{sys.executable} -m connectoscope models --json | true"
+    assert subprocess.run(pipe, shell=True, capture_output=True, text=True, check=True).stderr == ""
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def progress(done: int) -> dict:
+    return {
+        "type": "progress",
+        "phase": "network",
+        "done": done,
+        "total": 8,
+        "fraction": done / 8,
+        "seconds_left": 75.0,
+    }
+
+
+def test_progress_is_one_line_in_a_terminal():
+    stream = Terminal()
+    reporter = JobReporter(stream)
+    reporter(progress(1))
+    reporter({"type": "warning", "message": "thin ice"})
+    reporter(progress(2))
+    reporter.close()
+    lines = stream.getvalue().split("\r\x1b[K")
+    assert lines[1].split() == ["network", "12", "%", "1/8", "1:15", "left"]
+    assert lines[2] == "warning: thin ice\n"
+    assert "2/8" in lines[3]
+    assert lines[4] == ""
+
+
+def test_elsewhere_progress_is_a_line_now_and_then(monkeypatch):
+    stream = io.StringIO()
+    reporter = JobReporter(stream)
+    reporter(progress(1))
+    assert stream.getvalue() == ""
+    monkeypatch.setattr("connectoscope.terminal.PLAIN_SECONDS", 0.0)
+    reporter(progress(2))
+    assert stream.getvalue().startswith("network   25 %  2/8")
+
+
+def test_summary_for_people():
+    text = summary_text(
+        {"task": "x", "warnings": ["w"], "objects": {"synapses": 7}, "seconds": 1.23456789, "vi": None}
+    )
+    assert text.split("\n") == ["objects  synapses 7", "seconds  1.23457"]
+    assert [format_seconds(s) for s in (7.4, 750, 11100)] == ["0:07", "12:30", "3:05:00"]

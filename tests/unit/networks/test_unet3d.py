@@ -1,0 +1,100 @@
+"""Receptive-field arithmetic against the network's own gradient; folding; the stem."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from connectoscope.errors import UserError
+from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.registry import build_network, parse_architecture
+from connectoscope.networks.unet3d import UNet3d, UNet3dArguments, depth_to_space, space_to_depth
+
+KERNEL = st.sampled_from([(1, 1, 1), (1, 3, 3), (3, 3, 3), (3, 1, 1)])
+STRIDE = st.sampled_from([(1, 2, 2), (2, 2, 2), (1, 1, 3), (1, 1, 1)])
+
+
+@st.composite
+def architectures(draw: st.DrawFn) -> UNet3dArguments:
+    levels = draw(st.integers(1, 3))
+    return UNet3dArguments(
+        outputs=1,
+        features=(2,) * levels,
+        kernels=tuple(tuple(draw(st.lists(KERNEL, min_size=1, max_size=2))) for _ in range(levels)),
+        strides=tuple(draw(STRIDE) for _ in range(levels - 1)),
+        stem=draw(st.sampled_from([(1, 1, 1), (1, 2, 2)])),
+    )
+
+
+def measured_reach(arguments: UNet3dArguments) -> tuple[int, ...]:
+    """How far the input reaches the output: gradients of a network of positive weights without batch norm."""
+    network = fold_batch_norm(UNet3d(arguments)).double()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.weight.data.fill_(1.0)
+            module.bias.data.zero_()  # type: ignore[union-attr]
+    stride = arguments.total_stride
+    size = [2 * (-(-(r + s) // s) * s) + s for r, s in zip(arguments.halo(), stride, strict=True)]
+    x = torch.rand((1, 1, *size), dtype=torch.float64) + 1
+    x.requires_grad_()
+    # max-pool passes the gradient to one voxel of a window: average pooling has the same field
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.functional.max_pool3d", torch.nn.functional.avg_pool3d)
+        y = network(x)[0, 0]
+    reach = [0, 0, 0]
+    for axis in range(3):
+        for phase in range(stride[axis]):
+            at = [n // 2 for n in size]
+            at[axis] = (size[axis] // stride[axis] // 2) * stride[axis] + phase
+            (gradient,) = torch.autograd.grad(y[tuple(at)], x, retain_graph=True)
+            touched = np.unique(np.argwhere(gradient[0, 0].numpy() != 0)[:, axis])
+            reach[axis] = max(reach[axis], at[axis] - touched[0], touched[-1] - at[axis])
+    return tuple(int(r) for r in reach)
+
+
+@settings(max_examples=15, deadline=None)
+@given(architectures())
+def test_reach_is_what_the_gradient_says(arguments: UNet3dArguments) -> None:
+    assert arguments.reach() == measured_reach(arguments)
+
+
+def test_halo_is_the_reach_rounded_up_to_the_total_stride() -> None:
+    arguments = UNet3dArguments(3, (2, 2), (((1, 3, 3),) * 2, ((3, 3, 3),) * 2), ((1, 2, 2),), (1, 2, 2))
+    assert arguments.total_stride == (1, 4, 4)
+    for reach, halo, stride in zip(arguments.reach(), arguments.halo(), arguments.total_stride, strict=True):
+        assert halo % stride == 0
+        assert reach <= halo < reach + stride
+
+
+def test_stem_is_lossless() -> None:
+    x = torch.rand(2, 3, 4, 6, 8)
+    assert torch.equal(depth_to_space(space_to_depth(x, (2, 3, 2)), (2, 3, 2)), x)
+
+
+def test_folding_changes_nothing() -> None:
+    torch.manual_seed(0)
+    network = UNet3d(UNet3dArguments(2, (4, 8), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),), (1, 2, 2)))
+    network.train()
+    for _ in range(3):
+        network(torch.rand(2, 1, 4, 16, 16) * 3)  # statistics that are not the default
+    network.eval()
+    x = torch.rand(1, 1, 4, 16, 16)
+    folded = fold_batch_norm(network)
+    assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in folded.modules())
+    torch.testing.assert_close(folded(x), network(x), atol=1e-5, rtol=1e-5)
+
+
+def test_arguments_survive_json_and_bad_ones_are_refused() -> None:
+    arguments = UNet3dArguments(2, (4, 8), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))
+    values = {k: [list(v) if isinstance(v, tuple) else v for v in x] if isinstance(x, tuple) else x
+              for k, x in arguments.to_json().items()}  # fmt: skip
+    assert parse_architecture("unet3d", values) == arguments
+    with pytest.raises(UserError, match="not known"):
+        build_network("resnet", {})
+    with pytest.raises(UserError, match="odd"):
+        build_network("unet3d", values | {"kernels": [[[2, 3, 3]], [[1, 1, 1]]]})
+    with pytest.raises(UserError, match="levels"):
+        build_network("unet3d", values | {"strides": []})

@@ -1,0 +1,203 @@
+"""Patches depend on seed and step only; a training that was interrupted ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from connectoscope.errors import UserError
+from connectoscope.jobs.context import Context
+from connectoscope.tasks.train import Train, run
+from connectoscope.training.augment import blur, warp
+from connectoscope.training.recipe import find_data, load_recipe
+from connectoscope.training.sampler import LabelledVolume, Sampler, load_volume
+from connectoscope.training.trainer import Trainer, learning_rate
+from connectoscope.zoo import find_model
+
+RECIPE = """
+name = "tiny"
+version = "1"
+description = "A test."
+seed = 1
+licence = "CC0-1.0"
+data_licences = []
+[architecture]
+name = "unet3d"
+arguments = { outputs = 1, features = [4, 4], kernels = [[[1, 3, 3]], [[3, 3, 3]]], strides = [[1, 2, 2]] }
+[inputs]
+voxel_size = [40.0, 8.0, 8.0]
+[[outputs]]
+name = "synapses"
+meaning = "discs"
+instances = true
+[[volumes]]
+name = "discs"
+published = "nowhere"
+raw = "raw.ome.tif"
+labels = { synapses = "labels.ome.tif" }
+train = [0, 6]
+choose = [6, 8]
+report = [8, 10]
+[sampling]
+patch = [4, 32, 32]
+batch = 2
+centred = { synapses = 0.5 }
+[training]
+steps = 8
+learning_rate = 1e-2
+warm_up = 2
+average = 0.5
+choose_every = 4
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Bright discs on noise, and a recipe that learns them."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    labels = np.zeros((10, 64, 64), np.uint8)
+    for cy, cx in rng.integers(8, 56, (6, 2)):
+        labels[:, (y - cy) ** 2 + (x - cx) ** 2 < 30] = 1
+    raw = np.clip(rng.normal(80 + 80 * labels, 20), 0, 255).astype(np.uint8)
+    facts = {"axes": "ZYX", "PhysicalSizeX": 8, "PhysicalSizeY": 8, "PhysicalSizeZ": 40}
+    units = {f"PhysicalSize{a}Unit": "nm" for a in "XYZ"}
+    for name, data in (("raw", raw), ("labels", labels)):
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", data, metadata=facts | units)
+    monkeypatch.setenv("CONNECTOSCOPE_DATA", str(tmp_path))
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def loaded(path: Path) -> tuple[Trainer, list[LabelledVolume]]:
+    recipe = load_recipe(path)
+    volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
+    return Trainer(recipe, volumes, "cpu"), volumes
+
+
+def test_a_patch_is_drawn_from_seed_and_step_alone(recipe: Path) -> None:
+    parsed = load_recipe(recipe)
+    volumes = [load_volume(parsed, entry) for entry in parsed.volumes]
+    first, second = Sampler(parsed, volumes), Sampler(parsed, volumes)
+    first.batch(0)  # drawing others before does not matter
+    image, labels = first.batch(5)
+    again, same = second.batch(5)
+    assert image.shape == (2, 1, 4, 32, 32)
+    assert labels.shape == (2, 1, 4, 32, 32)
+    assert torch.equal(image, again)
+    assert torch.equal(labels, same)
+    assert not torch.equal(first.batch(6)[0], image)
+    assert set(labels.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_geometry_moves_image_and_labels_together() -> None:
+    labels = torch.zeros(1, 3, 48, 48)
+    labels[:, :, 10:22, 14:34] = 1
+    image, moved = warp(labels[0].clone(), labels, (32, 32), torch.Generator().manual_seed(4))
+    assert ((image >= 0.5) == (moved[0] > 0)).float().mean() > 0.999
+
+
+def test_blur_keeps_the_mean() -> None:
+    image = torch.rand(2, 40, 40)
+    assert blur(torch.ones(1, 20, 20), 1.5).sub(1).abs().max() < 1e-5
+    assert abs(float(blur(image, 1.0).mean() - image.mean())) < 0.01
+
+
+def test_rate_warms_up_and_falls(recipe: Path) -> None:
+    parsed = load_recipe(recipe)
+    rates = [learning_rate(parsed, step) for step in range(8)]
+    assert rates[0] == pytest.approx(5e-3)
+    assert max(rates) == pytest.approx(1e-2)
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+
+
+def test_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
+    def quiet(step: int, values: dict[str, float]) -> None:
+        assert all(np.isfinite(v) for v in values.values())
+
+    whole, _ = loaded(recipe)
+    whole.run(tmp_path / "whole", quiet)
+
+    class Saved(Trainer):
+        """Stops right after the checkpoint of step 4, as a kill would."""
+
+        def save(self, path: Path) -> None:
+            super().save(path)
+            if self.progress.step == 4:
+                raise KeyboardInterrupt
+
+    parsed = load_recipe(recipe)
+    volumes = [load_volume(parsed, entry) for entry in parsed.volumes]
+    with pytest.raises(KeyboardInterrupt):
+        Saved(parsed, volumes, "cpu").run(tmp_path / "part", quiet)
+    resumed, _ = loaded(recipe)
+    resumed.resume(tmp_path / "part")
+    assert resumed.progress.step == 4
+    resumed.run(tmp_path / "part", quiet)
+    for name, value in whole.average.items():
+        assert torch.equal(value, resumed.average[name]), name
+    for name, value in whole.best.items():
+        assert torch.equal(value, resumed.best[name]), name
+
+
+def test_checkpoint_of_another_recipe_is_refused(recipe: Path, tmp_path: Path) -> None:
+    trainer, _ = loaded(recipe)
+    trainer.save(tmp_path / "c")
+    recipe.write_text(RECIPE.replace("seed = 1", "seed = 2"))
+    other, _ = loaded(recipe)
+    with pytest.raises(UserError, match="another recipe"):
+        other.resume(tmp_path / "c")
+    (tmp_path / "c").write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="damaged"):
+        trainer.resume(tmp_path / "c")
+
+
+def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
+    summary = run(
+        Train(recipe=str(recipe), destination=str(tmp_path / "tiny-model")), Context.local(tmp_path / "job")
+    )
+    bundle = find_model(tmp_path / "tiny-model")
+    assert summary["steps"] == 8
+    assert bundle.card.stride == (1, 2, 2)
+    assert bundle.card.training["seed"] == 1
+    assert all(p <= e for p, e in zip(bundle.card.halo.practical, bundle.card.halo.exact, strict=True))
+    ready = bundle.predictor(tile=(4 + 2 * bundle.card.halo.practical[0], 32, 32))
+    assert ready(np.zeros(ready.tile, np.float32)).shape == (1, *ready.core)
+    curve = [json.loads(line) for line in (tmp_path / "job" / "events.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in curve if e["type"] == "metric" and "choose/mean" in e["values"]] == [4, 8]
+    with pytest.raises(UserError, match="exists"):
+        run(
+            Train(recipe=str(recipe), destination=str(tmp_path / "tiny-model")),
+            Context.local(tmp_path / "job2"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("steps = 8", "steps = 0"), "steps"),
+        (("steps = 8", "stepps = 8"), "steps"),
+        (("seed = 1", "seed = "), "not TOML"),
+        (("train = [0, 6]", "train = [0, 3]"), "do not fit"),
+        (("labels = { synapses", "labels = { other"), "no label for the output"),
+        (("raw.ome.tif", "gone.ome.tif"), "is missing; get it from nowhere"),
+        (("centred = { synapses", "centred = { cells"), "centred names"),
+    ],
+)
+def test_bad_recipes_are_named(recipe: Path, change: tuple[str, str], message: str) -> None:
+    recipe.write_text(RECIPE.replace(*change))
+    with pytest.raises(UserError, match=message):
+        loaded(recipe)
+
+
+def test_missing_recipe_and_data() -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        load_recipe(Path("no-such-recipe.toml"))
+    with pytest.raises(UserError, match="CONNECTOSCOPE_DATA"):
+        find_data("no/such.tif", "the moon")

@@ -1,0 +1,95 @@
+"""Bundles: found by path and name, checked on loading, never half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from connectoscope.errors import UserError
+from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.zoo import Bundle, find_model, list_models
+from connectoscope.zoo.bundle import CARD, WEIGHTS, write_bundle
+from connectoscope.zoo.card import Card
+
+ARGUMENTS = UNet3dArguments(1, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.setenv("CONNECTOSCOPE_MODELS", str(tmp_path / "models"))
+    torch.manual_seed(0)
+    card = Card.model_validate(
+        {
+            "schema": 1, "name": "small", "version": "1", "description": "A test.",
+            "architecture": {"name": "unet3d", "arguments": ARGUMENTS.to_json()},
+            "inputs": {"voxel_size": (40, 8, 8)},
+            "outputs": [{"name": "synapses", "meaning": "none", "instances": True}],
+            "receptive_field": ARGUMENTS.receptive_field(), "stride": ARGUMENTS.total_stride,
+            "halo": {"exact": ARGUMENTS.halo(), "practical": ARGUMENTS.halo()},
+            "licence": "CC0-1.0", "files": (), "from_the_future": {"kept": True},
+        }
+    )  # fmt: skip
+    return write_bundle(tmp_path / "models" / "small", card, UNet3d(ARGUMENTS).state_dict())
+
+
+def test_round_trip_keeps_unknown_keys_and_weights(bundle: Bundle) -> None:
+    again = find_model("small")
+    assert again.card.model_dump_json() == bundle.card.model_dump_json()
+    assert again.hash == bundle.hash
+    assert json.loads((bundle.path / CARD).read_text())["from_the_future"] == {"kept": True}
+    torch.manual_seed(0)
+    expected = UNet3d(ARGUMENTS).state_dict()
+    for name, value in again.load_network().state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+    assert "small" in [b.card.name for b in list_models()]
+
+
+def test_unknown_model_lists_the_known_ones(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match=r"no model 'synapse-xyz'; known: .*small"):
+        find_model("synapse-xyz")
+
+
+def test_damaged_weights(bundle: Bundle) -> None:
+    data = bytearray((bundle.path / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (bundle.path / WEIGHTS).write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        find_model("small").load_network()
+    (bundle.path / WEIGHTS).unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        find_model("small").load_network()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"schema": 2}', "schema 2"),
+        ('{"schema": 1}', "damaged"),
+    ],
+)
+def test_damaged_cards(bundle: Bundle, text: str, message: str) -> None:
+    (bundle.path / CARD).write_text(text)
+    with pytest.raises(UserError, match=message):
+        find_model("small")
+    assert "small" not in [b.path.name for b in list_models()]  # one damaged model hides no other
+
+
+def test_weights_of_another_architecture(bundle: Bundle) -> None:
+    values = json.loads((bundle.path / CARD).read_text())
+    values["architecture"]["arguments"]["features"] = [3, 4]
+    (bundle.path / CARD).write_text(json.dumps(values))
+    with pytest.raises(UserError, match="do not fit"):
+        find_model("small").load_network()
+
+
+def test_nothing_foreign_is_overwritten(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(UserError, match="is no model"):
+        write_bundle(tmp_path / "thesis", bundle.card, {})
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
