@@ -143,8 +143,10 @@ class VolumeDetails(QWidget):
         column.addWidget(name)
         if volume.unit is None:
             column.addWidget(self._ask_voxel_size())
-        if volume.warnings:
-            column.addWidget(_banner("\n".join(volume.warnings)))
+        # Where the voxel size is asked for just above, the hint at the terminal's option would only confuse.
+        warnings = [w for w in volume.warnings if volume.unit is not None or "--voxel-size" not in w]
+        if warnings:
+            column.addWidget(_banner("\n".join(w[:1].upper() + w[1:] for w in warnings)))
         facts = QFormLayout()
         facts.setContentsMargins(0, 0, 0, 0)
         facts.setHorizontalSpacing(14)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from napari.components import ViewerModel
@@ -13,7 +12,6 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, Task
 from napari_connectoscope.forms import TaskForm
-from napari_connectoscope.jobs import submit
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.threads import background
 
@@ -82,6 +80,7 @@ class TaskPanel(QWidget):
         ) and task.destination is not None
         self.preview_button.setVisible(can_preview)
         self._viewer = viewer
+        self._drop_preview()
         self.form.setFocus()
 
     def run(self) -> None:
@@ -89,14 +88,14 @@ class TaskPanel(QWidget):
         if self.form is None:
             self.told.emit(_HINT)
             return
+        self.form.show_error("")
         try:
-            self.form.parameters()
+            submission = self.form.submission()
         except UserError:  # the form shows the line beside its fields
             return
-        values, task = self.form.values(), self.form.task
         self.run_button.setEnabled(False)
-        self.told.emit(f"Starting {task.name} …")
-        background(self, partial(submit, task.name, values), self._submitted, self._refused)
+        self.told.emit(f"Starting {submission.task.name} …")
+        background(self, submission.run, self._submitted, self._refused)
 
     def run_preview(self) -> None:
         """Run the model on what is visible."""
@@ -125,7 +124,13 @@ class TaskPanel(QWidget):
 
     def _submitted(self, folder: Any) -> None:
         self.run_button.setEnabled(True)
+        self._drop_preview()  # the result comes in its place
         self.submitted.emit(folder)
+
+    def _drop_preview(self) -> None:
+        if self.preview is not None:
+            self.preview.clear()
+            self.preview.threshold.hide()
 
     def _refused(self, line: str) -> None:
         self.run_button.setEnabled(True)
@@ -137,6 +142,7 @@ class TaskPanel(QWidget):
             self.preview.started.connect(self._preview_started)
             self.preview.ready.connect(self._preview_ready)
             self.preview.failed.connect(self._preview_failed)
+            self.preview.threshold.changed.connect(self._threshold_chosen)
             self._slider_place.addWidget(self.preview.threshold)
             self.preview.threshold.hide()
         return self.preview
@@ -151,6 +157,12 @@ class TaskPanel(QWidget):
         if self.preview is not None:
             self.preview.threshold.show()
         self.told.emit("Preview ready: move the threshold below the form")
+
+    def _threshold_chosen(self, _name: str, value: int) -> None:
+        """One target: what the slider says is what the run takes."""
+        one = self.preview is not None and len(self.preview.threshold.sliders) == 1
+        if one and self.form is not None and "threshold" in self.form.fields:
+            self.form.set_values({"threshold": value})
 
     def _preview_failed(self, line: str) -> None:
         self._preview_ended()

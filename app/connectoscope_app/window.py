@@ -13,7 +13,6 @@ from qtpy.QtCore import QByteArray, QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QPlainTextEdit, QWidget
 
-from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.volumes import Volume
 from connectoscope.volumes.geometry import unit_symbol
@@ -314,14 +313,19 @@ class MainWindow(QMainWindow):
         if event["kind"] == "table":
             self.tables.show_table(path, str(event.get("name", path.stem)))
             return
-        targets = folder.request.parameters.get("target")
-        try:
-            made = volume_layers.add_result(self.viewer, event, targets=targets)
-        except UserError as error:  # replaced or damaged since: the job goes on
-            self.tell(str(error))
-            return
-        known = self._results.setdefault(str(folder.path), [])
-        known += [layer for layer in made if layer not in known]
+        volume_layers.add_result_in_background(
+            self.viewer,
+            event,
+            owner=self,
+            targets=folder.request.parameters.get("target"),
+            added=lambda layers: self._result_added(layers, folder),
+            failed=self.tell,  # moved or damaged since: the job goes on
+        )
+
+    def _result_added(self, layers: list[Layer], folder: JobFolder) -> None:
+        self._results.setdefault(str(folder.path), []).extend(layers)
+        if folder.state().ended:  # it has ended while its layers were made
+            self._finish_results(folder)
 
     def _refresh_results(self, folder: JobFolder) -> None:
         for layer in self._results.get(str(folder.path), []):
@@ -329,10 +333,7 @@ class MainWindow(QMainWindow):
 
     def _job_ended(self, state: JobState, watcher: JobWatcher) -> None:
         folder = watcher.folder
-        request = folder.request
-        if request.destination is not None:
-            volume_layers.finish_results(self.viewer, str(request.destination))
-        self._results.pop(str(folder.path), None)
+        self._finish_results(folder)
         name = job_name(folder)
         if state.status == "done":
             self.tell(f"{name}: finished")
@@ -342,6 +343,12 @@ class MainWindow(QMainWindow):
             self.show_error(state.message or f"{name} failed", self._log_end(folder))
         else:
             self.tell(f"{name}: {state.status}. {state.message}".rstrip())
+
+    def _finish_results(self, folder: JobFolder) -> None:
+        destination = folder.request.destination
+        if destination is not None:
+            volume_layers.finish_results(self.viewer, str(destination))
+        self._results.pop(str(folder.path), None)
 
     def _log_end(self, folder: JobFolder) -> str:
         try:

@@ -52,6 +52,7 @@ def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job
     window.add_job(job)
     watcher = window.jobs.model.watcher(0)
     watcher.poll()
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 2)
     shown = [layer.name for layer in window.viewer.layers if layer.visible]
     assert shown == ["Synapses · probability"]
     model = window.jobs.model
@@ -71,7 +72,7 @@ def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job
     assert window.viewer.dims.point[0] == 80.0
 
 
-def test_jobs_are_there_again_in_the_next_window(make_window, job):
+def test_jobs_are_there_again_in_the_next_window(make_window, qtbot, job):
     first = make_window()
     first.add_job(job)
     first.close()
@@ -85,7 +86,7 @@ def test_jobs_are_there_again_in_the_next_window(make_window, job):
     assert len(second.viewer.layers) == 0  # the past is not pushed on anybody
     second.jobs.table.selectRow(0)
     second.jobs.show_results()
-    assert len(second.viewer.layers) == 2
+    qtbot.waitUntil(lambda: len(second.viewer.layers) == 2)
     second.jobs.forget()
     assert second.settings.jobs == ()
     assert job.path.exists()
