@@ -1,0 +1,150 @@
+"""``evaluate`` by its command: grids that differ, boxes, instances, and what cannot be scored."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage.metrics import adapted_rand_error, variation_of_information
+from sklearn.metrics import average_precision_score
+
+from connectoscope.cli import main
+from connectoscope.volumes import ImageSpec, create_image, set_attributes
+
+NM = "nanometer"
+
+
+def write(
+    path: Path,
+    data: NDArray[np.generic],
+    scale: tuple[float, float, float] = (40.0, 4.0, 4.0),
+    translation: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    channels: tuple[str, ...] = (),
+    unit: str | None = NM,
+) -> Path:
+    spec = ImageSpec(data.shape[-3:], data.dtype, scale, translation, unit, (8, 16, 16), channels)
+    create_image(path, spec)[0].write(data).result()
+    return path
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> dict[str, NDArray[np.generic]]:
+    """A truth of discs and a result as ``segment`` leaves it, noisy."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros((6, 40, 48), np.uint8)
+    truth[1:4, 5:12, 5:12] = 1
+    truth[2:6, 20:30, 30:44] = 1
+    truth[0:2, 30:36, 4:9] = 1
+    score = np.clip(rng.normal(60 + 130 * truth, 40), 0, 255).astype(np.uint8)
+    labels = np.zeros_like(truth)
+    labels[1:4, 6:12, 5:11] = 1
+    labels[2:6, 20:30, 30:44] = 2
+    labels[5, 0:3, 40:44] = 3  # found in vain
+    write(tmp_path / "truth.zarr", truth)
+    root = write(tmp_path / "result.zarr", np.stack((score, 255 - score)), channels=("synapses", "boundary"))
+    outputs = [{"name": n, "instances": n != "boundary", "threshold": 128} for n in ("synapses", "boundary")]
+    set_attributes(root, outputs=outputs)
+    write(root / "labels" / "synapses", labels)
+    return {"truth": truth, "score": score, "labels": labels}
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of ``connectoscope evaluate WORDS``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["connectoscope", "evaluate", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+    return int(end.value.code or 0), *capsys.readouterr()
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, object]:
+    code, out, err = command(capsys, *words, "--json")
+    assert code == 0, err
+    result: dict[str, object] = json.loads(out)
+    return result
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    code, out, err = command(capsys, *words)
+    assert code == 2, (out, err)
+    assert len(err.strip().splitlines()) == 1
+    return err
+
+
+def test_voxels_and_objects(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    found = evaluate(capsys, tmp_path / "result.zarr", tmp_path / "truth.zarr", "--target", "synapses")
+    truth, labels = made["truth"] > 0, made["labels"] > 0
+    expected = average_precision_score(truth.ravel(), made["score"].ravel())
+    assert found["average_precision"] == pytest.approx(expected, abs=1e-12)
+    assert (found["object_tp"], found["object_fp"], found["object_fn"]) == (2, 1, 1)
+    assert found["precision"] == pytest.approx((truth & labels).sum() / labels.sum())
+    assert found["recall"] == pytest.approx((truth & labels).sum() / truth.sum())
+    assert found["vi"] is None
+    box = "1:4,0:20,0:20"
+    found = evaluate(
+        capsys, tmp_path / "result.zarr", tmp_path / "truth.zarr", "--target", "synapses", "--box", box
+    )
+    cut = (slice(1, 4), slice(0, 20), slice(0, 20))
+    expected = average_precision_score(truth[cut].ravel(), made["score"][cut].ravel())
+    assert found["average_precision"] == pytest.approx(expected, abs=1e-12)
+    assert (found["object_tp"], found["object_fp"], found["object_fn"]) == (1, 0, 0)
+
+
+def test_a_coarser_result_is_interpolated_on_the_truths_grid(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    coarse = made["truth"].reshape(6, 20, 2, 24, 2).max((2, 4))
+    root = write(
+        tmp_path / "coarse.zarr",
+        (255 * coarse).astype(np.uint8)[None],
+        (40.0, 8.0, 8.0),
+        (0.0, 2.0, 2.0),
+        ("synapses",),
+    )
+    set_attributes(root, outputs=[{"name": "synapses", "instances": True, "threshold": 128}])
+    write(root / "labels" / "synapses", coarse, (40.0, 8.0, 8.0), (0.0, 2.0, 2.0))
+    found = evaluate(capsys, root, tmp_path / "truth.zarr")
+    # half-voxel translation: coarse voxel k covers fine voxels 2k and 2k + 1, exactly
+    nearest = coarse.repeat(2, 1).repeat(2, 2) > 0
+    truth = made["truth"] > 0
+    assert found["precision"] == pytest.approx((nearest & truth).sum() / nearest.sum())
+    assert found["recall"] == 1.0
+    assert found["best_f1"] > 0.9  # type: ignore[operator]
+    shifted = write(tmp_path / "shifted.zarr", made["labels"], translation=(80.0, 0.0, 0.0))
+    found = evaluate(capsys, shifted, tmp_path / "truth.zarr")
+    assert found["box"] == "2:6,0:40,0:48"
+
+
+def test_instances(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(1)
+    truth = np.repeat(np.repeat(np.arange(1, 25, dtype=np.uint16).reshape(1, 4, 6), 12, 1), 12, 2).repeat(
+        4, 0
+    )
+    result = truth.copy()
+    result[result == 3] = 4
+    result[:, :6, :12] = 99
+    noise = rng.random(truth.shape) < 0.02
+    result[noise] = 7
+    write(tmp_path / "truth.zarr", truth)
+    write(tmp_path / "result.zarr", result)
+    found = evaluate(capsys, tmp_path / "result.zarr", tmp_path / "truth.zarr")
+    split, merge = variation_of_information(truth, result)
+    assert (found["vi_split"], found["vi_merge"]) == pytest.approx((split, merge), abs=1e-9)
+    assert found["arand"] == pytest.approx(adapted_rand_error(truth, result, ignore_labels=())[0], abs=1e-9)
+    assert found["average_precision"] is None
+    strict = evaluate(capsys, tmp_path / "result.zarr", tmp_path / "truth.zarr", "--matching", "iou0.3")
+    assert strict["object_tp"] <= found["object_tp"]  # type: ignore[operator]
+
+
+def test_what_cannot_be_scored(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    result, truth = tmp_path / "result.zarr", tmp_path / "truth.zarr"
+    assert "--target" in refused(capsys, result, truth)
+    assert "outside" in refused(capsys, result, truth, "--target", "synapses", "--box", "0:9,0:9,0:9")
+    assert "does not exist" in refused(capsys, result, tmp_path / "gone.zarr", "--target", "synapses")
+    far = write(tmp_path / "far.zarr", made["truth"], translation=(0.0, 9000.0, 0.0))
+    assert "do not overlap" in refused(capsys, result, far, "--target", "synapses")
+    bare = write(tmp_path / "bare.zarr", made["truth"][:3], (1.0, 1.0, 1.0), unit=None)
+    assert "--voxel-size" in refused(capsys, result, bare, "--target", "synapses")
+    image = write(tmp_path / "float.zarr", made["score"].astype(np.float32))
+    assert "float32" in refused(capsys, image, truth)
