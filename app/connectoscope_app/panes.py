@@ -110,5 +110,6 @@ class Panes(QWidget):
         """End slicing threads and GL contexts; the order matters (specs: close cleanly)."""
         self._providers.cleanup()
         for pane in self._panes:
+            pane.viewer.layers.clear()  # a late refresh of a layer must not find the slicer gone
             pane.viewer._layer_slicer.shutdown()
             pane.close()

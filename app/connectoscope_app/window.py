@@ -9,7 +9,7 @@ from typing import Any
 from napari.layers import Layer
 from napari.qt import QtViewer
 from napari.utils.notifications import Notification, notification_manager
-from qtpy.QtCore import QByteArray, QEvent, QSize, Qt
+from qtpy.QtCore import QByteArray, QCoreApplication, QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QPlainTextEdit, QWidget
 
@@ -61,6 +61,7 @@ class MainWindow(QMainWindow):
         self.error_dialog: ErrorDialog | None = None
         self._volumes: weakref.WeakKeyDictionary[Layer, tuple[str, Volume]] = weakref.WeakKeyDictionary()
         self._results: dict[str, list[Layer]] = {}  # destination -> layers that grow
+        self._open = QObject(self)  # what threads answer to; gone at once when the window closes
         self._followed: weakref.WeakSet[JobWatcher] = weakref.WeakSet()
         self.setWindowTitle("Connectoscope")
         self.setWindowIcon(app_icon())
@@ -215,7 +216,7 @@ class MainWindow(QMainWindow):
             self.show_error(line)
 
         volume_layers.open_in_background(
-            self.viewer, source, owner=self, opened=opened, failed=failed, **choices
+            self.viewer, source, owner=self._open, opened=opened, failed=failed, **choices
         )
 
     def _volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
@@ -316,7 +317,7 @@ class MainWindow(QMainWindow):
         volume_layers.add_result_in_background(
             self.viewer,
             event,
-            owner=self,
+            owner=self._open,
             targets=folder.request.parameters.get("target"),
             added=lambda layers: self._result_added(layers, folder),
             failed=self.tell,  # moved or damaged since: the job goes on
@@ -436,6 +437,8 @@ class MainWindow(QMainWindow):
         for watcher in self.jobs.model.watchers():
             watcher.stop()
         notification_manager.notification_ready.disconnect(self._napari_says)
+        self._open.deleteLater()
+        QCoreApplication.sendPostedEvents(self._open, QEvent.Type.DeferredDelete)
         self.task_panel.close_preview()
         self.panes.close_panes()
         super().closeEvent(event)

@@ -75,7 +75,9 @@ def run(arguments: Sequence[str]) -> int:
         return Cancelled.exit_code
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, found by typer
-            complain(f"{error.format_message()} (see 'connectoscope {_command_of(arguments)}--help')")
+            complain(
+                f"{error.format_message().rstrip('.')} (see 'connectoscope {_command_of(arguments)}--help')"
+            )
             return UserError.exit_code
         with tempfile.NamedTemporaryFile("w", prefix="connectoscope-", suffix=".log", delete=False) as log:
             traceback.print_exception(error, file=log)

@@ -170,6 +170,7 @@ class TaskForm(QWidget):
             self.fields[name] = field
         if folded.rowCount() == 0:
             self._advanced.hide()
+        self._advanced.collapse(animate=False)  # superqt leaves new content open
         self.set_values(preset or {})
         for name, field in self.fields.items():
             field.changed.connect(lambda name=name: self._on_changed(name))

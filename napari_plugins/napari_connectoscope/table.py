@@ -13,7 +13,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QLabel, QTableView, QVBoxLayout, QWidget
 
 from connectoscope.errors import UserError
-from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit
+from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit, unit_symbol
 
 _TITLES = {"volume_nm3": "Volume (nm³)", "mean_probability": "Mean probability", "id": "Object"}
 _HIDDEN = frozenset({"unit", "z0", "z1", "y0", "y1", "x0", "x1"})  # the box is for programs
@@ -54,6 +54,13 @@ def _number(text: str) -> Any:
         return text
 
 
+def _shown_number(value: float) -> str:
+    """As a person reads it: whole from a thousand on, else four digits; never in powers of ten."""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.6f}"
+
+
 class TableModel(QAbstractTableModel):
     """A :class:`Table` for Qt; sorts its rows itself, by value."""
 
@@ -73,7 +80,7 @@ class TableModel(QAbstractTableModel):
         value = self.table.rows[self._order[index.row()]][self._shown[index.column()]]
         number = isinstance(value, int | float)
         if role == Qt.ItemDataRole.DisplayRole:
-            return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if number else value
+            return _shown_number(value) if number else value
         if role == Qt.ItemDataRole.TextAlignmentRole and number:
             return Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
         return None
@@ -83,7 +90,7 @@ class TableModel(QAbstractTableModel):
             return None
         name = self.table.columns[self._shown[section]]
         if name in ("z", "y", "x") and self.table.rows and "unit" in self.table.columns:
-            return f"{name} ({self.table.rows[0][self.table.columns.index('unit')]})"
+            return f"{name} ({unit_symbol(self.table.rows[0][self.table.columns.index('unit')])})"
         return _TITLES.get(name, name.replace("_", " ").capitalize())
 
     def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import tempfile
@@ -25,10 +26,13 @@ QTimer.singleShot(0, lambda: os._exit(0))
 app.exec()
 """
 OURS = """
-import os, sys
+import os
+from connectoscope_app.start import make_application, make_window
+app = make_application()
+window = make_window(app)
 from qtpy.QtCore import QTimer
-from connectoscope_app import start
-start.open_window([], on_shown=lambda window: QTimer.singleShot(0, lambda: os._exit(0)))
+QTimer.singleShot(0, lambda: os._exit(0))
+app.exec()
 """
 
 
@@ -37,9 +41,11 @@ def measure() -> Section:
     help_taken = in_turn({"help": [sys.executable, "-m", "connectoscope", "--help"]}, 9)["help"]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "settings.json"
-        import os
-
-        environment = {**os.environ, "CONNECTOSCOPE_CONFIG": str(config)}
+        environment = {
+            **os.environ,
+            "CONNECTOSCOPE_CONFIG": str(config),
+            "NAPARI_CONFIG": str(config.with_name("napari.yaml")),
+        }
         commands = {"bare": [sys.executable, "-c", BARE], "ours": [sys.executable, "-c", OURS]}
         taken = in_turn(commands, 7, env=environment)
     later = statistics.median(b - a for a, b in zip(taken["bare"], taken["ours"], strict=True))

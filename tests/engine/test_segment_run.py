@@ -18,6 +18,7 @@ from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import run as run_module
+from connectoscope.tasks import convert
 from connectoscope.volumes import downsample, open_volume, pyramid_factors
 from connectoscope.volumes.geometry import parse_box
 
@@ -233,6 +234,37 @@ def test_what_is_not_ours_is_never_touched(run, tmp_path, overwrite):
         with pytest.raises(UserError, match="no result of connectoscope"):
             run(volume, place, options={"overwrite": overwrite})
     assert file.read_text() == (folder / "notes.txt").read_text() == "mine"
+
+
+def test_overwrite_removes_nothing_before_all_is_checked(run, tmp_path):
+    good, out = opened(blobs((8, 8, 8), 5)), tmp_path / "out.ome.zarr"
+    run(good, out)
+    before = files_of(out)
+    with pytest.raises(UserError, match="constant"):
+        run(opened(np.full((8, 8, 8), 3, np.uint8)), out, options={"overwrite": True})
+    assert files_of(out) == before
+    run(good, out, options={"overwrite": True}, threshold=200)
+    assert files_of(out) != before
+
+
+def test_the_source_is_no_destination(run, tmp_path):
+    source = tmp_path / "source.ome.zarr"
+    array = blobs((8, 8, 8), 5)
+    np.save(tmp_path / "a.npy", array)
+    convert.run(
+        convert.Convert(source=str(tmp_path / "a.npy"), destination=str(source)),
+        Context.local(tmp_path / "job"),
+    )
+    before = files_of(source)
+    for place in (source, source / "labels" / "x.zarr", tmp_path):
+        with pytest.raises(UserError, match=r"the source itself|no result of"):
+            run(opened(str(source)), place, options={"overwrite": True})
+    assert files_of(source) == before
+
+
+def test_a_level_that_is_not_there_is_refused_without_a_box(run, tmp_path):
+    with pytest.raises(UserError, match="no level 3; its levels are 0 to 0"):
+        run(opened(blobs((8, 8, 8), 5)), tmp_path / "out.ome.zarr", level=3)
 
 
 def test_smaller_tiles_after_out_of_memory_keep_the_blocks(run, tmp_path):

@@ -30,7 +30,7 @@ def column(table, number):
 def test_shows_what_people_want(table):
     headers = [table.model.headerData(i, Qt.Orientation.Horizontal) for i in range(table.model.columnCount())]
     assert headers == [
-        "Object", "z (nanometer)", "y (nanometer)", "x (nanometer)", "Volume (nm³)", "Mean probability",
+        "Object", "z (nm)", "y (nm)", "x (nm)", "Volume (nm³)", "Mean probability",
     ]  # fmt: skip
     assert column(table, 4) == ["90,000", "1,200", "30,000"]
     assert "3 objects" in table.summary.text()

@@ -21,6 +21,22 @@ from connectoscope.volumes.ome_zarr_write import (
     open_image_for_writing,
     read_attributes,
 )
+from connectoscope.volumes.stores import is_url
+
+
+def check_zarr_name(path: Path, task: str) -> None:
+    """Raises UserError unless ``path`` is named as an OME-Zarr."""
+    if path.suffix.lower() != ".zarr":
+        raise UserError(f"{path.name}: {task} makes OME-Zarr; name it {path.name.split('.')[0]}.ome.zarr")
+
+
+def check_apart(source: str, path: Path) -> None:
+    """Raises UserError when ``path`` is the source, holds it or lies in it: making it would destroy the source."""
+    if not source or is_url(source):
+        return
+    one, other = Path(source.partition("::")[0]).resolve(), path.resolve()
+    if one == other or one in other.parents or other in one.parents:
+        raise UserError(f"{path} is the source itself or lies in it; choose another destination")
 
 
 def found_at(path: Path) -> dict[str, Any] | None:
@@ -60,6 +76,23 @@ def check_writable(path: Path) -> None:
         raise UserError(f"the folder {parent} does not exist; make it first or choose another destination")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {parent}; change its permissions or choose another destination")
+
+
+def take_away(path: Path, scratch: Path) -> None:
+    """Remove a result of ours that is to be overwritten: all of it or, where it may not be removed, nothing.
+
+    Raises:
+        UserError: it cannot be moved.
+    """
+    old = scratch / "old.zarr"
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        path.rename(old)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be replaced ({error.strerror}); remove it or choose another destination"
+        ) from None
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_image(path: Path, spec: ImageSpec, scratch: Path) -> list[ts.TensorStore]:

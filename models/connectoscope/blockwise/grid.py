@@ -99,10 +99,7 @@ class Grid:
         Raises:
             UserError: when the level does not exist or the box reaches outside it.
         """
-        if not 0 <= level < len(self.volume.levels):
-            last = len(self.volume.levels) - 1
-            raise UserError(f"level {level} does not exist: {self.volume.name} has levels 0 to {last}")
-        whole = Box.of(self.volume.levels[level].shape)
+        whole = Box.of(self.volume.level(level).shape)
         if not whole.contains(box):
             raise UserError(f"box {box} reaches outside the volume, which is {whole} at level {level}")
         if level == self.level:

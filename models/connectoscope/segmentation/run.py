@@ -20,11 +20,13 @@ import numpy as np
 import tensorstore as ts
 
 from connectoscope.blockwise.destination import (
+    check_apart,
     check_same,
     check_writable,
     delete_locks,
     found_at,
     make_image,
+    take_away,
     write_file,
 )
 from connectoscope.blockwise.engine import Engine
@@ -61,10 +63,9 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
     identity = _identity(setup, targets, parameters)
     destination = Path(parameters.destination)
-    existing = found_at(destination)
-    if existing is not None and context.overwrite:
-        shutil.rmtree(destination)
-        existing = None
+    check_apart(volume.source, destination)
+    found = found_at(destination)
+    existing = None if context.overwrite else found
     warnings = [*setup.warnings(), *target_warnings]
     for text in warnings:
         context.warn(text)
@@ -72,7 +73,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
         return _already_complete(destination, bundle, targets, existing["summary"], context)
     check_writable(destination)
-    if existing is None or context.overwrite:
+    if existing is None:
         context.job.ledger_path.unlink(missing_ok=True)
         context.job.plan_path.unlink(missing_ok=True)
         shutil.rmtree(context.scratch)
@@ -84,6 +85,8 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         precision=plan.precision,
         threads=plan.threads,
     )
+    if found is not None and existing is None:  # only now, when nothing more can be refused
+        take_away(destination, context.scratch)
     with Ledger(context.job.ledger_path) as ledger:
         run = _Run(setup, plan, predictor, targets, destination, context, ledger, warnings)
         return run.all()

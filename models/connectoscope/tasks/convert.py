@@ -56,20 +56,20 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     from pathlib import Path
 
     from connectoscope.blockwise.destination import (
+        check_apart,
         check_same,
         check_writable,
+        check_zarr_name,
         delete_locks,
         found_at,
         make_image,
+        take_away,
     )
     from connectoscope.volumes import open_volume, set_attributes
     from connectoscope.volumes.conversion import Array, Lead, fill_pyramid
 
     destination = Path(parameters.destination).expanduser().absolute()
-    if destination.suffix.lower() != ".zarr":
-        raise UserError(
-            f"{destination.name}: convert makes OME-Zarr; name it {destination.name.split('.')[0]}.ome.zarr"
-        )
+    check_zarr_name(destination, TASK.name)
 
     volumes: dict[tuple[int, int], Volume] = {}
 
@@ -83,7 +83,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     first = open_volume(
         parameters.source, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
     )
-    _check_apart(first.source, destination)
+    check_apart(first.source, destination)
     box = _box(parameters, first)
     spec = _spec(parameters, first, box)
     for warning in first.warnings:
@@ -96,14 +96,14 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     signature = {"task": "convert", "input": first.identity(), "parameters": request}
     found = found_at(destination)
     if found is not None and context.overwrite:
-        shutil.rmtree(destination)
+        take_away(destination, context.scratch)
         found = None
     if found is not None:
         check_same(destination, found["signature"], signature)
         if found.get("finished"):
             context.log(f"{destination} is already there, made from the same source: nothing to do")
             _tell(context, destination, spec)
-            return dict(found["summary"])
+            return {**found["summary"], "destination": str(destination)}
     else:
         check_writable(destination)
     context.scratch.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,6 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     delete_locks(destination)
     summary = {
         "task": "convert",
-        "destination": str(destination),
         "format": f"OME-Zarr {spec.version}",
         "axes": spec.axes,
         "shape": [int(n) for n in stores[0].shape],
@@ -142,20 +141,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         "levels": len(stores),
     }
     set_attributes(destination, finished=True, summary=summary)
-    return summary
-
-
-def _check_apart(source: str, destination: Path) -> None:
-    """A destination that holds the source, or lies in it, would destroy it."""
-    from pathlib import Path
-
-    from connectoscope.volumes.stores import is_url
-
-    if not source or is_url(source):
-        return
-    one, other = Path(source.partition("::")[0]).resolve(), destination.resolve()
-    if one == other or one in other.parents or other in one.parents:
-        raise UserError(f"{destination} is the source itself or lies in it; choose another destination")
+    return {**summary, "destination": str(destination)}
 
 
 def _box(parameters: Convert, volume: Volume) -> Box:
@@ -201,7 +187,8 @@ def _spec(parameters: Convert, volume: Volume, box: Box) -> ImageSpec:
 def _marked(spec: ImageSpec, signature: dict[str, Any], context: Context) -> ImageSpec:
     from dataclasses import replace
 
-    marks = {"finished": False, "signature": signature, "request": context.json}
+    asked = {**context.json, "parameters": signature["parameters"]}  # a result may be moved
+    marks = {"finished": False, "signature": signature, "request": asked}
     return replace(spec, attributes={"connectoscope": marks})
 
 

@@ -60,6 +60,10 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     some = probability if probability is not None else labels
     if some is None:
         raise UserError(f"{parameters.result} holds nothing to score")
+    for volume in (some, truth):
+        for text in volume.warnings:
+            if "voxel size" not in text:  # the grids speak of that
+                context.warn(f"{volume.name}: {text}")
     grid, warning = map_grids(some, truth)
     if warning:
         context.warn(warning)
@@ -77,6 +81,10 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
         context.warn(f"scored the common part, {common} in truth voxels")
 
     true = np.asarray(truth.read(common))
+    if true.dtype.kind == "f" and not (np.isfinite(true) & (true == np.floor(true))).all():
+        raise UserError(
+            f"{truth.name} holds {true.dtype} values that are no whole numbers; a truth is a mask or labels"
+        )
     ids = np.unique(true)
     binary = len(ids[ids != 0]) <= 1
     objects = _components(true > 0) if binary else true
@@ -139,10 +147,13 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
     from pathlib import Path
 
     from connectoscope.volumes import open_volume
-    from connectoscope.volumes.ome_zarr_write import read_attributes
+    from connectoscope.volumes.ome_zarr_write import KEY
+    from connectoscope.volumes.stores import Location, is_url
 
-    root = Path(path)
-    facts = read_attributes(root) if root.is_dir() and (root / "zarr.json").exists() else {}
+    root = Location.of(path)
+    found = root.read_json("zarr.json") if is_url(path) or Path(path).is_dir() else None
+    attributes = found[0].get("attributes") if found is not None else None
+    facts = (attributes.get(KEY) or {}) if isinstance(attributes, dict) else {}
     if "outputs" not in facts:  # not made by a segmentation: a label volume as it is
         volume = open_volume(path)
         if volume.dtype.kind not in "iu":
@@ -154,13 +165,16 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
     name = {"membranes": "boundary"}.get(target or "", target)
     if name is None and len(outputs) == 1:
         name = next(iter(outputs))
-    if name is None or (name not in outputs and not (root / "labels" / name).exists()):
+    labels = None if name is None else root.child(f"labels/{name}")
+    has_labels = labels is not None and labels.read_json("zarr.json") is not None
+    if name is None or labels is None or not (name in outputs or has_labels):
         shown = ", ".join({"boundary": "membranes"}.get(n, n) for n in outputs)
         raise UserError(f"{path} holds {shown}; say which one with --target")
-    labels = root / "labels" / name
+    if facts.get("finished") is False:
+        raise UserError(f"{path} is unfinished: resume the run that makes it, then evaluate")
     return (
         open_volume(path, channel=name) if name in outputs else None,
-        open_volume(str(labels)) if labels.exists() else None,
+        open_volume(labels.text) if has_labels else None,
         int(outputs[name]["threshold"]) if name in outputs else None,
     )
 

@@ -54,10 +54,14 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     Raises:
         UserError: unusable input or destination, or a destination made by another request.
     """
+    from pathlib import Path
+
+    from connectoscope.blockwise.destination import check_zarr_name
     from connectoscope.segmentation.run import segment
     from connectoscope.volumes import open_volume
     from connectoscope.zoo import find_model
 
+    check_zarr_name(Path(parameters.destination), TASK.name)
     volume = open_volume(
         parameters.source,
         channel=parameters.channel,

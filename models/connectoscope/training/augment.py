@@ -62,6 +62,15 @@ def warp(image: Tensor, labels: Tensor, size: tuple[int, int], generator: Genera
     return warped, (moved.transpose(0, 1) >= 0.5).float()
 
 
+def turn(image: Tensor, labels: Tensor, size: tuple[int, int], generator: Generator) -> tuple[Tensor, Tensor]:
+    """Cut the middle, flip, and turn by quarter turns: no voxel is interpolated. As :func:`warp`; ``size`` is square."""
+    y, x = ((n - s) // 2 for n, s in zip(image.shape[1:], size, strict=True))
+    both = torch.cat((image[None], labels))[..., y : y + size[0], x : x + size[1]]  # (1 + C, Z, *size)
+    flips = [axis for axis in (1, 2) if torch.rand((), generator=generator) < 0.5]
+    both = torch.rot90(both.flip(flips), int(torch.randint(4, (), generator=generator)), (2, 3))
+    return both[0], both[1:]
+
+
 def intensity(image: Tensor, generator: Generator) -> Tensor:
     """Contrast, brightness, gamma, blur, noise, and a missing section, each at random. ``(Z, Y, X)`` float32."""
     depth = image.shape[0]

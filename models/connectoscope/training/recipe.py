@@ -52,11 +52,18 @@ class TrainingVolume(_Part):
 
 
 class Sampling(_Part):
-    """Patches of ``patch`` voxels; ``centred`` is the share of patches centred on a voxel of that label."""
+    """Patches of ``patch`` voxels.
+
+    ``centred`` is the share of patches centred on a voxel of that label. From update ``plain_from`` on, the share
+    ``plain`` of the patches is flipped and turned by quarter turns only: nothing is interpolated, so that the network
+    also sees the grain of the stored image.
+    """
 
     patch: tuple[int, int, int]
     batch: int = Field(2, ge=1)
     centred: dict[str, float] = {}
+    plain: float = Field(0.0, ge=0, le=1)
+    plain_from: int = Field(0, ge=0)
 
 
 class Training(_Part):

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.training.augment import MARGIN, intensity, warp
+from connectoscope.training.augment import MARGIN, intensity, turn, warp
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
@@ -71,6 +71,8 @@ class Sampler:
                     f"recipe {recipe.name}: patches of {depth} planes do not fit "
                     f"the {last - first} training planes of {volume.split.name}"
                 )
+        if recipe.sampling.plain and recipe.sampling.patch[1] != recipe.sampling.patch[2]:
+            raise UserError(f"recipe {recipe.name}: sampling.plain needs patches that are square in y and x")
         names = [output.name for output in recipe.outputs]
         unknown = set(recipe.sampling.centred) - set(names)
         if unknown:
@@ -92,8 +94,11 @@ class Sampler:
         """image ``(Z, Y, X)`` and labels ``(C, Z, Y, X)``."""
         digest = hashlib.sha256(f"{self.recipe.seed}/{step}/{place}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        chance = torch.Generator().manual_seed(int.from_bytes(digest[8:15], "little"))
         image, labels = self._cut(generator)
-        image, labels = warp(image, labels, self.recipe.sampling.patch[1:], generator)
+        sampling = self.recipe.sampling
+        plain = step >= sampling.plain_from and float(torch.rand((), generator=chance)) < sampling.plain
+        image, labels = (turn if plain else warp)(image, labels, sampling.patch[1:], generator)
         return intensity(image, generator), labels
 
     def _cut(self, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, frame
 from connectoscope.volumes.samples import PREFIX, sample_path
-from connectoscope.volumes.stores import Location, is_url
+from connectoscope.volumes.stores import REMOTE_SCHEMES, Location, is_url
 from connectoscope.volumes.volume import Volume
 
 _READABLE = "OME-Zarr, OME-TIFF, TIFF, HDF5 and NumPy (.npy)"
@@ -60,6 +60,8 @@ def _read(source: str) -> FileImage:
         return read_ome_zarr(location, short_name(location.text))
 
     path = Path(outer).expanduser().absolute()
+    if "://" in outer and not path.exists():
+        raise UserError(f"{outer} cannot be opened; addresses begin with {', '.join(REMOTE_SCHEMES)}")
     if not path.exists():
         raise UserError(f"{path} does not exist; check the name")
     try:

@@ -42,7 +42,11 @@ class Location:
 
     @classmethod
     def of(cls, source: str) -> Location:
-        return cls(source.rstrip("/") if is_url(source) else str(Path(source).absolute()))
+        if not is_url(source):
+            return cls(str(Path(source).absolute()))
+        if not urlsplit(source).netloc:
+            raise UserError(f"'{source}' names no server; give a whole address, as https://HOST/PATH")
+        return cls(source.rstrip("/"))
 
     @property
     def remote(self) -> bool:
@@ -75,7 +79,8 @@ class Location:
         except (ValueError, OSError) as error:
             if self.remote and "PERMISSION_DENIED" in str(error):
                 return None  # many object stores answer so where there is nothing
-            raise UserError(f"cannot read {self.text}/{key}: {first_line(error)}") from error
+            todo = "check the address and the connection" if self.remote else "check its permissions"
+            raise UserError(f"cannot read {self.text}/{key}; {todo} ({first_line(error)})") from error
         if answer.state != "value":
             return None
         try:

@@ -137,6 +137,10 @@ def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[str, 
         a.lower() if a in "TCZYXS" else ("?" if n > 1 or 0 in series.shape else "-")
         for a, n in zip(series.axes, series.shape, strict=True)
     )
+    # Of a single pixel tifffile says 'XYX'.
+    letters = "".join(
+        "-" if a in letters[k + 1 :] and series.shape[k] == 1 else a for k, a in enumerate(letters)
+    )
     if "?" not in letters:
         return letters, ()
     if letters.count("?") > 1 or "z" in letters or series.axes[letters.index("?")] not in "QI":

@@ -91,12 +91,12 @@ class Volume:
         Raises:
             UserError: the box is not inside the level, there is no such level, or the data cannot be read.
         """
-        array = self._level(level).array
+        array = self.level(level).array
         whole = Box.of(tuple(array.shape))
         if not whole.contains(box):
             raise UserError(f"box {box} is not inside level {level} of {self.name}, which is {whole}")
         if box.size == 0:
-            return np.empty(box.shape, dtype=self._level(level).dtype)
+            return np.empty(box.shape, dtype=self.level(level).dtype)
         try:
             return np.asarray(array[box.slices].read().result())
         except (ValueError, OSError) as error:
@@ -119,7 +119,7 @@ class Volume:
             raise UserError(
                 f"{self.source or self.name} does not state its voxel size; give it, for example --voxel-size 40,4,4nm"
             )
-        return convert_length(self._level(level).scale, self.unit, "nanometer")
+        return convert_length(self.level(level).scale, self.unit, "nanometer")
 
     def identity(self) -> dict[str, str]:
         """What tells this input from another or a changed one, for signatures; reads 16 chunks of level 0."""
@@ -155,7 +155,8 @@ class Volume:
             "chunks": digest.hexdigest(),
         }
 
-    def _level(self, level: int) -> Level:
+    def level(self, level: int) -> Level:
+        """That level; UserError when there is none."""
         if not 0 <= level < len(self.levels):
             raise UserError(f"{self.name} has no level {level}; its levels are 0 to {len(self.levels) - 1}")
         return self.levels[level]

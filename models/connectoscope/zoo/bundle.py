@@ -135,8 +135,11 @@ def read_bundle(path: Path) -> Bundle:
         return Bundle(path, Card(**values))
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the card of model {path} is damaged: {where}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))
+        what = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"the card of model {path} is damaged: {where + ': ' if where else ''}{what}; get the model again"
+        ) from None
 
 
 def list_models() -> list[Bundle]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Triple = tuple[int, int, int]
+Lengths = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+Steps = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -27,10 +29,16 @@ class Normalisation(_Part):
     low: Annotated[float, Field(ge=0, le=100)] = 1.0
     high: Annotated[float, Field(ge=0, le=100)] = 99.0
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"percentile low {self.low:g} is not below high {self.high:g}")
+        return self
+
 
 class Inputs(_Part):
     axes: Literal["zyx"] = "zyx"
-    voxel_size: tuple[float, float, float]
+    voxel_size: tuple[Size, Size, Size]
     unit: Literal["nanometer"] = "nanometer"
     normalisation: Normalisation = Normalisation()
 
@@ -48,8 +56,8 @@ class Output(_Part):
 class Halo(_Part):
     """Voxels per side, z, y, x. ``practical`` changes at most 0.1 % of the voxels by more than 1 of 255."""
 
-    exact: Triple
-    practical: Triple
+    exact: Lengths
+    practical: Lengths
 
 
 class Score(_Part):
@@ -79,8 +87,8 @@ class Card(_Part):
     members: tuple[str, ...] = ()
     inputs: Inputs
     outputs: tuple[Output, ...] = Field(min_length=1)
-    receptive_field: Triple
-    stride: Triple
+    receptive_field: Steps
+    stride: Steps
     halo: Halo
     training: dict[str, Any] = {}
     scores: tuple[Score, ...] = ()
@@ -91,6 +99,13 @@ class Card(_Part):
     companion: dict[str, Any] | None = None
     lineage: tuple[dict[str, Any], ...] = ()
     files: tuple[File, ...]
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> Self:
+        for name, halo in (("exact", self.halo.exact), ("practical", self.halo.practical)):
+            if any(h % s for h, s in zip(halo, self.stride, strict=True)):
+                raise ValueError(f"halo.{name} {halo} is no multiple of the stride {self.stride}")
+        return self
 
     def output(self, name: str) -> Output:
         """The output of that name; KeyError when there is none."""

@@ -65,7 +65,7 @@ def test_bounds_and_defaults_are_shown(capsys):
             "--threads: input should be greater than or equal to 1, got 0",
         ),
         (("segment", "a", "b", "--colour"), "No such option: --colour"),
-        (("segment", "a"), "Missing argument 'DESTINATION'"),
+        (("segment", "a"), "Missing argument 'DESTINATION' (see 'connectoscope segment --help')"),
         (("models", "burn"), "action: input should be 'list' or 'show', got burn"),
         (("--colour",), "No such option: --colour"),
         (("run",), "name a job folder"),

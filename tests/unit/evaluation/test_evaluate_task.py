@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -148,3 +151,28 @@ def test_what_cannot_be_scored(made, tmp_path, capsys) -> None:  # type: ignore[
     assert "--voxel-size" in refused(capsys, result, bare, "--target", "synapses")
     image = write(tmp_path / "float.zarr", made["score"].astype(np.float32))
     assert "float32" in refused(capsys, image, truth)
+    for value in (np.nan, np.inf, 0.5):
+        holed = write(tmp_path / f"{value}.zarr", np.full((6, 40, 48), value, np.float32))
+        assert "no whole numbers" in refused(capsys, result, holed, "--target", "synapses")
+    set_attributes(result, finished=False)
+    assert "unfinished" in refused(capsys, result, truth, "--target", "synapses")
+
+
+def test_a_result_on_a_server_is_scored_as_the_local_one(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    words = (tmp_path / "truth.zarr", "--target", "synapses")
+    expected = evaluate(capsys, tmp_path / "result.zarr", *words)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        found = evaluate(capsys, f"http://127.0.0.1:{server.server_port}/result.zarr", *words)
+        server.shutdown()
+    measured = {"seconds", "peak_memory_mb"}
+    assert {k: v for k, v in found.items() if k not in measured} == {
+        k: v for k, v in expected.items() if k not in measured
+    }
+
+
+def test_what_was_assumed_of_the_volumes_is_said(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    two = write(tmp_path / "two.zarr", np.stack((made["labels"],) * 2), channels=("first", "second"))
+    found = evaluate(capsys, two, tmp_path / "truth.zarr")
+    assert "'first' is taken" in found["warnings"][0]  # type: ignore[index]

@@ -13,7 +13,7 @@ import torch
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.train import Train, run
-from connectoscope.training.augment import blur, warp
+from connectoscope.training.augment import blur, turn, warp
 from connectoscope.training.recipe import find_data, load_recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler, load_volume
 from connectoscope.training.trainer import Trainer, learning_rate
@@ -101,6 +101,20 @@ def test_geometry_moves_image_and_labels_together() -> None:
     labels[:, :, 10:22, 14:34] = 1
     image, moved = warp(labels[0].clone(), labels, (32, 32), torch.Generator().manual_seed(4))
     assert ((image >= 0.5) == (moved[0] > 0)).float().mean() > 0.999
+
+
+def test_plain_patches_hold_stored_voxels_only(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("batch = 2", "batch = 2\nplain = 1.0\nplain_from = 3"))
+    parsed = load_recipe(recipe)
+    volumes = [load_volume(parsed, entry) for entry in parsed.volumes]
+    image, labels = torch.rand(3, 40, 40), torch.zeros(1, 3, 40, 40)
+    turned, _ = turn(image, labels, (32, 32), torch.Generator().manual_seed(0))
+    assert set(turned.flatten().tolist()) == set(image[:, 4:36, 4:36].flatten().tolist())
+    changed = Sampler(parsed, volumes)
+    recipe.write_text(RECIPE)
+    before = Sampler(load_recipe(recipe), volumes)
+    assert torch.equal(changed.batch(2)[0], before.batch(2)[0])
+    assert not torch.equal(changed.batch(3)[0], before.batch(3)[0])
 
 
 def test_blur_keeps_the_mean() -> None:

@@ -125,6 +125,12 @@ def test_finished_convert_says_so_and_is_not_repeated(tmp_path: Path, source) ->
     assert converted(tmp_path, path, channel="a", context=overwriting)[1]["axes"] == "zyx"
 
 
+def test_a_result_does_not_hold_the_place_where_it_was_made(tmp_path: Path, source) -> None:
+    destination, summary = converted(tmp_path, source[0])
+    assert summary["destination"] == str(destination)
+    assert str(destination).encode() not in (destination / "zarr.json").read_bytes()
+
+
 def test_refused_destinations(tmp_path: Path, source) -> None:
     path, _ = source
     local = Context.local(tmp_path / "job", overwrite=True)

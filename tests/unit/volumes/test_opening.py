@@ -152,6 +152,12 @@ def test_sources_that_do_not_exist(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="this folder holds no volume"):
         open_volume(tmp_path / "folder")
+    with pytest.raises(UserError, match="names no server"):
+        open_volume("https://")
+    with pytest.raises(UserError, match="addresses begin with http"):
+        open_volume("ftp://a.org/b.zarr")
+    with pytest.raises(UserError, match="check the address and the connection"):
+        open_volume("http://127.0.0.1:1/a.zarr")
 
 
 def test_forbidden_file(tmp_path: Path, monkeypatch) -> None:

@@ -177,3 +177,12 @@ def test_damaged_plane_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"a\.ome\.tif: cannot read voxels"):
         open_volume(path).read(Box((0, 0, 0), (3, 64, 64)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 1, 1), (1, 1, 1, 1), (1, 1, 9), (1, 7, 9), (9, 1, 9)])
+def test_axes_of_length_one(tmp_path: Path, shape) -> None:
+    pixels = noise(shape)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack")
+    volume = open_volume(tmp_path / "a.tif")
+    expected = pixels.reshape((1, 1, *shape)[-3:])
+    np.testing.assert_array_equal(volume.read(Box.of(volume.shape)), expected)

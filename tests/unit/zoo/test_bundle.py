@@ -79,6 +79,24 @@ def test_damaged_cards(bundle: Bundle, text: str, message: str) -> None:
     assert "small" not in [b.path.name for b in list_models()]  # one damaged model hides no other
 
 
+@pytest.mark.parametrize(
+    ("part", "values", "message"),
+    [
+        ("stride", [0, 2, 2], "stride.0"),
+        ("stride", [1, 64, 64], "no multiple of the stride"),
+        ("halo", {"exact": [-1, 0, 0], "practical": [0, 0, 0]}, "halo.exact.0"),
+        ("halo", {"exact": [1, 4, 4], "practical": [0, 1, 0]}, "halo.practical .* no multiple of the stride"),
+        ("inputs", {"voxel_size": [40, 0, 8]}, "voxel_size.1"),
+        ("inputs", {"voxel_size": [40, 8, 8], "normalisation": {"low": 99, "high": 1}}, "not below"),
+    ],
+)
+def test_cards_that_no_tile_fits(bundle: Bundle, part: str, values: object, message: str) -> None:
+    card = json.loads((bundle.path / CARD).read_text())
+    (bundle.path / CARD).write_text(json.dumps({**card, part: values}))
+    with pytest.raises(UserError, match=f"is damaged: .*{message}"):
+        find_model("small")
+
+
 def test_weights_of_another_architecture(bundle: Bundle) -> None:
     values = json.loads((bundle.path / CARD).read_text())
     values["architecture"]["arguments"]["features"] = [3, 4]
