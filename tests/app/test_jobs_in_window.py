@@ -9,6 +9,7 @@ from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
 from connectoscope.volumes import ImageSpec, create_image, set_attributes
 
+WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machine
 HEADER = "id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1\n"
 
 
@@ -33,7 +34,8 @@ def job(tmp_path, volume_file):
     events.write("started", pid=1, host="elsewhere", resumed=False)
     events.write("result", kind="image", path=str(destination), name="out", channels=list(spec.channels))
     events.write("progress", done=1, total=4, phase="probabilities", fraction=0.25, seconds_left=95.0)
-    return folder
+    with folder.lock():  # by this process: it lives, however slow the machine
+        yield folder
 
 
 def finish(folder: JobFolder) -> None:
@@ -52,7 +54,7 @@ def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job
     window.add_job(job)
     watcher = window.jobs.model.watcher(0)
     watcher.poll()
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 2)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 2, timeout=WAIT)
     shown = [layer.name for layer in window.viewer.layers if layer.visible]
     assert shown == ["Synapses · probability"]
     model = window.jobs.model
@@ -86,7 +88,7 @@ def test_jobs_are_there_again_in_the_next_window(make_window, qtbot, job):
     assert len(second.viewer.layers) == 0  # the past is not pushed on anybody
     second.jobs.table.selectRow(0)
     second.jobs.show_results()
-    qtbot.waitUntil(lambda: len(second.viewer.layers) == 2)
+    qtbot.waitUntil(lambda: len(second.viewer.layers) == 2, timeout=WAIT)
     second.jobs.forget()
     assert second.settings.jobs == ()
     assert job.path.exists()

@@ -13,6 +13,8 @@ from connectoscope_app import commands
 from connectoscope_app.palette import matches
 from connectoscope_app.settings import load_settings
 
+WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machine
+
 
 def drop(window, *, urls=(), text=""):
     mime = QMimeData()
@@ -87,7 +89,7 @@ def test_theme_reaches_docks_and_canvas(window):
 def test_opening_shows_levels_and_is_remembered(window, qtbot, volume_file):
     assert not window.welcome.isHidden()
     window.open_volume(str(volume_file))
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
     assert window.welcome.isHidden()
     words = " ".join(label.text() for label in window.browser.details.findChildren(QLabel))
     assert "40 × 4 × 4 nm" in words
@@ -97,7 +99,7 @@ def test_opening_shows_levels_and_is_remembered(window, qtbot, volume_file):
 
 def test_a_missing_file_is_one_line_in_a_dialog(window, qtbot, tmp_path):
     window.open_volume(str(tmp_path / "nowhere.ome.zarr"))
-    qtbot.waitUntil(lambda: window.error_dialog is not None)
+    qtbot.waitUntil(lambda: window.error_dialog is not None, timeout=WAIT)
     line = window.error_dialog.line.text()
     assert "nowhere.ome.zarr" in line
     assert "\n" not in line
@@ -117,7 +119,7 @@ def test_error_dialog_folds_its_details(window):
 
 def test_dropped_paths_and_addresses_are_opened(window, qtbot, volume_file, monkeypatch):
     drop(window, urls=[str(volume_file)])
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
     asked = []
     monkeypatch.setattr(window, "open_volume", asked.append)
     drop(window, urls=["https://example.org/v.ome.zarr"])
@@ -134,7 +136,7 @@ def test_a_missing_voxel_size_is_asked_for(window, qtbot, tmp_path):
         path, np.arange(4 * 16 * 16, dtype=np.uint16).reshape(4, 16, 16), photometric="minisblack"
     )
     window.open_volume(str(path))
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
     field = window.browser.details.voxel_size
     assert field is not None
     field.setText("nonsense")
@@ -142,14 +144,14 @@ def test_a_missing_voxel_size_is_asked_for(window, qtbot, tmp_path):
     assert len(window.viewer.layers) == 1
     field.setText("40,4,4nm")
     field.returnPressed.emit()
-    qtbot.waitUntil(lambda: window.browser.details.volume.unit == "nanometer")
+    qtbot.waitUntil(lambda: window.browser.details.volume.unit == "nanometer", timeout=WAIT)
     assert len(window.viewer.layers) == 1
     assert window.browser.details.voxel_size is None
 
 
 def test_task_form_comes_up_and_is_copied(window, qtbot, volume_file, tmp_path):
     window.open_volume(str(volume_file))
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
     window.commands.trigger(window.commands.find("Segment", "Synapses"))
     panel = window.task_panel
     assert panel.form.values()["source"] == str(volume_file)

@@ -7,7 +7,7 @@ import time
 import pytest
 from qtpy.QtCore import QTimer
 
-WAIT = 60_000  # ms; processes start slowly on a busy machine
+WAIT = 120_000  # ms; processes start slowly on a busy machine
 
 
 class Gaps:

@@ -57,11 +57,13 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     from pathlib import Path
 
     from connectoscope.blockwise.destination import check_zarr_name
+
+    check_zarr_name(Path(parameters.destination), TASK.name)  # before torch is imported
+
     from connectoscope.segmentation.run import segment
     from connectoscope.volumes import open_volume
     from connectoscope.zoo import find_model
 
-    check_zarr_name(Path(parameters.destination), TASK.name)
     volume = open_volume(
         parameters.source,
         channel=parameters.channel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -67,13 +67,21 @@ class Sampling(_Part):
 
 
 class Training(_Part):
+    """How the weights are found.
+
+    The loss is binary cross-entropy plus ``dice`` times (1 - soft Dice), the latter until update ``dice_until``: Dice
+    finds small objects sooner, cross-entropy alone gives probabilities that mean something. ``average`` is the decay of
+    the moving average of the weights.
+    """
+
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
     warm_up: int = Field(200, ge=0)
     weight_decay: float = Field(1e-3, ge=0)
     average: float = Field(0.998, ge=0, lt=1)
     choose_every: int = Field(500, ge=1)
-    loss: Literal["bce+dice"] = "bce+dice"
+    dice: float = Field(0.5, ge=0)
+    dice_until: int | None = Field(None, ge=0)
 
 
 class Recipe(_Part):

@@ -106,7 +106,9 @@ class Trainer:
         image = image.to(self.device, memory_format=torch.channels_last_3d)
         with torch.autocast(self.device, torch.bfloat16):
             logits = self.network(image)
-        loss = bce_dice(logits.float(), labels.to(self.device))
+        t = self.recipe.training
+        dice = t.dice if t.dice_until is None or step < t.dice_until else 0.0
+        loss = bce_dice(logits.float(), labels.to(self.device), dice)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
