@@ -79,6 +79,7 @@ class Panes(QWidget):
         pane.setAcceptDrops(False)  # the window takes drops: it opens them with units, in a thread
         pane.setContentsMargins(0, 0, 6, 0)
         pane.canvas.native.setMinimumSize(120, 120)
+        pane.viewer.canvas.overlays.scale_bar.visible = True
         self._panes.append(pane)
         self._splitter.addWidget(pane)
         self.layer_panels.addWidget(LayerPanel(pane))

@@ -62,11 +62,13 @@ def probability_colormap(name: str, number: int = 0) -> Colormap:
 
 
 def contrast_of(volume: Volume) -> tuple[float, float]:
-    """Contrast limits: percentiles 0.5 and 99.5 of a sample of the coarsest level. Slow: for a thread."""
-    level = len(volume.levels) - 1
-    whole = Box.of(volume.levels[level].shape)
+    """Contrast limits: percentiles 0.5 and 99.5 of a sample of the finest level. Slow: for a thread.
+
+    A coarser level is an average: its extremes are nearer together, and full resolution would look burnt out.
+    """
+    whole = Box.of(volume.shape)
     boxes = [whole] if whole.size <= _SAMPLED_VOXELS else _spread(whole.shape)
-    sample = np.concatenate([volume.read(box, level).ravel() for box in boxes])
+    sample = np.concatenate([volume.read(box).ravel() for box in boxes])
     if sample.dtype.kind == "f":
         sample = sample[np.isfinite(sample)]
     if sample.size == 0:

@@ -280,6 +280,7 @@ class PreviewController(QObject):
         """End the worker; the layers stay."""
         self._closing = True
         self._generation += 1
+        unfinished = self._watcher.folder if self._watcher is not None else None
         self._stop_watching()
         if self._worker is not None and isalive(self._worker):
             self._worker.closeWriteChannel()  # it ends with its input
@@ -289,6 +290,8 @@ class PreviewController(QObject):
                 self._worker.kill()
                 self._worker.waitForFinished(_END_MS)
         self._worker = None
+        if unfinished is not None:
+            unfinished.remove()
         self._closing = False
 
 
