@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from connectoscope_app.settings import config_folder
 
 if TYPE_CHECKING:
-    from qtpy.QtWidgets import QApplication, QSplashScreen
+    from qtpy.QtWidgets import QApplication, QLabel
 
     from connectoscope_app.window import MainWindow
 
@@ -57,7 +57,7 @@ def make_window(application: QApplication) -> MainWindow:
     window = MainWindow()
     window.show()
     if splash is not None:
-        splash.finish(window)
+        splash.close()
     return window
 
 
@@ -98,11 +98,14 @@ def _icon_file(name: str) -> str | None:
     return str(path) if path.is_file() else None
 
 
-def _splash() -> QSplashScreen | None:
-    """A card with the icon, since importing napari takes seconds."""
+def _splash() -> QLabel | None:
+    """A card with the icon, since importing napari takes seconds.
+
+    A plain label: showing a QSplashScreen waits for a second where no window manager answers.
+    """
     from qtpy.QtCore import QRect, Qt
     from qtpy.QtGui import QColor, QFont, QPainter, QPixmap
-    from qtpy.QtWidgets import QSplashScreen
+    from qtpy.QtWidgets import QApplication, QLabel
 
     icon = _icon_file("connectoscope.png")
     if icon is None:
@@ -119,7 +122,12 @@ def _splash() -> QSplashScreen | None:
     painter.setFont(QFont(painter.font().family(), 10))
     painter.drawText(QRect(148, 84, 260, 24), Qt.AlignmentFlag.AlignVCenter, "Opening the window …")
     painter.end()
-    return QSplashScreen(card)
+    label = QLabel()
+    label.setWindowFlags(Qt.WindowType.SplashScreen | Qt.WindowType.FramelessWindowHint)
+    label.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    label.setPixmap(card)
+    label.move(QApplication.primaryScreen().availableGeometry().center() - card.rect().center())
+    return label
 
 
 if __name__ == "__main__":
