@@ -72,8 +72,14 @@ class TaskPanel(QWidget):
         """A fresh form of ``task`` with the values of ``entry``."""
         self.title.setText(f"{entry.menu} ▸ {entry.title}" if entry.menu != entry.title else entry.title)
         self.summary.setText(task.summary)
+        # The form before is kept, hidden, until the window closes: deleting connected widgets while a slicing thread
+        # emits can leave both waiting for each other (PySide holds Qt's lock, the thread Python's).
+        before = self._scroll.takeWidget()
+        if before is not None:
+            before.setParent(self)
+            before.hide()
         self.form = TaskForm(task, viewer, entry.preset)
-        self._scroll.setWidget(self.form)  # deletes the form before it
+        self._scroll.setWidget(self.form)
         self._buttons.show()
         can_preview = {"source", "model"} <= set(
             task.parameters.model_fields

@@ -127,7 +127,7 @@ def test_the_same_request_gives_the_same_bytes(model, source, tmp_path):
             "segment",
             tmp_path / f"{name}.job",
             source=str(path),
-            destination=str(tmp_path / name),
+            destination=str(tmp_path / f"{name}.ome.zarr"),
             model=str(model),
         )
-    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    assert files_of(tmp_path / "a.ome.zarr") == files_of(tmp_path / "b.ome.zarr")
