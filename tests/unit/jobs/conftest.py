@@ -1,6 +1,7 @@
 """A tiny task, ``fake``, that every process of a test finds among the real ones."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -114,6 +115,11 @@ def _fake_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def listen_to_interrupts() -> None:
+    """A suite that was started in the background ignores SIGINT, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start():
     """Starts ``connectoscope ARGUMENTS…`` for real; what still runs at the end of the test is killed."""
@@ -128,6 +134,7 @@ def start():
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ},
+            preexec_fn=listen_to_interrupts if os.name == "posix" else None,
         )
         processes.append(process)
         return process
