@@ -228,5 +228,4 @@ def toggle_dock(window: MainWindow, name: str) -> None:
 def show_task(window: MainWindow, task: Task, entry: MenuEntry) -> None:
     """Bring up the form of a menu entry."""
     window.task_panel.show_task(task, entry, window.viewer)
-    window.docks["Task"].show()
-    window.docks["Task"].raise_()
+    window.raise_dock("Task")

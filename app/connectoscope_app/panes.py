@@ -12,6 +12,8 @@ from napari.qt import QtViewer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QScrollArea, QSizePolicy, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
+from connectoscope_app.slices import SliceRelay
+
 
 class LayerPanel(QWidget):
     """Layer list, its buttons and the controls of the selected layer, for one pane."""
@@ -64,6 +66,7 @@ class Panes(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._splitter)
         self._panes: list[QtViewer] = []
+        self._relays: list[SliceRelay] = []
         # napari's own buttons and commands ask its app model for "the viewer": it is the active pane's.
         self._providers = get_app_model().injection_store.register(
             providers=[
@@ -81,6 +84,7 @@ class Panes(QWidget):
         pane.canvas.native.setMinimumSize(120, 120)
         pane.viewer.canvas.overlays.scale_bar.visible = True
         self._panes.append(pane)
+        self._relays.append(SliceRelay(pane))
         self._splitter.addWidget(pane)
         self.layer_panels.addWidget(LayerPanel(pane))
         return pane
@@ -110,7 +114,8 @@ class Panes(QWidget):
     def close_panes(self) -> None:
         """End slicing threads and GL contexts; the order matters (specs: close cleanly)."""
         self._providers.cleanup()
-        for pane in self._panes:
+        for pane, relay in zip(self._panes, self._relays, strict=True):
             pane.viewer.layers.clear()  # a late refresh of a layer must not find the slicer gone
             pane.viewer._layer_slicer.shutdown()
+            relay.close()
             pane.close()

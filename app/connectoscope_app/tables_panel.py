@@ -43,10 +43,12 @@ class TablesPanel(QWidget):
 
     def show_table(self, path: Path | str, name: str) -> None:
         """Add a CSV file (or take the one there is) and show it."""
+        place = Path(path)
         path = str(path)
         index = self.choice.findData(path)
         if index < 0:
-            self.choice.insertItem(0, f"{name} — {Path(path).parent.parent.name}", path)
+            result = place.parent.parent.name if place.parent.name == "tables" else place.name
+            self.choice.insertItem(0, f"{name} — {result}", path)
             index = 0
         self.choice.setCurrentIndex(index)
         self.choice.show()

@@ -72,14 +72,8 @@ class TaskPanel(QWidget):
         """A fresh form of ``task`` with the values of ``entry``."""
         self.title.setText(f"{entry.menu} ▸ {entry.title}" if entry.menu != entry.title else entry.title)
         self.summary.setText(task.summary)
-        # The form before is kept, hidden, until the window closes: deleting connected widgets while a slicing thread
-        # emits can leave both waiting for each other (PySide holds Qt's lock, the thread Python's).
-        before = self._scroll.takeWidget()
-        if before is not None:
-            before.setParent(self)
-            before.hide()
         self.form = TaskForm(task, viewer, entry.preset)
-        self._scroll.setWidget(self.form)
+        self._scroll.setWidget(self.form)  # the form before goes
         self._buttons.show()
         can_preview = {"source", "model"} <= set(
             task.parameters.model_fields
@@ -108,8 +102,11 @@ class TaskPanel(QWidget):
         if self.form is None or self.preview_button.isHidden():
             self.told.emit(_HINT if self.form is None else "This task has no preview.")
             return
-        controller = self._controller()
-        controller.run(self.form.values())
+        values = self.form.values()
+        if not values.get("model"):
+            self.told.emit("Choose a model first: the preview is the model on what is visible.")
+            return
+        self._controller().run(values)
 
     def copy_command(self) -> None:
         """Put the command line of this form on the clipboard."""

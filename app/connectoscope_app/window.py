@@ -11,28 +11,32 @@ from napari.qt import QtViewer
 from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QByteArray, QCoreApplication, QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
-from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QPlainTextEdit, QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QPlainTextEdit, QWidget
 
-from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.errors import UserError
+from connectoscope.jobs.folder import JobFolder
 from connectoscope.volumes import Volume
-from connectoscope.volumes.geometry import unit_symbol
 from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, short_name
 from connectoscope_app.dialogs import ErrorDialog
+from connectoscope_app.job_results import JobResults, job_name
 from connectoscope_app.jobs_panel import JobsPanel
 from connectoscope_app.panes import Panes
+from connectoscope_app.plots_panel import PlotsPanel
 from connectoscope_app.samples import bundled_samples
 from connectoscope_app.settings import Settings, load_settings, save_settings
+from connectoscope_app.status import PlaceStatus
 from connectoscope_app.tables_panel import TablesPanel
 from connectoscope_app.task_panel import TaskPanel
 from connectoscope_app.theme import apply_theme, register_themes
 from connectoscope_app.welcome import WelcomePage
-from napari_connectoscope import layers as volume_layers
-from napari_connectoscope.jobs import JobWatcher
+from napari_connectoscope.layers import open_in_background
+from napari_connectoscope.plan_view import planned_task
+from napari_connectoscope.points import is_points
 from napari_connectoscope.table import fly_to
 
-_LAYOUT_VERSION = 1  # raise it when docks change, so that old layouts are not restored
+_LAYOUT_VERSION = 2  # raise it when docks change, so that old layouts are not restored
 _LOG_LINES = 2000
 _TOLD_MS = 8000
 
@@ -60,9 +64,7 @@ class MainWindow(QMainWindow):
         self.settings = settings
         self.error_dialog: ErrorDialog | None = None
         self._volumes: weakref.WeakKeyDictionary[Layer, tuple[str, Volume]] = weakref.WeakKeyDictionary()
-        self._results: dict[str, list[Layer]] = {}  # destination -> layers that grow
-        self._open = QObject(self)  # what threads answer to; gone at once when the window closes
-        self._followed: weakref.WeakSet[JobWatcher] = weakref.WeakSet()
+        self.answers = QObject(self)  # what threads answer to; gone at once when the window closes
         self.setWindowTitle("Connectoscope")
         self.setWindowIcon(app_icon())
         self.setAcceptDrops(True)
@@ -77,14 +79,15 @@ class MainWindow(QMainWindow):
         self.task_panel = TaskPanel()
         self.jobs = JobsPanel()
         self.tables = TablesPanel()
+        self.plots = PlotsPanel()
+        self.results = JobResults(self)
         self.log = QPlainTextEdit()
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(_LOG_LINES)
         self.log.setAccessibleName("Log")
         self.docks: dict[str, QDockWidget] = {}
         self._make_docks()
-        self._position = QLabel()
-        self.statusBar().addPermanentWidget(self._position)
+        self.place = PlaceStatus(self.statusBar())
         self.commands = Commands(self, self.show_error)
         self._connect()
         commands.install(self)
@@ -112,6 +115,7 @@ class MainWindow(QMainWindow):
             ("Task", self.task_panel, right),
             ("Jobs", self.jobs, bottom),
             ("Objects", self.tables, bottom),
+            ("Plots", self.plots, bottom),
             ("Log", self.log, bottom),
         ):
             dock = QDockWidget(name, self)
@@ -124,7 +128,8 @@ class MainWindow(QMainWindow):
         self.setCorner(Qt.Corner.BottomRightCorner, right)
         self.setCorner(Qt.Corner.BottomLeftCorner, left)
         self.tabifyDockWidget(self.docks["Jobs"], self.docks["Objects"])
-        self.tabifyDockWidget(self.docks["Objects"], self.docks["Log"])
+        self.tabifyDockWidget(self.docks["Objects"], self.docks["Plots"])
+        self.tabifyDockWidget(self.docks["Plots"], self.docks["Log"])
         self.setTabPosition(Qt.DockWidgetArea.AllDockWidgetAreas, self.tabPosition(bottom).North)
         self.docks["Jobs"].raise_()
         self.resizeDocks([self.docks["Volumes"]], [310], Qt.Orientation.Horizontal)
@@ -143,16 +148,17 @@ class MainWindow(QMainWindow):
         self.task_panel.failed.connect(self.show_error)
         self.task_panel.told.connect(self.tell)
         self.jobs.told.connect(self.tell)
-        self.jobs.show_wanted.connect(self.show_job_results)
-        self.jobs.resumed.connect(self._follow)
+        self.jobs.show_wanted.connect(self.results.show)
+        self.jobs.resumed.connect(self.results.follow)
         self.jobs.forgotten.connect(self._forget_job)
+        self.plots.run_wanted.connect(self._run_plan)
         notification_manager.notification_ready.connect(self._napari_says)
         self.tables.fly_wanted.connect(lambda world, unit: fly_to(self.viewer, world, unit))
         for model in self.panes.models:
             model.layers.events.inserted.connect(self._layers_changed)
             model.layers.events.removed.connect(self._layers_changed)
             model.layers.selection.events.active.connect(self._show_active_volume)
-            model.cursor.events.position.connect(self._show_position)
+            self.place.follow(model)
 
     @property
     def viewer(self) -> Any:
@@ -193,7 +199,7 @@ class MainWindow(QMainWindow):
         """Open a volume in a thread, then show it.
 
         Args:
-            source: Path, URL, ``sample:NAME``, or the folder of a job, which is added to the jobs.
+            source: Path, URL, ``sample:NAME``, the folder of a job, which is added to the jobs, or a CSV of points.
             instead_of: A layer that leaves when the new one is there.
             choices: ``channel``, ``time``, ``voxel_size`` of ``connectoscope.volumes.open_volume``.
         """
@@ -201,6 +207,9 @@ class MainWindow(QMainWindow):
             path = Path(source.partition("::")[0]).expanduser().absolute()
             if (path / "request.json").is_file():
                 self.add_job(JobFolder(path))
+                return
+            if path.suffix.lower() == ".csv" and is_points(str(path)):
+                self.results.show_points(path)
                 return
             source = str(path) + source[len(source.partition("::")[0]) :]
         self.tell(f"Opening {short_name(source)} …")
@@ -215,9 +224,7 @@ class MainWindow(QMainWindow):
             self._recent_changed()
             self.show_error(line)
 
-        volume_layers.open_in_background(
-            self.viewer, source, owner=self._open, opened=opened, failed=failed, **choices
-        )
+        open_in_background(self.viewer, source, owner=self.answers, opened=opened, failed=failed, **choices)
 
     def _volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
         self._volumes[layer] = (source, volume)
@@ -259,16 +266,6 @@ class MainWindow(QMainWindow):
         self.browser.set_recent(recent)
         commands.install_recent(self, recent)
 
-    def _show_position(self, _event: object = None) -> None:
-        units = self.viewer.layers.units
-        position = self.viewer.cursor.position[-3:]
-        if not units or len(position) < 2:
-            self._position.clear()
-            return
-        symbol = unit_symbol(str(units[-1]))
-        numbers = "   ".join(f"{a} {p:,.0f}" for a, p in zip("zyx"[-len(position) :], position, strict=True))
-        self._position.setText(f"{numbers} {symbol}".replace(",", "\u202f"))
-
     # -- jobs ------------------------------------------------------------------------------------------------
     def _job_started(self, folder: JobFolder) -> None:
         self.add_job(folder)
@@ -278,84 +275,16 @@ class MainWindow(QMainWindow):
         """Watch a job: show its results while it runs."""
         self.settings.remember_job(str(folder.path))
         self._save()
-        self._follow(self.jobs.add(folder))
-        self.docks["Jobs"].show()
-        self.docks["Jobs"].raise_()
+        self.results.follow(self.jobs.add(folder))
+        self.raise_dock("Jobs")
 
-    def _follow(self, watcher: JobWatcher) -> None:
-        """Show what a watcher tells, once."""
-        if watcher in self._followed:
-            return
-        self._followed.add(watcher)
-        folder = watcher.folder
-        name = job_name(folder)
-        watcher.resulted.connect(lambda event: self._show_result(event, folder))
-        watcher.progressed.connect(lambda _event: self._refresh_results(folder))
-        watcher.logged.connect(lambda line: self.log.appendPlainText(f"{name}: {line}"))
-        watcher.ended.connect(lambda state: self._job_ended(state, watcher))
-
-    def show_job_results(self, folder: JobFolder) -> None:
-        """Layers and tables of what a job has made so far."""
-        events, _ = folder.read_events(0)
-        results = [event for event in events if event["type"] == "result"]
-        for event in results:
-            self._show_result(event, folder)
-        if not results:
-            self.tell("This job has made nothing that can be shown yet")
-        elif any(event["kind"] == "table" for event in results):
-            self.docks["Objects"].show()
-            self.docks["Objects"].raise_()
-
-    def _show_result(self, event: dict[str, Any], folder: JobFolder) -> None:
-        path = Path(event["path"])
-        if not path.exists():
-            self.tell(f"{path.name} is gone: it was moved or deleted")
-            return
-        if event["kind"] == "table":
-            self.tables.show_table(path, str(event.get("name", path.stem)))
-            return
-        volume_layers.add_result_in_background(
-            self.viewer,
-            event,
-            owner=self._open,
-            targets=folder.request.parameters.get("target"),
-            added=lambda layers: self._result_added(layers, folder),
-            failed=self.tell,  # moved or damaged since: the job goes on
-        )
-
-    def _result_added(self, layers: list[Layer], folder: JobFolder) -> None:
-        self._results.setdefault(str(folder.path), []).extend(layers)
-        if folder.state().ended:  # it has ended while its layers were made
-            self._finish_results(folder)
-
-    def _refresh_results(self, folder: JobFolder) -> None:
-        for layer in self._results.get(str(folder.path), []):
-            volume_layers.refresh_result(layer)
-
-    def _job_ended(self, state: JobState, watcher: JobWatcher) -> None:
-        folder = watcher.folder
-        self._finish_results(folder)
-        name = job_name(folder)
-        if state.status == "done":
-            self.tell(f"{name}: finished")
-            if any(event["kind"] == "table" for event in watcher.results):
-                self.docks["Objects"].raise_()
-        elif state.status == "failed":
-            self.show_error(state.message or f"{name} failed", self._log_end(folder))
-        else:
-            self.tell(f"{name}: {state.status}. {state.message}".rstrip())
-
-    def _finish_results(self, folder: JobFolder) -> None:
-        destination = folder.request.destination
-        if destination is not None:
-            volume_layers.finish_results(self.viewer, str(destination))
-        self._results.pop(str(folder.path), None)
-
-    def _log_end(self, folder: JobFolder) -> str:
-        try:
-            return folder.log_path.read_text(encoding="utf-8", errors="replace")[-6000:]
-        except OSError:
-            return ""
+    def raise_dock(self, name: str, height: int = 0) -> None:
+        """Bring a panel to the front, at least so high."""
+        dock = self.docks[name]
+        dock.show()
+        dock.raise_()
+        if dock.height() < height:
+            self.resizeDocks([dock], [height], Qt.Orientation.Vertical)
 
     def _add_history(self) -> None:
         """Jobs of earlier windows: the ended ones as they stand, the running ones watched."""
@@ -368,6 +297,15 @@ class MainWindow(QMainWindow):
             else:
                 self.add_job(folder)
                 self.tell(f"{job_name(folder)} went on while the window was closed")
+
+    def _run_plan(self, event: dict[str, Any]) -> None:
+        """The form of the task that a plan is for, with the plan in it."""
+        try:
+            task, entry = planned_task(event)
+        except UserError as error:
+            self.show_error(str(error))
+            return
+        commands.show_task(self, task, entry)
 
     def _forget_job(self, path: str) -> None:
         self.settings.forget_job(path)
@@ -437,16 +375,12 @@ class MainWindow(QMainWindow):
         for watcher in self.jobs.model.watchers():
             watcher.stop()
         notification_manager.notification_ready.disconnect(self._napari_says)
-        self._open.deleteLater()
-        QCoreApplication.sendPostedEvents(self._open, QEvent.Type.DeferredDelete)
+        self.answers.deleteLater()
+        QCoreApplication.sendPostedEvents(self.answers, QEvent.Type.DeferredDelete)
         self.task_panel.close_preview()
         self.panes.close_panes()
         super().closeEvent(event)
         self.deleteLater()
-
-
-def job_name(folder: JobFolder) -> str:
-    return folder.path.name.removesuffix(".job")
 
 
 def _to_text(data: QByteArray) -> str:

@@ -276,12 +276,10 @@ class BoxField(TextField):
 class ModelField(Field):
     """A model by name, or the path of a bundle's folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, optional: bool = False) -> None:
         super().__init__()
-        self.combo = QComboBox()
-        self.combo.setEditable(True)
-        self.combo.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self._optional = optional
+        self.combo = _editable_combo()
         self._add(self.combo, 1)
         self.combo.currentTextChanged.connect(lambda _: self.changed.emit())
 
@@ -300,11 +298,47 @@ class ModelField(Field):
         """The models that are offered."""
         return [self.combo.itemText(row) for row in range(self.combo.count())]
 
+    def value(self) -> str | None:
+        text = str(self.combo.currentText().strip())
+        return None if self._optional and not text else text
+
+    def set_value(self, value: Any) -> None:
+        self.combo.setCurrentText("" if value is None else str(value))
+
+
+class CascadeField(Field):
+    """``off``, ``auto``, or the file of a plan."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.combo = _editable_combo()
+        self.combo.addItems(("off", "auto"))
+        self._add(self.combo, 1)
+        button = QToolButton()
+        button.setText("…")
+        button.setToolTip("Choose a plan")
+        button.clicked.connect(self._ask)
+        self._add(button)
+        self.combo.currentTextChanged.connect(lambda _: self.changed.emit())
+
+    def _ask(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Choose a plan", "", "Plans (*.cascade.json)")
+        if path:
+            self.set_value(path)
+
     def value(self) -> str:
         return str(self.combo.currentText().strip())
 
     def set_value(self, value: Any) -> None:
-        self.combo.setCurrentText("" if value is None else str(value))
+        self.combo.setCurrentText("off" if value is None else str(value))
+
+
+def _editable_combo() -> QComboBox:
+    combo = QComboBox()
+    combo.setEditable(True)
+    combo.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return combo
 
 
 def _unwrap_optional(annotation: Any) -> tuple[Any, bool]:
@@ -330,7 +364,9 @@ def make_field(info: FieldInfo) -> Field:
     annotation, optional = _unwrap_optional(info.annotation)
     role, unit = facts.get("role", "plain"), facts.get("unit")
     if role == "model" and annotation is str:
-        return ModelField()
+        return ModelField(optional=optional)
+    if role == "cascade":
+        return CascadeField()
     if role in ("recipe", "truth", "result", "source", "destination", "new_model") and annotation in (
         str,
         Path,

@@ -12,12 +12,11 @@ from typing import Any
 
 import platformdirs
 from napari.components import ViewerModel
-from napari.layers import Image, Layer
+from napari.layers import Layer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from qtpy.compat import isalive
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QSizePolicy, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from connectoscope.errors import UserError
@@ -29,86 +28,13 @@ from napari_connectoscope.fields import (
     ModelField,
     PathField,
     make_field,
-    open_menu,
 )
+from napari_connectoscope.source_field import SourceField
 from napari_connectoscope.sources import LAYER_PREFIX, layer_facts, snapshot, source_of, visible_box
 from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
 
 _WORDS = {"boundary": "membranes"}  # output name -> the target's word (CONTRACTS, "Results")
-
-
-class SourceField(Field):
-    """An image layer of the viewer, or a typed file, folder, URL or ``sample:NAME``."""
-
-    def __init__(self, viewer: ViewerModel | None) -> None:
-        super().__init__()
-        self._viewer = viewer
-        self.combo = QComboBox()
-        self.combo.setEditable(True)
-        self.combo.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.combo.lineEdit().setPlaceholderText("layer, file, folder, URL or sample:NAME")
-        self._add(self.combo, 1)
-        button = QToolButton()
-        button.setText("…")
-        button.setToolTip("Choose a file or a folder")
-        button.setMenu(open_menu(button, lambda path: self.set_value(path) if path else None))
-        button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self._add(button)
-        if viewer is not None:
-            for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
-                event.connect(self._list_layers)
-            viewer.layers.selection.events.active.connect(self._follow_selection)
-            self._list_layers()
-            self._follow_selection()
-        self.combo.currentTextChanged.connect(lambda _: self.changed.emit())
-
-    def _layers(self) -> list[Image]:
-        """Images that are sources, not our own results."""
-        layers = list(self._viewer.layers) if self._viewer is not None else []
-        return [
-            la for la in layers if isinstance(la, Image) and not la.rgb and not layer_facts(la).get("result")
-        ]
-
-    def _list_layers(self, event: Any = None) -> None:
-        if not isalive(self):
-            return
-        text, names = self.combo.currentText(), [layer.name for layer in self._layers()]
-        self.combo.blockSignals(True)
-        self.combo.clear()
-        self.combo.addItems(names)
-        self.combo.setCurrentText(text)
-        self.combo.blockSignals(False)
-        if not text and names:
-            self.combo.setCurrentText(names[-1])
-
-    def _follow_selection(self, event: Any = None) -> None:
-        """The selected image is the source, until the user typed something that is no layer."""
-        if not isalive(self) or self._viewer is None:
-            return
-        active = self._viewer.layers.selection.active
-        if active in self._layers() and (self.layer() is not None or not self.combo.currentText()):
-            self.combo.setCurrentText(active.name)
-
-    def layer(self) -> Layer | None:
-        """The chosen layer, None when a file or URL is typed."""
-        text = self.combo.currentText()
-        return next((layer for layer in self._layers() if layer.name == text), None)
-
-    def value(self) -> str:
-        layer = self.layer()
-        if layer is None:
-            return str(self.combo.currentText().strip())
-        return source_of(layer) or f"{LAYER_PREFIX}{layer.name}"
-
-    def set_value(self, value: Any) -> None:
-        text = "" if value is None else str(value)
-        for layer in self._layers():
-            if text in (source_of(layer), f"{LAYER_PREFIX}{layer.name}"):
-                text = layer.name
-                break
-        self.combo.setCurrentText(text)
 
 
 class TaskForm(QWidget):
@@ -232,7 +158,7 @@ class TaskForm(QWidget):
     # -- what changes ---------------------------------------------------------------------------------------
     def _on_changed(self, name: str) -> None:
         self.show_error("")
-        if isinstance(self.fields[name], SourceField) or name == "target":
+        if name != self.task.destination:
             self._propose_destination()
         if isinstance(self.fields[name], ModelField):
             self._list_targets()
@@ -247,9 +173,10 @@ class TaskForm(QWidget):
             and not field.edited_by_hand
             and source.value()
         ):
-            target = self.fields["target"].value() if "target" in self.fields else ()
-            what = target[0] if target and len(target) == 1 else self.task.name
-            field.set_value(default_destination(source.value(), what))
+            values = {name: f.value() for name, f in self.fields.items()}
+            target = values.get("target") or ()
+            what = target[0] if len(target) == 1 else values.get("detector") or self.task.name
+            field.set_value(default_destination(source.value(), what, self.task.ending(values)))
 
     def _take_cards(self, cards: dict[str, Any]) -> None:
         self._cards = cards
@@ -398,20 +325,20 @@ def command_line(task: Task, values: Mapping[str, Any]) -> str:
     return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
-def default_destination(source: str, what: str) -> str:
-    """``NAME-WHAT.ome.zarr`` beside the source where that can be written, else in the user's documents."""
+def default_destination(source: str, what: str, ending: str = ".ome.zarr") -> str:
+    """``NAME-WHAT`` and the ending, beside the source where that can be written, else in the user's documents."""
     name = source.removeprefix(LAYER_PREFIX).removeprefix("sample:").split("::")[0].rstrip("/\\")
     stem = Path(name).name
-    for ending in (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".hdf5", ".h5"):
-        if stem.lower().endswith(ending):
-            stem = stem[: -len(ending)]
+    for known in (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".hdf5", ".h5"):
+        if stem.lower().endswith(known):
+            stem = stem[: -len(known)]
             break
     stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in stem).strip("._") or "volume"
     folder = Path(name).parent if Path(name).is_absolute() and "connectoscope_resources" not in name else None
     if folder is None or not os.access(folder, os.W_OK):
         documents = platformdirs.user_documents_path()
         folder = documents if documents.is_dir() else Path.home()
-    return str(folder / f"{stem}-{what}.ome.zarr")
+    return str(folder / f"{stem}-{what}{ending}")
 
 
 def _read_cards() -> dict[str, Any]:

@@ -14,6 +14,7 @@ from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
 from connectoscope.tasks.base import load_task
+from napari_connectoscope.cascade_map import level0_text
 
 POLL_MS = 250
 _QUIET_SECONDS = 2.0  # so long without a word before asking whether the process is alive
@@ -70,6 +71,7 @@ class JobWatcher(QObject):
     resulted = Signal(object)  # the event: kind, path, name, ...
     logged = Signal(str)  # one line: log, warning, restart
     metric = Signal(object)  # the event: name, step, values
+    plotted = Signal(object)  # the event: name, x, y, series, marked
     ended = Signal(object)  # JobState, once for each run
 
     def __init__(self, folder: JobFolder | Path | str, parent: QObject | None = None) -> None:
@@ -135,8 +137,10 @@ class JobWatcher(QObject):
         elif kind == "result":
             self.results.append(event)
             self.resulted.emit(event)
-        elif kind in ("metric", "plot"):
+        elif kind == "metric":
             self.metric.emit(event)
+        elif kind == "plot":
+            self.plotted.emit(event)
         elif event.get("message"):
             prefix = "Warning: " if kind == "warning" else ""
             self.logged.emit(prefix + str(event["message"]))
@@ -279,6 +283,7 @@ class JobModel(QAbstractTableModel):
     @staticmethod
     def _state_text(watcher: JobWatcher) -> str:
         if watcher.state is not None:
-            return str(watcher.state.status.capitalize())
+            read = level0_text(watcher.summary) if watcher.state.status == "done" else ""
+            return " · ".join(filter(None, (watcher.state.status.capitalize(), read)))
         phase = watcher.last_progress.get("phase")
         return str(phase).capitalize() if phase else "Starting"

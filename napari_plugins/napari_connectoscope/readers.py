@@ -10,13 +10,9 @@ from napari.utils import Colormap
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume, read_attributes
-from napari_connectoscope.layers import (
-    LayerData,
-    is_labels,
-    label_layers,
-    probability_layers,
-    volume_layers,
-)
+from napari_connectoscope.layers import LayerData, is_labels, volume_layers
+from napari_connectoscope.points import is_points, points_layers
+from napari_connectoscope.results import label_layers, probability_layers
 
 _CHANNELS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 
@@ -26,11 +22,15 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     paths = [path] if isinstance(path, str) else list(path)
     known = (".zarr", ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".npy")
     names = [p.partition("::")[0].rstrip("/\\").lower() for p in paths]
-    return read if all(name.endswith(known) for name in names) else None
+    readable = (
+        is_points(one) if name.endswith(".csv") else name.endswith(known)
+        for one, name in zip(paths, names, strict=True)
+    )  # a CSV may be anybody's
+    return read if all(readable) else None
 
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
-    """Layers of one or several volumes: all channels, and for a result of ours its labels as well.
+    """Layers of one or several volumes: all channels, for a result of ours its labels as well; or points.
 
     Raises:
         UserError: one line that says what is wrong.
@@ -41,6 +41,8 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
 
 def read_volume(source: str) -> list[LayerData]:
     """All layers of one source."""
+    if source.lower().endswith(".csv"):
+        return points_layers(source)
     if _is_result(source):
         layers, _ = probability_layers(source)
         return [*layers, *(label_layers(str(p), p.name)[0] for p in _labels_of(source))]

@@ -16,6 +16,7 @@ from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit, unit_symbol
 
 _TITLES = {"volume_nm3": "Volume (nm³)", "mean_probability": "Mean probability", "id": "Object"}
+_LENGTHS = frozenset({"z", "y", "x", "radius"})
 _HIDDEN = frozenset({"unit", "z0", "z1", "y0", "y1", "x0", "x1"})  # the box is for programs
 
 
@@ -89,9 +90,10 @@ class TableModel(QAbstractTableModel):
         if orientation != Qt.Orientation.Horizontal or role != Qt.ItemDataRole.DisplayRole:
             return None
         name = self.table.columns[self._shown[section]]
-        if name in ("z", "y", "x") and self.table.rows and "unit" in self.table.columns:
-            return f"{name} ({unit_symbol(self.table.rows[0][self.table.columns.index('unit')])})"
-        return _TITLES.get(name, name.replace("_", " ").capitalize())
+        title = _TITLES.get(name, name if name in ("z", "y", "x") else name.replace("_", " ").capitalize())
+        if name in _LENGTHS and self.table.rows and "unit" in self.table.columns:
+            return f"{title} ({unit_symbol(self.table.rows[0][self.table.columns.index('unit')])})"
+        return title
 
     def sort(self, column: int, order: Any = Qt.SortOrder.AscendingOrder) -> None:
         if not 0 <= column < len(self._shown):

@@ -2,292 +2,39 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
 from typing import Any
 
-from napari.components import ViewerModel
 from napari.layers import Image, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QGuiApplication
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from connectoscope.errors import Cancelled, UserError
-from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.errors import UserError
 from connectoscope.tasks.base import load_task
 from connectoscope.volumes.geometry import unit_symbol
-from napari_connectoscope.forms import TaskForm
-from napari_connectoscope.jobs import JobWatcher, time_text
-from napari_connectoscope.layers import add_result_in_background, finish_results, refresh_result
-from napari_connectoscope.preview import PreviewController
-from napari_connectoscope.sources import finest, layer_facts, length_unit, size_text, source_of
-from napari_connectoscope.submission import SPILLED, Submission
+from napari_connectoscope.plan_view import PlanView, planned_task
+from napari_connectoscope.plots import Plot, PlotView
+from napari_connectoscope.sources import finest, layer_facts, length_unit, source_of
 from napari_connectoscope.table import ObjectTable, fly_to
-from napari_connectoscope.threads import background
+from napari_connectoscope.task_panel import TaskPanel
 
 
-class TaskPanel(QWidget):
-    """A task's form with *Run*, *Preview*, *Cancel*, *Resume*; its results appear while the job runs.
+class DockingPanel(TaskPanel):
+    """A task's panel whose tables, plots and plans dock below the viewer."""
 
-    Args:
-        viewer: Where the source is and the results go.
-        task: The task's name.
-        preset: Values to begin with.
-    """
-
-    submitted = Signal(object)  # JobFolder
-    ended = Signal(object)  # JobState
-    table_made = Signal(str)  # path of a CSV
-    layers_shown = Signal(object)  # list of layers of a result
-    _copied = Signal(int, int)  # of the copy of a layer: pieces done, their total (from a thread)
-
-    def __init__(
-        self,
-        viewer: ViewerModel,
-        task: str,
-        preset: Mapping[str, Any] | None = None,
-        parent: QWidget | None = None,
-    ) -> None:
-        super().__init__(parent)
-        self.viewer = viewer
-        self.form = TaskForm(load_task(task), viewer, preset)
-        self.watcher: JobWatcher | None = None
-        self.preview = PreviewController(viewer, self)
-        self._stop_copying = threading.Event()
-        self._destination = ""
-
-        layout = QVBoxLayout(self)
-        layout.addWidget(self.form)
-        self.note = QLabel()
-        self.note.setWordWrap(True)
-        layout.addWidget(self.note)
-        self.run_button = self._button("Run", "Start the task (it goes on when napari is closed)", self.run)
-        self.preview_button = self._button("Preview", "The model on what is visible", self._run_preview)
-        self.copy_button = self._button("Copy as command", "The same run from a terminal", self.copy_command)
-        row = QHBoxLayout()
-        for button in (self.run_button, self.preview_button, self.copy_button):
-            row.addWidget(button)
-        layout.addLayout(row)
-        layout.addWidget(self.preview.threshold)
-        self.preview.threshold.hide()
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 1000)
-        self.cancel_button = self._button(
-            "Cancel", "Stop after the blocks at hand; they are kept", self.cancel
-        )
-        self.resume_button = self._button("Resume", "Go on where it stopped", self.resume)
-        row = QHBoxLayout()
-        row.addWidget(self.bar, 1)
-        row.addWidget(self.cancel_button)
-        row.addWidget(self.resume_button)
-        layout.addLayout(row)
-        self.status = QLabel()
-        self.status.setWordWrap(True)
-        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        layout.addWidget(self.status)
-        layout.addStretch(1)
-
-        self.form.changed.connect(self._tell_copy)
-        self.preview.started.connect(lambda: self.status.setText("Preview: the model on what is visible …"))
-        self.preview.ready.connect(self._preview_ready)
-        self.preview.failed.connect(self.form.show_error)
-        self.preview.threshold.changed.connect(self._threshold_chosen)
-        self._copied.connect(self._show_copied)
-        self.destroyed.connect(self._stop_copying.set)
-        self._tell_copy()
-        self._show_state("idle")
-
-    def _button(self, text: str, tip: str, slot: Any) -> QPushButton:
-        button = QPushButton(text)
-        button.setToolTip(tip)
-        button.clicked.connect(lambda _=False: slot())
-        return button
-
-    # -- asking ----------------------------------------------------------------------------------------------
-    def run(self) -> None:
-        """Start the job, or say in the form what is missing."""
-        self.form.show_error("")
-        try:
-            submission = self.form.submission()
-        except UserError:  # the form says it
-            return
-        self._destination = str(submission.values.get(self.form.task.destination or "", ""))
-        self._stop_copying.clear()
-        self._show_state("starting")
-        self.status.setText("Starting …")
-        background(self, lambda: submission.run(self._copy_progress), self._watch, self._refused)
-
-    def _copy_progress(self, done: int, total: int) -> None:
-        """In the thread that copies."""
-        if self._stop_copying.is_set():
-            raise Cancelled("cancelled")
-        if isalive(self):
-            self._copied.emit(done, total)
-
-    def _show_copied(self, done: int, total: int) -> None:
-        self.bar.setValue(round(1000 * done / max(total, 1)))
-        self.status.setText(f"Copying the layer: {done} of {total} pieces")
-
-    def _tell_copy(self) -> None:
-        """Before *Run*: what a layer in memory will cost."""
-        layer = self.form.layer()
-        text = ""
-        if layer is not None and source_of(layer) is None:
-            try:
-                submission = Submission(self.form.task, self.form.values(), self._image(layer))
-                text = (
-                    f"'{layer.name}' is read from its file if the pixels agree, else"
-                    f" {size_text(submission.spilled_bytes)} are copied beside the result first."
-                )
-            except UserError as error:
-                text = str(error)
-        self.note.setText(text)
-        self.note.setVisible(bool(text))
-
-    def _image(self, layer: Layer) -> Any:
-        from napari_connectoscope.sources import snapshot
-
-        return snapshot(self.viewer, layer, self.form.values().get("voxel_size"))
-
-    def copy_command(self) -> None:
-        """The command to the clipboard."""
-        try:
-            command = self.form.as_command()
-        except UserError:  # the form says it
-            return
-        QGuiApplication.clipboard().setText(command)
-        self.status.setText(f"Copied: {command}")
-
-    def _run_preview(self) -> None:
-        self.form.show_error("")
-        self.preview.run(self.form.values())
-
-    def _preview_ready(self, layers: object) -> None:
-        self.preview.threshold.show()
-        self.status.setText("Preview shown; the slider is the threshold.")
-
-    def _threshold_chosen(self, name: str, value: int) -> None:
-        """One target: what the slider says is what the run takes."""
-        if len(self.preview.threshold.sliders) == 1 and "threshold" in self.form.fields:
-            self.form.set_values({"threshold": value})
-
-    # -- watching --------------------------------------------------------------------------------------------
-    def _refused(self, text: str) -> None:
-        self._show_state("idle")
-        self.status.setText("")
-        self.form.show_error("" if self._stop_copying.is_set() else text)
-
-    def _watch(self, folder: JobFolder) -> None:
-        if self.watcher is not None:
-            self.watcher.stop()
-            self.watcher.deleteLater()
-        watcher = self.watcher = JobWatcher(folder, self)
-        watcher.progressed.connect(self._progressed)
-        watcher.resulted.connect(self._resulted)
-        watcher.logged.connect(self.status.setText)
-        watcher.ended.connect(self._job_ended)
-        self._show_state("running")
-        self.submitted.emit(folder)
-
-    def _progressed(self, event: dict[str, Any]) -> None:
-        self.bar.setValue(round(1000 * event.get("fraction", 0.0)))
-        left = time_text(event.get("seconds_left"))
-        self.status.setText(
-            f"{event['phase']}: {event['done']} of {event['total']}" + (f", {left} left" if left else "")
-        )
-        for layer in self._result_layers():
-            refresh_result(layer)
-
-    def _result_layers(self) -> list[Layer]:
-        paths = {r["path"] for r in self.watcher.results} if self.watcher is not None else set()
-        return [layer for layer in self.viewer.layers if layer_facts(layer).get("result") in paths]
-
-    def _resulted(self, event: dict[str, Any]) -> None:
-        if event["kind"] == "table":
-            self.table_made.emit(event["path"])
-            return
-        targets = self.form.values().get("target")
-        add_result_in_background(
-            self.viewer,
-            event,
-            owner=self,
-            targets=targets,
-            added=lambda layers: self.layers_shown.emit(layers),
-            failed=self.form.show_error,
-        )
-
-    def _job_ended(self, state: JobState) -> None:
-        watcher = self.watcher
-        if watcher is None:
-            return
-        if self._destination:
-            finish_results(self.viewer, self._destination)
-        if state.status == "done":
-            self._show_state("idle")
-            self.bar.setValue(1000)
-            self.status.setText(_summary_text(watcher.summary or {}))
-            folder = watcher.folder
-            background(None, lambda: _tidy(folder), lambda _: None)
-        else:
-            self._show_state("stopped")
-            self.status.setText(
-                f"{state.status.capitalize()}: {state.message}" if state.message else state.status
-            )
-        self.ended.emit(state)
-
-    def cancel(self) -> None:
-        """Stop the copy or the job; finished blocks are kept."""
-        self._stop_copying.set()
-        if self.watcher is not None and self.watcher.running:
-            self.watcher.folder.cancel()
-            self.status.setText("Cancelling …")
-
-    def resume(self) -> None:
-        """Go on with the job that stopped."""
-        if self.watcher is None:
-            return
-        try:
-            self.watcher.resume()
-        except UserError as error:
-            self.form.show_error(str(error))
-            return
-        self._show_state("running")
-
-    def _show_state(self, state: str) -> None:
-        self.run_button.setEnabled(state in ("idle", "stopped"))
-        self.cancel_button.setVisible(state in ("starting", "running"))
-        self.resume_button.setVisible(state == "stopped")
-        self.bar.setVisible(state != "idle")
-        if state == "starting":
-            self.bar.setValue(0)
-
-    def close_worker(self) -> None:
-        """End the preview's worker."""
-        self.preview.close()
-
-
-def _tidy(folder: JobFolder) -> None:
-    """After success only the result stays: plain napari keeps no history of jobs."""
-    if (folder.path / SPILLED).exists() or folder.state().status == "done":
-        folder.remove()
-
-
-def _summary_text(summary: Mapping[str, Any]) -> str:
-    objects = summary.get("objects")
-    counts = ", ".join(f"{n} {name}" for name, n in objects.items()) if isinstance(objects, dict) else objects
-    seconds = time_text(summary.get("seconds"))
-    parts = [f"found {counts}" if counts not in (None, "") else "", f"in {seconds}" if seconds else ""]
-    return " ".join(["Done", *(part for part in parts if part)])
-
-
-class SegmentWidget(TaskPanel):
-    """*Segment synapses* (and the model's other outputs) in plain napari; tables dock below the viewer."""
-
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer, "segment", {"target": ("synapses",)})
+    def __init__(self, viewer: Any, task: str, preset: dict[str, Any] | None = None) -> None:
+        super().__init__(viewer, task, preset)
         self._tables: dict[str, ObjectTable] = {}
+        self._plots: dict[str, tuple[Plot, PlotView]] = {}
         self.table_made.connect(self._show_table)
+        self.plan_made.connect(self._show_plan)
+        self.plotted.connect(lambda event: self._show_plot(Plot.of(event)))
+        self.metric.connect(self._grow_plot)
+
+    def _dock(self, widget: QWidget, name: str) -> None:
+        window = getattr(self.viewer, "window", None)  # a bare ViewerModel has none
+        if window is not None:
+            window.add_dock_widget(widget, name=name, area="bottom")
 
     def _show_table(self, path: str) -> None:
         try:
@@ -301,9 +48,62 @@ class SegmentWidget(TaskPanel):
             return
         table.activated.connect(lambda world, unit: fly_to(self.viewer, world, unit))
         self._tables[path] = table
-        window = getattr(self.viewer, "window", None)  # a bare ViewerModel has none
+        self._dock(table, str(table.summary.text()))
+
+    def _show_plot(self, plot: Plot) -> None:
+        _, view = self._plots.get(plot.name, (None, None))
+        if view is None or not isalive(view):
+            view = PlotView()
+            self._dock(view, plot.name)
+        self._plots[plot.name] = (plot, view)
+        view.show_plot(plot)
+
+    def _grow_plot(self, event: dict[str, Any]) -> None:
+        name = str(event["name"])
+        if name not in self._plots:
+            self._show_plot(Plot(name))
+        plot, view = self._plots[name]
+        plot.grow(event)
+        if isalive(view):
+            view.changed()
+
+    def _show_plan(self, event: dict[str, Any]) -> None:
+        plan = PlanView()
+        plan.show_plan(event)
+        plan.run_wanted.connect(self._run_plan)
+        self._dock(plan, "Plan of a cascade")
+
+    def _run_plan(self, event: dict[str, Any]) -> None:
+        try:
+            task, entry = planned_task(event)
+        except UserError as error:
+            self.form.show_error(str(error))
+            return
+        panel = DockingPanel(self.viewer, task.name, dict(entry.preset))
+        window = getattr(self.viewer, "window", None)
         if window is not None:
-            window.add_dock_widget(table, name=table.summary.text(), area="bottom")
+            window.add_dock_widget(panel, name=entry.title)
+
+
+class SegmentWidget(DockingPanel):
+    """*Segment synapses* (and the model's other outputs)."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "segment", {"target": ("synapses",)})
+
+
+class DetectWidget(DockingPanel):
+    """*Detect cells*."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "detect", {"detector": "cells"})
+
+
+class PlanWidget(DockingPanel):
+    """*Plan a cascade*: what looking coarsely first saves and misses."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "plan-cascade", dict(load_task("plan-cascade").menu[0].preset))
 
 
 class InfoWidget(QWidget):

@@ -108,7 +108,7 @@ def test_a_vanished_result_is_told_and_not_raised(window, job):
     window.jobs.add(job)
     finish(job)
     job.events().write("result", kind="image", path=str(job.path / "gone.ome.zarr"), name="gone")
-    window.show_job_results(job)
+    window.results.show(job)
     assert "gone" in window.statusBar().currentMessage()
 
 

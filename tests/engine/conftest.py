@@ -40,4 +40,5 @@ def run(tmp_path, monkeypatch):
         run_.looks = context.looks
         return summary
 
+    run_.core = (8, 8, 8)
     return run_

@@ -10,14 +10,13 @@ from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume, set_attributes
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope import layers
-from napari_connectoscope.layers import (
+from napari_connectoscope.layers import add_volume, open_in_background
+from napari_connectoscope.lazy import LazyArray
+from napari_connectoscope.results import (
     add_result,
-    add_volume,
     finish_results,
-    open_in_background,
     refresh_result,
 )
-from napari_connectoscope.lazy import LazyArray
 from napari_connectoscope.sources import source_of, visible_box
 
 PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20)}

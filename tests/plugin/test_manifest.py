@@ -122,3 +122,27 @@ def test_in_napari_itself(make_napari_viewer, volume_path, tmp_path):
     viewer.layers.selection.active = layer
     assert "40 × 4 × 4 nm" in info.text.text()
     assert str(volume_path) in info.text.text()
+
+
+def test_plans_and_points_in_napari_itself(make_napari_viewer, volume_path, tmp_path):
+    viewer = make_napari_viewer()
+    viewer.open(str(volume_path), plugin="connectoscope")
+    path = tmp_path / "cells.csv"
+    path.write_text("id,z,y,x,unit,radius,score\n1,440,48,28,nanometer,30,1\n")
+    (points,) = viewer.open(str(path), plugin="connectoscope")
+    np.testing.assert_allclose(points.data_to_world(points.data[0]), (440, 48, 28))
+    points.save(str(tmp_path / "again.csv"), plugin="connectoscope")
+    assert readers.get_reader(str(tmp_path / "again.csv")) is not None
+    _, detect = viewer.window.add_plugin_dock_widget("connectoscope", "Detect cells")
+    assert detect.form.values()["detector"] == "cells"
+    _, plan = viewer.window.add_plugin_dock_widget("connectoscope", "Plan a cascade")
+    plan.plotted.emit({"name": "Time against recall", "series": {"two levels": [[0.1, 0.9], [0.2, 1.0]]}})
+    plan.metric.emit({"name": "curve", "step": 1, "values": {"loss": 2.0}})
+    plan.metric.emit({"name": "curve", "step": 2, "values": {"loss": 1.0}})
+    plan.plan_made.emit({"name": "c", "path": "/x.cascade.json", "text": "It pays.", "task": "segment"})
+    docks = viewer.window.dock_widgets
+    assert {"Time against recall", "curve", "Plan of a cascade"} <= set(docks)
+    docks["Plan of a cascade"].run_button.click()
+    form = viewer.window.dock_widgets["Synapses with a plan"].form
+    assert form.values()["cascade"] == "/x.cascade.json"
+    assert form.values()["source"] == str(volume_path)

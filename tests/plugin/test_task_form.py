@@ -6,7 +6,7 @@ import pytest
 
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter, task_names
-from napari_connectoscope import forms
+from napari_connectoscope import fields, forms
 from napari_connectoscope.forms import TaskForm, command_line, default_destination
 
 
@@ -180,3 +180,28 @@ def test_command_line_leaves_defaults_away():
     segment = load_task("segment")
     values = {"source": "s", "destination": "d.ome.zarr", "model": "synapse-vnc", "exact": True}
     assert command_line(segment, values) == "connectoscope segment s d.ome.zarr --exact"
+
+
+def test_a_destination_is_named_by_what_is_made(make_form, tmp_path):
+    plan = make_form(
+        "plan-cascade", None, {"source": str(tmp_path / "brain.ome.zarr"), "target": ("synapses",)}
+    )
+    assert plan.values()["destination"] == str(tmp_path / "brain-synapses.cascade.json")
+    plan.set_values({"target": ("synapses", "mitochondria")})
+    assert plan.values()["destination"] == str(tmp_path / "brain-plan-cascade.cascade.json")
+    plan.set_values({"model": None})
+    assert plan.values()["model"] is None
+    detect = make_form("detect", None, {"source": str(tmp_path / "brain.ome.zarr")})
+    assert detect.values()["destination"] == str(tmp_path / "brain-cells.csv")
+    detect.set_values({"detector": "tissue"})
+    assert detect.values()["destination"] == str(tmp_path / "brain-tissue.ome.zarr")
+
+
+def test_cascade_is_off_auto_or_a_plan(make_form, tmp_path, monkeypatch):
+    form = make_form("segment")
+    field = form.fields["cascade"]
+    assert [field.combo.itemText(i) for i in range(field.combo.count())] == ["off", "auto"]
+    assert field.value() == "off"
+    monkeypatch.setattr(fields.QFileDialog, "getOpenFileName", lambda *_: ("/x.cascade.json", ""))
+    field._ask()
+    assert form.values()["cascade"] == "/x.cascade.json"

@@ -54,16 +54,17 @@ class Pyramid:
         """Coarse chunks that can be made now.
 
         Args:
-            blocks: All blocks of level 0.
+            blocks: All blocks of level 0 that are written.
             done: Ids of blocks and coarse chunks that are durable.
         """
         self._waiting.clear()
         ready = []
         nodes: list[tuple[str, Box]] = [(block.id, block.write) for block in blocks]
         for level in range(1, len(self._stores)):
-            chunks = {chunk.id: chunk for chunk in self._all(level)}
+            chunks: dict[str, Coarse] = {}  # over what is written; the rest stays as it is, empty
             for id, box in nodes:
                 for parent in self._over(level, box):
+                    chunks[parent.id] = parent
                     self._waiting[parent.id] += id not in done
             ready += [c for c in chunks.values() if c.id not in done and not self._waiting[c.id]]
             nodes = [(chunk.id, chunk.box) for chunk in chunks.values()]
@@ -94,9 +95,6 @@ class Pyramid:
             coarser[(*lead, *chunk.box.slices)].write(reduced).result()
             crc = zlib.crc32(reduced.data, crc)
         return crc
-
-    def _all(self, level: int) -> Iterator[Coarse]:
-        return self._chunks_over(level, Box.of(self._shapes[level]))
 
     def _over(self, level: int, box: Box) -> Iterator[Coarse]:
         """Chunks of ``level`` that ``box`` of the level before is a part of."""

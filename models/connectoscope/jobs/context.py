@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from connectoscope.errors import Cancelled, UserError
@@ -17,6 +19,7 @@ from connectoscope.jobs.request import Device, JobRequest
 PROGRESS_SECONDS = 0.2  # at most five progress events a second
 RATE_SECONDS = 60.0  # the time left is judged by the last minute
 RATE_AFTER_SECONDS = 2.0  # the first moments (loading, compiling) say nothing
+_NONE: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
 
 class Context:
@@ -25,6 +28,7 @@ class Context:
     def __init__(
         self, job: JobFolder, request: JobRequest, *, tile_scale: int = 0, listener: Listener | None = None
     ) -> None:
+        self.began = time.monotonic()
         self.job = job
         self.request = request
         self.tile_scale = tile_scale
@@ -126,10 +130,10 @@ class Context:
         """An output that can be opened from now on, even while it grows.
 
         Args:
-            kind: ``image``, ``labels``, ``points``, ``table``, ``plot`` or ``model``.
+            kind: ``image``, ``labels``, ``points``, ``table``, ``plan`` or ``model``.
             path: File or folder.
             name: Name for people.
-            facts: What the kind needs (image: ``channels``).
+            facts: What the kind needs (image: ``channels``; plan: ``text``, ``table``, ``task``, ``parameters``).
         """
         self._events.write("result", kind=kind, path=str(Path(path).absolute()), name=name, **facts)
 
@@ -137,9 +141,25 @@ class Context:
         """One point of the training curves of the plot ``name``."""
         self._events.write("metric", name=name, step=step, values=values)
 
-    def plot(self, name: str, **series: Any) -> None:
-        """A whole plot: named series of numbers, or of (x, y) pairs."""
-        self._events.write("plot", name=name, series=series)
+    def plot(
+        self,
+        name: str,
+        *,
+        x: str = "",
+        y: str = "",
+        marked: Mapping[str, tuple[float, float]] = _NONE,
+        **series: Any,
+    ) -> None:
+        """A whole plot; one of the same name takes its place.
+
+        Args:
+            name: Title.
+            x: Title of the horizontal axis.
+            y: Title of the vertical axis.
+            marked: Points that stand out, by label: drawn as stars.
+            series: Numbers, or (x, y) pairs, by label. A series whose x runs to and fro is drawn as points.
+        """
+        self._events.write("plot", name=name, x=x, y=y, marked=dict(marked), series=series)
 
     def event(self, type: str, **facts: Any) -> Event:
         """Write an event of another type."""

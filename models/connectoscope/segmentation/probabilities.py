@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from connectoscope.blockwise.engine import Output, Phase
 from connectoscope.blockwise.grid import Grid
+from connectoscope.blockwise.mask import Mask
 from connectoscope.blockwise.plan import Block, Lattice
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.networks.normalise import normalise
@@ -50,12 +51,16 @@ class ProbabilityMaker:
         lattice: Names the blocks; the predictor's tile may be smaller (after out-of-memory).
         predictor: Gives uint8 probabilities of a tile's core.
         intensity: (low, high) of the normalisation.
+        mask: Where it is 0 there is background.
+        look: Facts about a block's probabilities (c, z, y, x) for its ledger line; what a cascade needs to know.
     """
 
     grid: Grid
     lattice: Lattice
     predictor: TilePredictor
     intensity: tuple[float, float]
+    look: Callable[[NDArray[np.uint8]], dict[str, Any]] | None = None
+    mask: Mask | None = None
 
     def phase(
         self, box: Box, store: ts.TensorStore, pyramid: Pyramid | None, *, name: str = "probabilities"
@@ -65,7 +70,12 @@ class ProbabilityMaker:
         def write(block: Block, data: NDArray[Any]) -> ts.WriteFutures:
             return store[(slice(None), *block.write.slices)].write(data)
 
-        return Phase(name, self.lattice.blocks(box), self.read, self.compute, write, pyramid)
+        return Phase(name, self.blocks(box), self.read, self.compute, write, pyramid)
+
+    def blocks(self, box: Box) -> list[Block]:
+        """Of the lattice in ``box`` (grid voxels), as far as the mask leaves them."""
+        everything = self.lattice.blocks(box)
+        return everything if self.mask is None else [b for b in everything if self._inside(b).any()]
 
     def read(self, block: Block) -> Tile:
         tile = self.grid.read(block.read)
@@ -81,10 +91,23 @@ class ProbabilityMaker:
         """The kept part of the core, (c, z, y, x) uint8. A constant tile is background, and the ledger says so."""
         facts: dict[str, Any] = {"not_finite": tile.not_finite} if tile.not_finite else {}
         if tile.intensities.min() == tile.intensities.max():
-            shape = (len(self.predictor.outputs), *block.write.shape)
-            return Output(np.zeros(shape, np.uint8), {**facts, "constant": True})
-        core = predict_core(self.predictor, normalise(tile.intensities, *self.intensity), self.lattice)
-        return Output(np.ascontiguousarray(core[(slice(None), *block.keep.slices)]), facts)
+            facts["constant"] = True
+            kept = np.zeros((len(self.predictor.outputs), *block.write.shape), np.uint8)
+        else:
+            core = predict_core(self.predictor, normalise(tile.intensities, *self.intensity), self.lattice)
+            kept = np.ascontiguousarray(core[(slice(None), *block.keep.slices)])
+        if self.mask is not None:
+            kept *= self._inside(block)
+        if self.look is not None:
+            facts |= self.look(kept)
+        return Output(kept, facts)
+
+    def _inside(self, block: Block) -> NDArray[np.bool_]:
+        """The mask on what the block writes."""
+        if self.mask is None:
+            return np.ones(block.keep.shape, bool)
+        z, y, x = (i + h for i, h in zip(block.read.start, self.lattice.halo, strict=True))
+        return self.mask.on(self.grid, block.keep.shifted((z, y, x)))
 
 
 def predict_core(predictor: TilePredictor, tile: NDArray[np.float32], lattice: Lattice) -> NDArray[np.uint8]:

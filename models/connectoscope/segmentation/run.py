@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,19 +29,28 @@ from connectoscope.blockwise.destination import (
     take_away,
     write_file,
 )
-from connectoscope.blockwise.engine import Engine
+from connectoscope.blockwise.engine import Engine, Phase
 from connectoscope.blockwise.ledger import Ledger
+from connectoscope.blockwise.mask import Mask, read_mask
 from connectoscope.blockwise.plan import Plan, Signature, blocks_of, library_versions
 from connectoscope.blockwise.pyramid import Pyramid
+from connectoscope.cascade.ladder import Place
+from connectoscope.cascade.make import cascade_of
+from connectoscope.cascade.plan import CascadePlan, check_plan, read_plan
+from connectoscope.cascade.run import Cascade, cell_map, map_image, place_of, read_share, touched
+from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
 from connectoscope.segmentation.objects import ObjectMaker
 from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor, copy_phase
 from connectoscope.segmentation.setup import Setup, set_up
 from connectoscope.segmentation.table import objects_table
 from connectoscope.segmentation.targets import Target, choose_targets
+from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
+
+FLOOR = 0.98  # of the one-level recall, that a cascade of --cascade auto keeps
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -61,7 +70,13 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         bundle.card, parameters.target, parameters.threshold, parameters.min_volume
     )
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
-    identity = _identity(setup, targets, parameters)
+    mask = None if parameters.within is None else open_volume(parameters.within)
+    basis = identity_of(setup, targets, parameters.exact, mask)
+    within = None if mask is None else read_mask(mask, setup.grid)
+    planned = _given_plan(parameters, basis)
+    identity = basis
+    if parameters.cascade != "off":
+        identity = basis | {"cascade": _cascade_identity(parameters, planned)}
     destination = Path(parameters.destination)
     check_apart(volume.source, destination)
     found = found_at(destination)
@@ -77,6 +92,13 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         context.job.ledger_path.unlink(missing_ok=True)
         context.job.plan_path.unlink(missing_ok=True)
         shutil.rmtree(context.scratch)
+    if parameters.cascade == "auto":
+        planned = _own_plan(setup, targets, basis, within, parameters, context)
+        if not planned.pays:
+            context.warn(planned.verdict)
+            warnings.append(planned.verdict)
+    if planned is not None and planned.pays:
+        setup = with_tile(setup, planned.tile)
     plan = _plan(setup, identity, destination, existing, context)
     predictor = bundle.predictor(
         tile=plan.tile,
@@ -87,12 +109,54 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     )
     if found is not None and existing is None:  # only now, when nothing more can be refused
         take_away(destination, context.scratch)
+    cascade = None
+    if planned is not None and planned.pays:
+        gates = candidates(setup, targets, plan.intensity, plan.device, plan.threads)
+        cascade = cascade_of(planned, gates, setup.lattice)
     with Ledger(context.job.ledger_path) as ledger:
-        run = _Run(setup, plan, predictor, targets, destination, context, ledger, warnings)
+        run = _Run(
+            setup, plan, predictor, targets, destination, context, ledger, warnings, within, cascade, planned
+        )
         return run.all()
 
 
-def _identity(setup: Setup, targets: list[Target], parameters: Segment) -> Signature:
+def _given_plan(parameters: Segment, basis: Signature) -> CascadePlan | None:
+    """The plan file that ``--cascade`` names; one that was made for something else is refused."""
+    if parameters.cascade in ("off", "auto"):
+        return None
+    path = Path(parameters.cascade)
+    plan = read_plan(path)
+    check_plan(path, plan, basis)
+    return plan
+
+
+def _own_plan(
+    setup: Setup,
+    targets: list[Target],
+    basis: Signature,
+    mask: Mask | None,
+    parameters: Segment,
+    context: Context,
+) -> CascadePlan:
+    """The plan of ``--cascade auto``: made once, and kept with the job so that resuming uses the same."""
+    path = context.folder / "auto.cascade.json"
+    if path.exists():
+        return read_plan(path)
+    asked = parameters.model_dump(exclude={"destination", "cascade"})
+    plan = plan_segmentation(setup, targets, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0)
+    plan.write(path)
+    context.log(plan.verdict)
+    return plan
+
+
+def _cascade_identity(parameters: Segment, plan: CascadePlan | None) -> str:
+    """What of the cascade decides the result."""
+    if plan is None:
+        return parameters.cascade
+    return json.dumps([list(plan.tile), [gate.model_dump(mode="json") for gate in plan.gates]])
+
+
+def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume | None) -> Signature:
     """What the result is of, for the signature; places and names that do not change its bytes are left out."""
     identity: Signature = {
         "input": setup.volume.identity(),
@@ -102,10 +166,10 @@ def _identity(setup: Setup, targets: list[Target], parameters: Segment) -> Signa
             "threshold": {t.name: t.threshold for t in targets},
             "min_volume": {t.name: t.min_volume_nm3 for t in targets},
             "box": str(setup.box),
-            "exact": parameters.exact,
+            "exact": exact,
         },
     }
-    return identity
+    return identity if mask is None else identity | {"within": mask.identity()}
 
 
 def _plan(
@@ -171,11 +235,16 @@ class _Run:
     context: Context
     ledger: Ledger
     warnings: list[str]
+    mask: Mask | None
+    cascade: Cascade | None
+    planned: CascadePlan | None
+    skipped: dict[str, Any] = field(default_factory=dict)
 
     def all(self) -> dict[str, Any]:
         """Run what is left; the summary."""
         began = time.monotonic()
-        weights = {"probabilities": 100.0}
+        weights = dict.fromkeys(self.cascade.phase_names, 5.0) if self.cascade else {}
+        weights |= {"probabilities": 100.0}
         if not self.setup.chunks_on_lattice:
             weights["alignment"] = 5.0
         for target in self.targets:
@@ -184,6 +253,7 @@ class _Run:
         self.engine = Engine(self.context, self.ledger, revision=self.plan.revision)
         stores, factors = self._image()
         _tell_image(self.destination, self.setup.bundle, self.context)
+        self.blocks = blocks_of(self.setup.box.shape, self.setup.lattice.core)
         voxels = self._probabilities(stores, factors)
         objects = {target.name: self._objects(target, stores[0], factors) for target in self.targets}
         self._warn_of_blocks()
@@ -192,6 +262,7 @@ class _Run:
             "blocks": len(self.setup.lattice.blocks(self.setup.box)),
             "objects": objects,
             "warnings": self.warnings,
+            **self.skipped,
         }
         delete_locks(self.destination)
         set_attributes(self.destination, finished=True, summary=summary)
@@ -236,19 +307,73 @@ class _Run:
 
     def _probabilities(self, stores: list[ts.TensorStore], factors: tuple[tuple[int, int, int], ...]) -> int:
         setup, lattice = self.setup, self.setup.lattice
-        maker = ProbabilityMaker(setup.grid, lattice, self.predictor, self.plan.intensity)
+        look = look_for(self.targets, setup.voxel_nm3) if self.cascade else None
+        maker = ProbabilityMaker(setup.grid, lattice, self.predictor, self.plan.intensity, look, self.mask)
         pyramid = Pyramid(stores, factors, labels=False)
         if setup.chunks_on_lattice:
-            return self.engine.run(maker.phase(setup.box, stores[0], pyramid))
+            return self._run(maker.phase(setup.box, stores[0], None), pyramid)
         z, y, x = (i // c * c for i, c in zip(setup.box.start, lattice.core, strict=True))
         aligned = Box((z, y, x), setup.box.stop)
         spec = replace(setup, box=aligned).image(np.dtype(np.uint8), channels=self.predictor.outputs)
         scratch = make_image(self.context.scratch / "lattice.zarr", spec, self.context.scratch)[0]
-        voxels = self.engine.run(maker.phase(aligned, scratch, None))
+        voxels = self._run(maker.phase(aligned, scratch, None), None)
         offset = (setup.box.start[0] - z, setup.box.start[1] - y, setup.box.start[2] - x)
-        blocks = blocks_of(setup.box.shape, lattice.core)
-        self.engine.run(copy_phase("alignment", blocks, scratch, offset, stores[0], pyramid))
+        self.engine.run(copy_phase("alignment", self.blocks, scratch, offset, stores[0], pyramid))
         return voxels
+
+    def _run(self, phase: Phase[Any], pyramid: Pyramid | None) -> int:
+        """All blocks of a phase or, behind a cascade, those that it passes; the number of voxels written."""
+        if self.cascade is None:
+            voxels = self.engine.run(replace(phase, pyramid=pyramid))
+            self._skip({place_of(block.id) for block in phase.blocks})
+            return voxels
+
+        def some(places: set[Place]) -> Phase[Any]:
+            return replace(phase, blocks=[block for block in phase.blocks if place_of(block.id) in places])
+
+        cells = {place_of(block.id) for block in phase.blocks}
+        accepted, woken, voxels = self.cascade.run(self.engine, self.ledger, cells, some)
+        self.engine.run(replace(some(accepted | woken), pyramid=pyramid))  # only what is coarse is left
+        self._skip(accepted | woken)
+        self._map(cells, accepted, woken)
+        self._tell_cascade(woken, phase.name)
+        return voxels
+
+    def _skip(self, awake: set[Place]) -> None:
+        """Only ``awake`` cells hold anything: the passes over objects leave out the others."""
+        setup = self.setup
+        blocks = setup.lattice.blocks(setup.box)
+        if len(awake) < len(blocks):
+            kept = [block.write for block in blocks if place_of(block.id) in awake]
+            self.blocks = touched(self.blocks, kept, setup.lattice.core)
+            share = read_share(awake, setup.lattice, setup.grid.shape)
+            self.skipped["level0_read"] = round(1.0 if self.cascade and self.cascade.made else share, 4)
+
+    def _tell_cascade(self, woken: set[Place], fine: str) -> None:
+        """What ``--json`` says of the cascade."""
+        if self.cascade is None or self.planned is None:
+            return
+        predicted = self.planned.predicted
+        self.skipped["cascade"] = {
+            "calls": self.cascade.calls(self.ledger, fine),
+            "calls_predicted": [round(n, 1) for n in predicted.calls],
+            "woken": len(woken),
+            "cells": predicted.cells,
+            "seconds_predicted": round(predicted.seconds, 1),
+            "one_level_seconds_predicted": round(predicted.one_level_seconds, 1),
+            "recall_predicted": [round(r, 4) for r in predicted.recall_interval],
+        }
+
+    def _map(self, cells: set[Place], accepted: set[Place], woken: set[Place]) -> None:
+        """``labels/cascade``: what was done with each cell."""
+        if self.cascade is None:
+            return
+        first, values = cell_map(self.setup.lattice, self.setup.box, cells, accepted, woken)
+        spec = map_image(values, first, self.setup.lattice.core, self.setup.grid)
+        path = self.destination / "labels" / "cascade"
+        add_labels_group_entry(self.destination, "cascade")
+        make_image(path, spec, self.context.scratch)[0].write(values).result()
+        self.context.result("labels", path, "cascade")
 
     def _objects(
         self, target: Target, store: ts.TensorStore, factors: tuple[tuple[int, int, int], ...]
@@ -260,7 +385,7 @@ class _Run:
             threshold=target.threshold,
             min_voxels=target.min_volume_nm3 / self.setup.voxel_nm3 * (1 - 1e-12),
             store=store,
-            blocks=blocks_of(self.setup.box.shape, self.setup.lattice.core),
+            blocks=self.blocks,
             scratch=self.context.scratch / target.name,
         )
         self.engine.run(maker.parts_phase())

@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
 
 Role = Literal[
-    "source", "destination", "model", "new_model", "truth", "result", "recipe", "box", "voxel_size", "plain"
+    "source",
+    "destination",
+    "model",
+    "new_model",
+    "truth",
+    "result",
+    "recipe",
+    "box",
+    "voxel_size",
+    "cascade",
+    "mask",
+    "plain",
 ]
 """What a parameter stands for; forms choose their widget by it. A ``new_model`` is a destination whose bare name
 means a folder among the user's models."""
@@ -94,6 +105,17 @@ class OnVolume(Parameters):
     time: int | None = parameter(None, ge=0, help="Time point, where there are several.")
 
 
+class Searching(OnVolume):
+    """Shared by the tasks that look for something in a volume."""
+
+    within: str | None = parameter(
+        None,
+        role="mask",
+        advanced=True,
+        help="Only where this mask (a volume of the same extent, for example of 'detect --detector tissue') is not 0.",
+    )
+
+
 @dataclass(frozen=True)
 class MenuEntry:
     """A place in the window's menus that opens a task's form, with some parameters already chosen."""
@@ -114,6 +136,8 @@ class Task:
     menu: tuple[MenuEntry, ...] = ()
     destination: str | None = None
     """Name of the parameter that names the output; None for tasks that only report."""
+    ending: Callable[[Mapping[str, Any]], str] = lambda values: ".ome.zarr"
+    """What the output's name ends with, from the parameters; forms propose names by it."""
     in_process: bool = False
     """Quick: the terminal runs it in its own process, without an engine, a device or resuming."""
     hidden: bool = False

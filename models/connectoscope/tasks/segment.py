@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
 
 
-class Segment(OnVolume):
+class Segment(Searching):
     """Probabilities, labels and tables from a volume."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
@@ -40,6 +40,12 @@ class Segment(OnVolume):
         unit="nm³",
         advanced=True,
         help="Objects smaller than this are dropped. Default: the card's.",
+    )
+    cascade: str = parameter(
+        "off",
+        role="cascade",
+        help="Look coarsely first: off, auto (plan first, and use the plan only if it pays) or a plan file "
+        "of plan-cascade.",
     )
     exact: bool = parameter(
         False,

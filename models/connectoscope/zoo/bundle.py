@@ -16,7 +16,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from connectoscope.errors import UserError
-from connectoscope.zoo.card import Card
+from connectoscope.zoo.card import Architecture, Card, Companion, File
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from connectoscope.networks.predictor import Predictor
     from connectoscope.volumes.geometry import Index3
 
-CARD, WEIGHTS = "card.json", "weights.safetensors"
+CARD, WEIGHTS, GATE = "card.json", "weights.safetensors", "gate.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,18 @@ class Bundle:
             self.card.architecture.model_dump(),
             self.card.inputs.model_dump(),
             [o.name for o in self.card.outputs],
-            [f.model_dump() for f in self.card.files],
+            [f.model_dump() for f in self.card.files if f.name != GATE],
         ]
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+        return _digest(facts)
+
+    @cached_property
+    def gate_hash(self) -> str | None:
+        """sha256 over what decides the scores of the companion; None without one. It is no part of :attr:`hash`."""
+        companion = self.card.companion
+        if companion is None:
+            return None
+        scores = companion.model_dump(include={"architecture", "factor", "outputs", "halo"})
+        return _digest([scores, self.card.inputs.model_dump(), self._checksum(GATE)])
 
     def load_network(self) -> nn.Module:
         """The network with its weights, float32, in evaluation mode.
@@ -51,30 +60,64 @@ class Bundle:
         Raises:
             UserError: when the weights are missing, damaged or of another architecture.
         """
+        return self._load(WEIGHTS, self.card.architecture)
+
+    def load_gate(self) -> nn.Module:
+        """The network of the companion, as :meth:`load_network`.
+
+        Raises:
+            UserError: also when the bundle has no companion.
+        """
+        if self.card.companion is None:
+            raise UserError(
+                f"model '{self.card.name}' has no companion; make one with 'connectoscope train-gate'"
+            )
+        return self._load(GATE, self.card.companion.architecture)
+
+    def _load(self, file: str, architecture: Architecture) -> nn.Module:
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load
 
         from connectoscope.networks.registry import build_network
 
-        again = f"get the model '{self.card.name}' again"
-        try:
-            data = (self.path / WEIGHTS).read_bytes()
-        except OSError as error:
-            raise UserError(f"weights of {self.path} cannot be read ({error.strerror}); {again}") from None
-        wanted = {f.name: f.sha256 for f in self.card.files}.get(WEIGHTS)
-        if wanted != hashlib.sha256(data).hexdigest():
-            raise UserError(f"weights of {self.path} are damaged (their checksum is not the card's); {again}")
-        network = build_network(self.card.architecture.name, self.card.architecture.arguments)
+        data = self.read_file(file)
+        network = build_network(architecture.name, architecture.arguments)
         try:
             network.load_state_dict(
                 {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(data).items()}
             )
         except (SafetensorError, RuntimeError):
             raise UserError(
-                f"weights of {self.path} do not fit the architecture on its card; {again}"
+                f"{self._named(file)} do not fit the architecture on its card; {self._again}"
             ) from None
         return network.eval()
+
+    def read_file(self, file: str) -> bytes:
+        """The bytes of a file of the bundle.
+
+        Raises:
+            UserError: when it is missing, or not the one on the card.
+        """
+        try:
+            data = (self.path / file).read_bytes()
+        except OSError as error:
+            raise UserError(f"{self._named(file)} cannot be read ({error.strerror}); {self._again}") from None
+        if self._checksum(file) != hashlib.sha256(data).hexdigest():
+            raise UserError(
+                f"{self._named(file)} are damaged (their checksum is not the card's); {self._again}"
+            )
+        return data
+
+    def _named(self, file: str) -> str:
+        return f"{Path(file).stem} of {self.path}"
+
+    @property
+    def _again(self) -> str:
+        return f"get the model '{self.card.name}' again"
+
+    def _checksum(self, file: str) -> str | None:
+        return {f.name: f.sha256 for f in self.card.files}.get(file)
 
     def halo(self, exact: bool) -> Index3:
         return self.card.halo.exact if exact else self.card.halo.practical
@@ -180,21 +223,44 @@ def write_bundle(path: Path, card: Card, tensors: dict[str, Tensor]) -> Bundle:
     Raises:
         UserError: when ``path`` exists and is no bundle.
     """
+    data = _half(tensors)
+    card = card.model_copy(update={"files": (_file(WEIGHTS, data),)})
+    return _write(path, card, {WEIGHTS: data})
+
+
+def write_companion(path: Path, parent: Bundle, companion: Companion, tensors: dict[str, Tensor]) -> Bundle:
+    """Make a bundle that is ``parent``, unchanged, with a (new) companion; as :func:`write_bundle`.
+
+    Raises:
+        UserError: when ``path`` exists and is no bundle, or a file of the parent is not the one on its card.
+    """
+    data = _half(tensors)
+    own = tuple(f for f in parent.card.files if f.name != GATE)
+    files = {f.name: parent.read_file(f.name) for f in own}  # also refuses one that was replaced meanwhile
+    card = parent.card.model_copy(update={"companion": companion, "files": (*own, _file(GATE, data))})
+    return _write(path, card, {**files, GATE: data})
+
+
+def _half(tensors: dict[str, Tensor]) -> bytes:
+    """As a safetensors file, floats in float16."""
     import torch
     from safetensors.torch import save
 
-    if path.exists() and not (path / CARD).exists():
-        raise UserError(f"{path} exists and is no model; choose another name")
     half = {
         k: (v.detach().to("cpu", torch.float16) if v.is_floating_point() else v).contiguous()
         for k, v in tensors.items()
     }
-    data = save(half)
-    card = card.model_copy(update={"files": (_file(WEIGHTS, data),)})
+    return save(half)
+
+
+def _write(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
+    if path.exists() and not (path / CARD).exists():
+        raise UserError(f"{path} exists and is no model; choose another name")
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    (part / WEIGHTS).write_bytes(data)
+    for name, data in files.items():
+        (part / name).write_bytes(data)
     write_card(part, card)
     if path.exists():
         shutil.rmtree(path)
@@ -209,7 +275,9 @@ def write_card(path: Path, card: Card) -> None:
     part.replace(path / CARD)
 
 
-def _file(name: str, data: bytes) -> object:
-    from connectoscope.zoo.card import File
-
+def _file(name: str, data: bytes) -> File:
     return File(name=name, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

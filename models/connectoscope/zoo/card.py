@@ -72,8 +72,24 @@ class Score(_Part):
 
 
 class File(_Part):
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # in the bundle's own folder
     sha256: str
+
+
+class Companion(_Part):
+    """The model's coarse gate, in ``gate.safetensors``: a small network that sees where the model finds something.
+
+    ``factor`` (voxels of the model's grid per coarse voxel), ``halo`` (coarse voxels) and ``voxel_size`` (nm, of the
+    coarse level) are z, y, x; ``outputs`` are the model's outputs, in the order of the gate's channels.
+    """
+
+    architecture: Architecture
+    factor: Steps
+    voxel_size: tuple[Size, Size, Size]
+    outputs: tuple[str, ...] = Field(min_length=1)
+    halo: Lengths
+    training: dict[str, Any] = {}
+    scores: tuple[Score, ...] = ()
 
 
 class Card(_Part):
@@ -96,7 +112,7 @@ class Card(_Part):
     data_licences: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
     signature: dict[str, Any] | None = None
-    companion: dict[str, Any] | None = None
+    companion: Companion | None = None
     lineage: tuple[dict[str, Any], ...] = ()
     files: tuple[File, ...]
 
@@ -105,6 +121,15 @@ class Card(_Part):
         for name, halo in (("exact", self.halo.exact), ("practical", self.halo.practical)):
             if any(h % s for h, s in zip(halo, self.stride, strict=True)):
                 raise ValueError(f"halo.{name} {halo} is no multiple of the stride {self.stride}")
+        return self
+
+    @model_validator(mode="after")
+    def _companion_fits(self) -> Self:
+        unknown = set(self.companion.outputs if self.companion else ()) - {o.name for o in self.outputs}
+        if unknown:
+            raise ValueError(
+                f"the companion has outputs that the model has not: {', '.join(sorted(unknown))}"
+            )
         return self
 
     def output(self, name: str) -> Output:

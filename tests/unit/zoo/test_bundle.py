@@ -11,8 +11,8 @@ import torch
 from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.zoo import Bundle, find_model, list_models
-from connectoscope.zoo.bundle import CARD, WEIGHTS, write_bundle
-from connectoscope.zoo.card import Card
+from connectoscope.zoo.bundle import CARD, GATE, WEIGHTS, write_bundle, write_companion
+from connectoscope.zoo.card import Card, Companion
 
 ARGUMENTS = UNet3dArguments(1, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))
 
@@ -88,6 +88,7 @@ def test_damaged_cards(bundle: Bundle, text: str, message: str) -> None:
         ("halo", {"exact": [1, 4, 4], "practical": [0, 1, 0]}, "halo.practical .* no multiple of the stride"),
         ("inputs", {"voxel_size": [40, 0, 8]}, "voxel_size.1"),
         ("inputs", {"voxel_size": [40, 8, 8], "normalisation": {"low": 99, "high": 1}}, "not below"),
+        ("files", [{"name": "../../weights.safetensors", "sha256": ""}], "files.0.name"),
     ],
 )
 def test_cards_that_no_tile_fits(bundle: Bundle, part: str, values: object, message: str) -> None:
@@ -103,6 +104,52 @@ def test_weights_of_another_architecture(bundle: Bundle) -> None:
     (bundle.path / CARD).write_text(json.dumps(values))
     with pytest.raises(UserError, match="do not fit"):
         find_model("small").load_network()
+
+
+def companion(**changes: object) -> Companion:
+    values = {
+        "architecture": {"name": "unet3d", "arguments": ARGUMENTS.to_json()}, "factor": (1, 2, 2),
+        "voxel_size": (40, 16, 16), "outputs": ("synapses",), "halo": (0, 2, 2),
+    }  # fmt: skip
+    return Companion.model_validate(values | changes)
+
+
+def test_a_companion_joins_and_leaves_the_model_as_it_was(bundle: Bundle, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    gate = UNet3d(ARGUMENTS)
+    made = write_companion(tmp_path / "gated", bundle, companion(), gate.state_dict())
+    again = find_model(tmp_path / "gated")
+    assert again.card.model_dump_json() == made.card.model_dump_json()
+    assert again.hash == bundle.hash
+    assert again.gate_hash == made.gate_hash
+    assert again.card.companion is not None
+    assert again.card.companion.model_dump_json() == companion().model_dump_json()
+    assert (again.path / WEIGHTS).read_bytes() == (bundle.path / WEIGHTS).read_bytes()
+    for name, value in again.load_gate().state_dict().items():
+        torch.testing.assert_close(value, gate.state_dict()[name], atol=1e-3, rtol=1e-3)
+    # Another halo gives other scores: another gate, the same model; also in place of the parent itself.
+    other = write_companion(again.path, again, companion(halo=(0, 4, 4)), gate.state_dict())
+    assert [f.name for f in other.card.files] == [WEIGHTS, GATE]
+    assert other.hash == bundle.hash
+    assert other.gate_hash not in (None, again.gate_hash)
+
+
+def test_a_gate_of_another_architecture(bundle: Bundle, tmp_path: Path) -> None:
+    arguments = UNet3dArguments(1, (3,), (((1, 3, 3),),), ())
+    write_companion(tmp_path / "gated", bundle, companion(), UNet3d(arguments).state_dict())
+    with pytest.raises(UserError, match=r"gate of .* do not fit"):
+        find_model(tmp_path / "gated").load_gate()
+    assert not any(p.suffix == ".part" for p in tmp_path.iterdir())
+
+
+def test_a_parent_that_was_replaced_or_lost_has_no_children(bundle: Bundle, tmp_path: Path) -> None:
+    (bundle.path / WEIGHTS).write_bytes(b"of another version")
+    with pytest.raises(UserError, match="damaged"):
+        write_companion(tmp_path / "gated", bundle, companion(), {})
+    (bundle.path / WEIGHTS).unlink()
+    with pytest.raises(UserError, match=r"weights of .* cannot be read"):
+        write_companion(tmp_path / "gated", bundle, companion(), {})
+    assert not (tmp_path / "gated").exists()
 
 
 def test_nothing_foreign_is_overwritten(bundle: Bundle, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""What jobs make, put where it belongs in the window: layers, tables, plots and plans."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Layer
+from qtpy.QtCore import QObject
+
+from connectoscope.jobs.folder import JobFolder, JobState
+from napari_connectoscope.cascade_map import level0_text
+from napari_connectoscope.jobs import JobWatcher
+from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
+
+if TYPE_CHECKING:
+    from connectoscope_app.window import MainWindow
+
+_LOG_CHARACTERS = 6000
+_PLOTS_HEIGHT = 360  # a plot and a plan's table can be read from here on
+
+
+class JobResults(QObject):
+    """Follows jobs for ``window`` and shows what they tell."""
+
+    def __init__(self, window: MainWindow) -> None:
+        super().__init__(window)
+        self._window = window
+        self._growing: dict[str, list[Layer]] = {}  # job folder -> its layers
+        self._followed: weakref.WeakSet[JobWatcher] = weakref.WeakSet()
+
+    def follow(self, watcher: JobWatcher) -> None:
+        """Show what a watcher tells, once."""
+        if watcher in self._followed:
+            return
+        self._followed.add(watcher)
+        folder = watcher.folder
+        name = job_name(folder)
+        for signal in (watcher.resulted, watcher.metric, watcher.plotted):
+            signal.connect(lambda event: self._tell(event, folder))
+        watcher.progressed.connect(lambda _event: self._refresh(folder))
+        watcher.logged.connect(lambda line: self._window.log.appendPlainText(f"{name}: {line}"))
+        watcher.ended.connect(lambda state: self._ended(state, watcher))
+
+    def show(self, folder: JobFolder) -> None:
+        """Everything that a job has made so far."""
+        events, _ = folder.read_events(0)
+        told = [event for event in events if event["type"] in ("result", "metric", "plot")]
+        for event in told:
+            self._tell(event, folder)
+        if not told:
+            self._window.tell("This job has made nothing that can be shown yet")
+        else:
+            self._raise_panel(told)
+
+    def show_points(self, path: Path) -> None:
+        """A CSV of points from the disk, as layer and table."""
+        self._show_layers({"kind": "points", "path": str(path), "name": path.stem})
+        self._window.tables.show_table(path, path.stem)
+        self._window.raise_dock("Objects")
+
+    def _tell(self, event: dict[str, Any], folder: JobFolder) -> None:
+        plots, name = self._window.plots, job_name(folder)
+        if event["type"] == "metric":
+            plots.add_metric(name, event)
+        elif event["type"] == "plot":
+            plots.add_plot(name, event)
+        else:
+            self._show_result(event, folder)
+
+    def _show_result(self, event: dict[str, Any], folder: JobFolder) -> None:
+        path, kind = Path(event["path"]), event["kind"]
+        if not path.exists():
+            self._window.tell(f"{path.name} is gone: it was moved or deleted")
+            return
+        if kind in ("table", "points"):
+            self._window.tables.show_table(path, str(event.get("name", path.stem)))
+        if kind == "plan":
+            self._window.plots.add_plan(job_name(folder), event)
+        elif kind != "table":
+            self._show_layers(event, folder)
+
+    def _show_layers(self, event: dict[str, Any], folder: JobFolder | None = None) -> None:
+        targets = folder.request.parameters.get("target") if folder is not None else None
+        add_result_in_background(
+            self._window.viewer,
+            event,
+            owner=self._window.answers,
+            targets=targets,
+            added=lambda layers: self._added(layers, folder),
+            failed=self._window.tell,  # moved or damaged since: the job goes on
+        )
+
+    def _added(self, layers: Sequence[Layer], folder: JobFolder | None) -> None:
+        if folder is None:
+            return
+        self._growing.setdefault(str(folder.path), []).extend(layers)
+        if folder.state().ended:  # it has ended while its layers were made
+            self._finish(folder)
+
+    def _refresh(self, folder: JobFolder) -> None:
+        for layer in self._growing.get(str(folder.path), []):
+            refresh_result(layer)
+
+    def _ended(self, state: JobState, watcher: JobWatcher) -> None:
+        folder, window = watcher.folder, self._window
+        self._finish(folder)
+        name = job_name(folder)
+        if state.status == "done":
+            read = level0_text(watcher.summary)
+            window.tell(f"{name}: finished" + (f", {read}" if read else ""))
+            self._raise_panel(watcher.results)
+        elif state.status == "failed":
+            window.show_error(state.message or f"{name} failed", _log_end(folder))
+        else:
+            window.tell(f"{name}: {state.status}. {state.message}".rstrip())
+
+    def _raise_panel(self, told: Sequence[dict[str, Any]]) -> None:
+        """The panel that says most of what a job has made."""
+        kinds = {event.get("kind", event["type"]) for event in told}
+        if kinds & {"plan", "plot", "metric"}:
+            self._window.raise_dock("Plots", _PLOTS_HEIGHT)
+        elif kinds & {"table", "points"}:
+            self._window.raise_dock("Objects")
+
+    def _finish(self, folder: JobFolder) -> None:
+        destination = folder.request.destination
+        if destination is not None:
+            finish_results(self._window.viewer, str(destination))
+        self._growing.pop(str(folder.path), None)
+
+
+def job_name(folder: JobFolder) -> str:
+    return folder.path.name.removesuffix(".job")
+
+
+def _log_end(folder: JobFolder) -> str:
+    try:
+        return folder.log_path.read_text(encoding="utf-8", errors="replace")[-_LOG_CHARACTERS:]
+    except OSError:
+        return ""

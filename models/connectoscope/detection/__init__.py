@@ -1,0 +1,1 @@
+"""Detectors: cells as points (:mod:`~connectoscope.detection.blobs`), tissue as a mask; a block at a time."""

@@ -1,0 +1,323 @@
+"""Cells of a volume as a file of points: blocks of the engine, merged and sorted at the end.
+
+::
+
+    volume -> grid -> tiles -> points of each block (scratch) -> NAME.csv or NAME.xml, and NAME.json beside it
+
+``NAME.json`` carries the request, the signature and, when the points are complete, the summary; it is there from the
+start of a run, so that a file of points that has none is never taken for one of ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectoscope.blockwise.destination import (
+    check_apart,
+    check_same,
+    check_writable,
+    check_zarr_name,
+    write_file,
+)
+from connectoscope.blockwise.engine import Engine
+from connectoscope.blockwise.grid import Grid
+from connectoscope.blockwise.ledger import Ledger
+from connectoscope.blockwise.plan import Block, Signature
+from connectoscope.detection.blobs import Blob, plane_noise
+from connectoscope.detection.cells import NAME, CellDetector, large_core, lattice_of, load_points
+from connectoscope.detection.points import Points, points_csv, points_xml
+from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+    from connectoscope.tasks.detect import Detect
+    from connectoscope.volumes import Volume
+
+LIBRARIES = ("connectoscope", "numpy", "scipy", "tensorstore")
+SMALLEST = 2.0  # voxels across a cell, below which nothing can be told from noise
+LEAST = 3  # voxels a side of a volume in which a blob has a surrounding
+
+
+def check_name(path: Path, detector: str) -> None:
+    """Raises UserError unless ``path`` ends as what ``detector`` makes."""
+    if detector == "tissue":
+        check_zarr_name(path, "detect --detector tissue")
+    elif path.suffix.lower() not in (".csv", ".xml"):
+        stem = path.name.split(".")[0]
+        raise UserError(
+            f"{path.name}: cells are points; name the file {stem}.csv, or {stem}.xml for cellfinder"
+        )
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which cells are looked for, and where."""
+
+    grid: Grid
+    box: Box
+    diameter: float  # micrometres
+    threshold: float  # noise units
+
+    @property
+    def radius(self) -> float:
+        """Of a cell, in the volume's unit."""
+        return (
+            self.diameter / 2 * NANOMETRES["micrometer"] / NANOMETRES[self.grid.volume.unit or "micrometer"]
+        )
+
+    @property
+    def blob(self) -> Blob:
+        return Blob.of(2 * self.radius, self.grid.scale)
+
+    def noise(self) -> list[float]:
+        """The unit of the threshold, for each plane; reads a sample of the grid.
+
+        Raises:
+            UserError: the sample is constant.
+        """
+        measured = plane_noise(self.grid.read, self.grid.shape)
+        if not measured.all():
+            raise UserError(
+                f"{self.grid.volume.name} is constant wherever it was sampled: there is nothing to find in it"
+            )
+        return [float(f"{value:.6g}") for value in measured]
+
+    def detector(self, noise: list[float], core: Index3 | None = None, threads: int = 1) -> CellDetector:
+        """The detector on cores of that shape; None: large ones. Which cores does not change the points."""
+        z, y, x = (self.radius / s for s in self.grid.scale)
+        lattice = lattice_of(core or large_core(self.grid.shape), self.blob)
+        return CellDetector(
+            self.grid,
+            self.box,
+            lattice,
+            self.blob,
+            np.array(noise, np.float32),
+            self.threshold,
+            (z, y, x),
+            threads,
+        )
+
+    def identity(self) -> Signature:
+        """What the points are of, for the signature."""
+        return {
+            "input": self.grid.volume.identity(),
+            "parameters": {
+                "detector": NAME,
+                "level": self.grid.level,
+                "box": str(self.box),
+                "diameter": self.diameter,
+                "threshold": self.threshold,
+            },
+        }
+
+
+def search_for(volume: Volume, *, box: str | None, level: int, diameter: float, threshold: float) -> Search:
+    """Check what is asked for against the volume.
+
+    Raises:
+        UserError: voxel size unknown, no such level, box outside, flat volume, or cells of under 2 voxels.
+    """
+    size = volume.voxel_size_nm(level)
+    grid = Grid(volume, level)
+    if min(grid.shape) < LEAST:
+        shape = " x ".join(map(str, grid.shape))
+        raise UserError(
+            f"{volume.name} is {shape} voxels; cells need a volume of at least {LEAST} voxels a side"
+        )
+    across = [diameter * NANOMETRES["micrometer"] / s for s in size]
+    if min(across) < SMALLEST:
+        coarsest = max(size) / NANOMETRES["micrometer"]
+        raise UserError(
+            f"cells of {diameter:g} µm are under {SMALLEST:g} voxels of {coarsest:g} µm: use a finer --level or volume, "
+            f"or a --diameter of at least {SMALLEST * coarsest:g}"
+        )
+    part = Box.of(grid.shape) if box is None else grid.box_from_level(parse_box(box), level)
+    return Search(grid, part, diameter, threshold)
+
+
+def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[str, Any]:
+    """Make or go on with ``parameters.destination`` (.csv or .xml); returns the summary.
+
+    Raises:
+        UserError: unusable input or destination, or a destination made by another request.
+        Cancelled: between blocks; what is finished is kept.
+    """
+    search = search_for(
+        volume,
+        box=parameters.box,
+        level=parameters.level,
+        diameter=parameters.diameter,
+        threshold=parameters.threshold,
+    )
+    destination = Path(parameters.destination)
+    check_apart(volume.source, destination)
+    for text in volume.warnings:
+        context.warn(text)
+    found = _found(destination)
+    existing = None if context.overwrite else found
+    identity = search.identity()
+    if existing is not None:
+        check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
+        if existing["finished"] and destination.exists():
+            context.log(f"{destination} is already complete")
+            context.result("points", destination, NAME, objects=existing["summary"]["objects"])
+            return {**existing["summary"], "already_complete": True}
+    check_writable(destination)
+    plan = _plan(search, identity, destination, existing, context)
+    return _Run(search, plan, destination, context).all()
+
+
+def _beside(destination: Path) -> Path:
+    return destination.with_suffix(".json")
+
+
+def _found(destination: Path) -> dict[str, Any] | None:
+    """What the JSON beside the destination says; None where neither is.
+
+    Raises:
+        UserError: something of another origin is there.
+    """
+    beside = _beside(destination)
+    if not os.path.lexists(beside):
+        if os.path.lexists(destination):
+            raise UserError(
+                f"{destination} exists and is no result of connectoscope: choose another destination"
+            )
+        return None
+    try:
+        found = json.loads(beside.read_bytes())
+        if not (isinstance(found["signature"], dict) and isinstance(found["finished"], bool)):
+            raise ValueError
+        made = found["file"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{beside}, where the request would be kept, is something else: choose another destination"
+        ) from None
+    if made != destination.name:
+        raise UserError(f"{beside.name} belongs to {made}: choose another name than {destination.name}")
+    result: dict[str, Any] = found
+    return result
+
+
+def _plan(
+    search: Search,
+    identity: Signature,
+    destination: Path,
+    existing: dict[str, Any] | None,
+    context: Context,
+) -> Signature:
+    """The signature of the run that is to go on or, where there is none, of a new one, for which room is made."""
+    path = context.job.plan_path
+    own: Signature | None = json.loads(path.read_bytes()) if path.exists() and existing is not None else None
+    stored: Signature | None = own or (existing and existing["signature"])
+    pinned = stored["plan"] if stored is not None else None
+    unit = pinned["noise"] if pinned is not None else search.noise()
+    detector = search.detector(unit)
+    fresh: Signature = json.loads(
+        json.dumps(
+            {
+                **identity,
+                "plan": {
+                    "core": detector.lattice.core,
+                    "halo": detector.lattice.halo,
+                    "noise": unit,
+                    "libraries": {name: version(name) for name in LIBRARIES},
+                },
+            }
+        )
+    )
+    if stored is not None:
+        check_same(destination, stored, fresh)
+    if own is None:
+        context.job.ledger_path.unlink(missing_ok=True)
+        shutil.rmtree(context.scratch)
+        destination.unlink(missing_ok=True)
+        write_file(path, json.dumps(fresh, indent=1).encode())
+    return fresh
+
+
+@dataclass
+class _Run:
+    search: Search
+    signature: Signature
+    destination: Path
+    context: Context
+
+    def all(self) -> dict[str, Any]:
+        """Run what is left; the summary."""
+        began = time.monotonic()
+        plan = self.signature["plan"]
+        z, y, x = plan["core"]
+        detector = self.search.detector(plan["noise"], (z, y, x), self.context.threads)
+        self._mark(finished=False)
+        folder = self.context.scratch / NAME
+        self.context.phases(**{NAME: 1.0})
+        with Ledger(self.context.job.ledger_path) as ledger:
+            blocks = self._blocks(detector)
+            voxels = Engine(self.context, ledger, revision=0).run(detector.phase(blocks, folder))
+            entries = list(ledger.entries(f"{NAME}/"))
+        self._warn(entries)
+        ids = [entry["id"].removeprefix(f"{NAME}/") for entry in entries if entry["points"]]
+        points = load_points(folder, ids)
+        self._write(points)
+        summary = {
+            "task": "detect",
+            "detector": NAME,
+            "blocks": len(blocks),
+            "objects": {NAME: len(points)},
+            "warnings": self.context.warnings,
+        }
+        self._mark(finished=True, summary=summary)
+        self.context.result("points", self.destination, NAME, objects=summary["objects"])
+        rate = voxels / 1e6 / max(time.monotonic() - began, 1e-9)
+        return {**summary, "megavoxels_per_second": round(rate, 3)}
+
+    def _blocks(self, detector: CellDetector) -> list[Block]:
+        """The blocks to run: all; a cascade leaves some out."""
+        return detector.lattice.blocks(self.search.box)
+
+    def _write(self, points: NDArray[np.float64]) -> None:
+        """The whole file at once, by way of .part."""
+        grid = self.search.grid
+        world = np.array(grid.translation) + points[:, :3] * np.array(grid.scale)
+        if self.destination.suffix.lower() == ".xml":
+            finest = grid.volume.levels[0]
+            voxels = (world - np.array(finest.translation)) / np.array(finest.scale)
+            data = points_xml(voxels, grid.volume.name)
+        else:
+            radius = np.full(len(points), self.search.radius)
+            data = points_csv(Points(world, radius, points[:, 3], grid.volume.unit or "")).encode()
+        write_file(self.destination, data)
+
+    def _mark(self, **more: Any) -> None:
+        request = self.context.json
+        asked = {k: v for k, v in request.get("parameters", {}).items() if k != "destination"}
+        about = {
+            "file": self.destination.name,
+            "request": {**request, "parameters": asked},
+            "signature": self.signature,
+            **more,
+        }
+        write_file(_beside(self.destination), (json.dumps(about, indent=1) + "\n").encode())
+
+    def _warn(self, entries: list[dict[str, Any]]) -> None:
+        """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
+        bad = sum(entry.get("not_finite", 0) for entry in entries)
+        constant = sum(entry.get("constant", False) for entry in entries)
+        if bad:
+            self.context.warn(f"{bad} voxels were not numbers or infinite and were taken as 0")
+        if constant:
+            self.context.warn(
+                f"{constant} of {len(entries)} blocks were constant and were taken as background"
+            )

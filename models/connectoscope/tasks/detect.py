@@ -1,0 +1,73 @@
+"""Detect cells as points, or tissue as a mask, without a network.
+
+Difference-of-Gaussians blobs and thresholds of brightness or texture (:mod:`connectoscope.detection`), block by block.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from connectoscope.tasks.base import MenuEntry, OnVolume, Task, parameter
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+
+
+class Detect(OnVolume):
+    """Points or a mask from a volume."""
+
+    source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
+    destination: str = parameter(
+        role="destination",
+        argument=True,
+        help="What is made. Cells: a table NAME.csv, or NAME.xml as cellfinder reads it. Tissue: a mask NAME.ome.zarr.",
+    )
+    detector: Literal["cells", "tissue"] = parameter(
+        "cells", help="What to look for: bright cell bodies or nuclei, or where there is tissue at all."
+    )
+    level: int = parameter(
+        0, ge=0, help="Resolution level that --box refers to and cells are searched at (0 is the finest)."
+    )
+    diameter: float = parameter(14.0, gt=0, unit="µm", help="Diameter of the cells.")
+    threshold: float = parameter(
+        3.5,
+        gt=0,
+        help="Cells answer at least this strongly, in multiples of the noise of a voxel; less finds more.",
+    )
+
+
+def run(parameters: Detect, context: Context) -> dict[str, Any]:
+    """Make or go on with the destination.
+
+    Raises:
+        UserError: unusable input or destination, or a destination made by another request.
+    """
+    from pathlib import Path
+
+    from connectoscope.detection.run import check_name, detect_cells
+    from connectoscope.detection.tissue import detect_tissue
+    from connectoscope.volumes import open_volume
+
+    check_name(Path(parameters.destination), parameters.detector)
+    volume = open_volume(
+        parameters.source,
+        channel=parameters.channel,
+        time=parameters.time,
+        voxel_size=parameters.voxel_size,
+    )
+    detect = {"cells": detect_cells, "tissue": detect_tissue}[parameters.detector]
+    return detect(volume, parameters, context)
+
+
+TASK = Task(
+    name="detect",
+    summary="Find cells as points, or tissue as a mask.",
+    parameters=Detect,
+    run=run,
+    destination="destination",
+    ending=lambda values: ".csv" if values["detector"] == "cells" else ".ome.zarr",
+    menu=(
+        MenuEntry("Detect", "Cells", {"detector": "cells"}),
+        MenuEntry("Detect", "Tissue", {"detector": "tissue"}),
+    ),
+)

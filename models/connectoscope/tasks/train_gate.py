@@ -1,0 +1,178 @@
+"""Give a model a companion: a small network that sees coarsely where the model would find something.
+
+Learned from the model itself on a volume, without labels (:mod:`connectoscope.cascade.distillation`); cascades take it
+as their gate. It takes minutes; a run that was cancelled begins again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from connectoscope.tasks.base import OnVolume, Task, parameter
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+
+
+class TrainGate(OnVolume):
+    """A model with a companion, from a model and a volume."""
+
+    model: str = parameter(role="model", argument=True, help="Model: a name from 'models list' or a folder.")
+    destination: str = parameter(
+        role="new_model",
+        argument=True,
+        help="New model with the companion: a folder, or a bare name among your own models.",
+    )
+    on: str = parameter(
+        role="source", help="Volume to learn on, like those to come: file, folder, URL or sample:NAME."
+    )
+    target: tuple[str, ...] = parameter(
+        (),
+        help="Output that the companion looks for (repeat for several). "
+        "Default: each that the model makes objects of.",
+    )
+    megavoxels: float = parameter(
+        24.0, gt=0, help="How much of the volume the model is run on, in millions of its own voxels."
+    )
+    steps: int = parameter(1000, ge=1, advanced=True, help="Updates of the companion's weights.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Which boxes and patches are drawn.")
+    factor: str | None = parameter(
+        None,
+        advanced=True,
+        help="Voxels of the model per voxel of the coarse level, z,y,x. Default: the first level of a pyramid.",
+    )
+
+
+def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
+    """Run the model on boxes of the volume, train the companion, score it on boxes kept back, write the bundle.
+
+    Raises:
+        UserError: the model makes no objects, finds none in the volume, or source or destination will not do.
+    """
+    import time
+    from pathlib import Path
+
+    from connectoscope.cascade.distillation import Student, Teacher, ranking, score_cells, split
+    from connectoscope.cascade.learned import gate_geometry, parse_factor
+    from connectoscope.errors import UserError
+    from connectoscope.networks.predictor import best_precision
+    from connectoscope.segmentation.setup import set_up
+    from connectoscope.segmentation.targets import choose_targets
+    from connectoscope.volumes import open_volume
+    from connectoscope.zoo import find_model
+    from connectoscope.zoo.bundle import CARD, write_companion
+    from connectoscope.zoo.card import Architecture, Companion, Score
+
+    started = time.monotonic()
+    out = Path(parameters.destination)
+    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
+        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    bundle = find_model(parameters.model)
+    targets, warnings = choose_targets(bundle.card, parameters.target, None, None)
+    if not targets:
+        raise UserError(
+            f"model '{bundle.card.name}' makes no objects of {', '.join(parameters.target) or 'anything'}, "
+            "so there is nothing that a gate could look for; choose another model or --target"
+        )
+    volume = open_volume(
+        parameters.on, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
+    )
+    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=False)
+    for text in (*setup.warnings(), *warnings):
+        context.warn(text)
+    context.phases(labelling=50, training=50)
+
+    geometry = gate_geometry(bundle.card.inputs.voxel_size, len(targets), parse_factor(parameters.factor))
+    teacher = Teacher(setup.grid, geometry, targets, setup.intensity(), setup.voxel_nm3)
+    tile, boxes = teacher.boxes(setup.box, bundle.card, parameters.megavoxels, parameters.seed)
+    predictor = bundle.predictor(
+        tile=tile, device=context.device, precision=best_precision(context.device), threads=context.threads
+    )
+    examples = []
+    for done, box in enumerate(boxes):
+        context.progress(done, len(boxes), "labelling")
+        context.check_cancelled()
+        examples.append(teacher.example(box, predictor))
+    learning, held_out = split(examples)
+    missing = [t.name for c, t in enumerate(targets) if not any(e.objects[c] for e in learning)]
+    if missing:
+        others = [t.name for t in targets if t.name not in missing]
+        only = f", or learn only --target {' --target '.join(others)}" if others else ""
+        raise UserError(
+            f"model '{bundle.card.name}' finds no {missing[0]} in {len(learning)} boxes "
+            f"({sum(b.size for b in boxes) / 1e6:.3g} megavoxels) of {volume.name}, so a gate cannot learn them: "
+            f"take a volume that has some, more --megavoxels{only}"
+        )
+
+    student = Student(geometry, learning, parameters.steps, parameters.seed, context.device)
+
+    def report(step: int, loss: float) -> None:
+        context.metric("gate", step, loss=loss)
+        context.progress(step, parameters.steps, "training")
+        context.check_cancelled()
+
+    student.run(report)
+    network = student.finished()
+    cells = score_cells(network, geometry, held_out, context.device)
+    scores = {t.name: ranking(*cell) for t, cell in zip(targets, cells, strict=True)}
+    counts = {t.name: (len(p), int(p.sum())) for t, (_, p) in zip(targets, cells, strict=True)}
+    for name, row in scores.items():
+        if not row:
+            total, positive = counts[name]
+            context.warn(f"{name}: no score, {positive} of the {total} cells that were held back hold any")
+    training = {
+        "model": bundle.hash,
+        "thresholds": {t.name: t.threshold for t in targets},
+        "min_volume_nm3": {t.name: t.min_volume_nm3 for t in targets},
+        "data": [volume.name],
+        "box": str(setup.box),
+        "boxes": len(learning),
+        "megavoxels": round(sum(b.size for b in boxes) / 1e6, 3),
+        "steps": parameters.steps,
+        "seed": parameters.seed,
+        "seconds": round(time.monotonic() - started),
+    }
+    cell = " x ".join(map(str, geometry.window))
+    card_scores = [
+        Score(
+            metric=f"{name} {metric}",
+            value=round(value, 4),
+            data=volume.name,
+            split=f"{len(held_out)} boxes held back: {counts[name][0]} cells of {cell} coarse voxels, "
+            f"{counts[name][1]} positive",
+            command="connectoscope train-gate MODEL OUT --on SRC",
+        )
+        for name, row in scores.items()
+        for metric, value in row.items()
+    ]
+    companion = Companion(
+        architecture=Architecture(name="unet3d", arguments=geometry.arguments.to_json()),
+        factor=geometry.factor,
+        voxel_size=geometry.voxel_size,
+        outputs=tuple(t.name for t in targets),
+        halo=geometry.halo,
+        training=training,
+        scores=tuple(card_scores),
+    )
+    bundle = write_companion(out, bundle, companion, network.state_dict())
+    context.result("model", bundle.path, bundle.path.name)
+    return {
+        "task": "train-gate",
+        "model": str(bundle.path),
+        "seconds": round(time.monotonic() - started, 1),
+        "factor": geometry.factor,
+        "halo": geometry.halo,
+        "boxes": len(boxes),
+        "cells": counts,
+        "scores": scores,
+        "warnings": context.warnings,
+    }
+
+
+TASK = Task(
+    name="train-gate",
+    summary="Train a coarse companion of a model, for cascades.",
+    parameters=TrainGate,
+    run=run,
+    destination="destination",
+)

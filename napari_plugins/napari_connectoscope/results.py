@@ -1,0 +1,224 @@
+"""Results of jobs as napari layers: they open while they grow, and their blocks appear as they are written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+from napari.components import ViewerModel
+from napari.layers import Image, Layer, Points
+from qtpy.compat import isalive
+from qtpy.QtCore import QObject, QTimer
+
+from connectoscope.volumes import open_volume, read_attributes
+from connectoscope.volumes.geometry import Box
+from napari_connectoscope.cascade_map import is_cascade_map, map_options
+from napari_connectoscope.layers import (
+    LayerData,
+    contrast_of,
+    layer_data,
+    make_layer,
+    place_of,
+    probability_colormap,
+    title_of,
+    volume_facts,
+)
+from napari_connectoscope.lazy import LivePyramid
+from napari_connectoscope.points import fit_to_viewer, points_layers
+from napari_connectoscope.sources import layer_facts, visible_box
+from napari_connectoscope.threads import background
+
+REFRESH_SECONDS = 0.5
+_shown: WeakKeyDictionary[Layer, tuple[ref[ViewerModel], LivePyramid]] = WeakKeyDictionary()
+_refreshed: WeakKeyDictionary[Layer, float] = WeakKeyDictionary()
+
+
+def add_result(
+    viewer: ViewerModel, event: Mapping[str, Any], *, targets: Sequence[str] | None = None
+) -> list[Layer]:
+    """The layers of a ``result`` event; the same ones when it comes again, nothing for tables and plots.
+
+    Args:
+        event: ``kind``, ``path``, ``name``; for images ``channels``.
+        targets: Outputs of interest; the layers of others begin hidden. None: all are shown.
+    """
+    present = _present(viewer, event)
+    return present or [_add(viewer, *one) for one in _prepare(event, targets)]
+
+
+def add_result_in_background(
+    viewer: ViewerModel,
+    event: Mapping[str, Any],
+    *,
+    owner: QObject,
+    targets: Sequence[str] | None = None,
+    added: Callable[[list[Layer]], None] = lambda layers: None,
+    failed: Callable[[str], None],
+) -> None:
+    """:func:`add_result` with all that takes long in a thread, and one layer at a time after it.
+
+    Args:
+        owner: Nothing is added once it is gone.
+        added: Called with the layers.
+        failed: Called with one line for the user.
+    """
+    layers: list[Layer] = []
+
+    def add_next(waiting: list[tuple[Layer, LivePyramid | None]]) -> None:
+        if not isalive(owner):
+            return
+        if not waiting:
+            added(layers)
+            return
+        layers.append(_add(viewer, *waiting[0]))
+        QTimer.singleShot(0, lambda: add_next(waiting[1:]))  # napari takes 0.1 s for each: events in between
+
+    def prepared(found: list[tuple[Layer, LivePyramid | None]]) -> None:
+        present = _present(viewer, event)  # it may have been told twice
+        if present:
+            added(present)
+        else:
+            add_next(found)
+
+    background(owner, lambda: _prepare(event, targets), prepared, failed)
+
+
+def _present(viewer: ViewerModel, event: Mapping[str, Any]) -> list[Layer]:
+    """The layers of a result that are there already, up to date."""
+    path = str(event["path"])
+    present = [layer for layer in viewer.layers if layer_facts(layer).get("result") == path]
+    for layer in present:
+        if layer in _shown:
+            _shown[layer][1].live = _is_live(path)
+            refresh_result(layer)
+    return present
+
+
+def _prepare(
+    event: Mapping[str, Any], targets: Sequence[str] | None
+) -> list[tuple[Layer, LivePyramid | None]]:
+    """Layers that no viewer has yet, and the pyramids behind them."""
+    kind, path = event["kind"], str(event["path"])
+    name = str(event.get("name") or Path(path).name)
+    if kind == "image":
+        data, pyramids = probability_layers(path, targets)
+        return [(make_layer(one), pyramid) for one, pyramid in zip(data, pyramids, strict=True)]
+    if kind == "labels":
+        one, pyramid = label_layers(path, name)
+        return [(make_layer(one), pyramid)]
+    if kind == "points":
+        return [(make_layer(one), None) for one in points_layers(path, name)]
+    return []
+
+
+def _add(viewer: ViewerModel, layer: Layer, pyramid: LivePyramid | None) -> Layer:
+    if pyramid is not None:
+        _shown[layer] = (ref(viewer), pyramid)
+    active = viewer.layers.selection.active
+    if isinstance(layer, Points):
+        fit_to_viewer(viewer, layer)
+    viewer.add_layer(layer)
+    if is_cascade_map(str(layer_facts(layer).get("result", ""))):  # below what was found, above the images
+        images = [i for i, other in enumerate(viewer.layers) if isinstance(other, Image)]
+        viewer.layers.move(len(viewer.layers) - 1, max(images, default=-1) + 1)
+    if active is not None:
+        viewer.layers.selection.active = active  # the source stays chosen
+    return layer
+
+
+def _is_live(path: str) -> bool:
+    """Whether the result says of itself that it is unfinished."""
+    return read_attributes(path).get("finished") is False
+
+
+def probability_layers(
+    path: str, targets: Sequence[str] | None = None
+) -> tuple[list[LayerData], list[LivePyramid]]:
+    """Every output of an image result in its own colour, and the pyramids behind the layers."""
+    first = open_volume(path)
+    names = first.channels or (first.name,)
+    live = _is_live(path)
+    wanted = {"boundary" if target == "membranes" else target for target in targets or ()}
+    layers: list[LayerData] = []
+    pyramids = []
+    for number, name in enumerate(names):
+        volume = first if not first.channels or number == first.channel else open_volume(path, channel=number)
+        data, pyramid = layer_data(volume, live=live)
+        options = {
+            "name": f"{title_of(name)} · probability",
+            "multiscale": isinstance(data, list),
+            "rgb": False,
+            "contrast_limits": (0, 255) if volume.dtype == np.uint8 else contrast_of(volume),
+            **(
+                {"colormap": probability_colormap(name, number), "blending": "additive"}
+                if first.channels
+                else {"colormap": "gray"}  # an image as it is, from convert
+            ),
+            "visible": not wanted or name in wanted,
+            "metadata": {"connectoscope": volume_facts(volume, result=path, channel_name=name)},
+            **place_of(volume),
+        }
+        layers.append((data, options, "image"))
+        pyramids.append(pyramid)
+    return layers, pyramids
+
+
+def label_layers(path: str, name: str) -> tuple[LayerData, LivePyramid]:
+    """A labels result, and the pyramid behind its layer."""
+    volume = open_volume(path)
+    data, pyramid = layer_data(volume, live=_is_live(path))
+    options = {
+        "name": title_of(name),
+        "multiscale": isinstance(data, list),
+        "opacity": 0.6,
+        "metadata": {"connectoscope": volume_facts(volume, result=path, channel_name=name)},
+        **place_of(volume),
+        **(map_options() if is_cascade_map(path) else {}),
+    }
+    return (data, options, "labels"), pyramid
+
+
+def refresh_result(layer: Layer, box: Box | None = None) -> None:
+    """Show what is new in a growing result: at most twice a second, and only what is in view.
+
+    Args:
+        layer: From :func:`add_result`.
+        box: What was written, in voxels of the result's level 0; None: unknown.
+    """
+    if not layer.visible or (box is not None and not _in_view(layer, box)):
+        return
+    now, last = time.monotonic(), _refreshed.get(layer, -1.0)
+    if now < last:  # one is on its way
+        return
+    wait = last + REFRESH_SECONDS - now
+    if wait <= 0:
+        _refreshed[layer] = now
+        layer.refresh(extent=False)
+        return
+    _refreshed[layer] = now + wait
+    waiting = ref(layer)
+
+    def later() -> None:
+        if (there := waiting()) is not None:
+            there.refresh(extent=False)
+
+    QTimer.singleShot(round(wait * 1000), later)
+
+
+def _in_view(layer: Layer, box: Box) -> bool:
+    viewer = _shown[layer][0]() if layer in _shown else None
+    return viewer is None or visible_box(viewer, layer, depth=1).intersection(box).size > 0
+
+
+def finish_results(viewer: ViewerModel, destination: str) -> None:
+    """A job has ended: its layers show what is stored, and once more everything."""
+    for layer in viewer.layers:
+        result = layer_facts(layer).get("result")
+        if layer in _shown and result and Path(result).is_relative_to(destination):
+            live = Path(result).exists() and _is_live(result)
+            _shown[layer][1].live = live
+            layer.refresh(extent=False)

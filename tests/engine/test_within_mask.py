@@ -1,0 +1,76 @@
+"""``--within MASK``: only what lies in the mask is computed, and everything outside is background."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from filter_model import FilterBundle
+from test_cascade_run import opened, plan_file, reference, sparse, stored
+
+from connectoscope.errors import UserError
+
+
+@pytest.fixture
+def mask(tmp_path):
+    """mask(array, voxel size in nm) -> path of a TIFF."""
+
+    def write(array, size=(8, 8, 8)):
+        facts = {f"PhysicalSize{a}": s for a, s in zip("ZYX", size, strict=True)}
+        units = {f"PhysicalSize{a}Unit": "nm" for a in "ZYX"}
+        path = tmp_path / f"mask{size[2]}_{array.shape[2]}.ome.tif"
+        tifffile.imwrite(path, array.astype(np.uint8), metadata={"axes": "ZYX", **facts, **units})
+        return str(path)
+
+    return write
+
+
+def test_only_the_mask_is_computed_and_outside_is_background(run, tmp_path, mask):
+    array = sparse((16, 40, 40), 5)
+    inside = np.zeros(array.shape, bool)
+    inside[3:12, 4:20, 10:37] = True
+    bundle = FilterBundle()
+    summary = run(opened(array), tmp_path / "out.ome.zarr", within=mask(inside), bundle=bundle)
+    np.testing.assert_array_equal(stored(tmp_path / "out.ome.zarr"), reference(array) * inside)
+    assert bundle.made[0].calls == 2 * 3 * 4  # cells that the mask touches, of 2 x 5 x 5
+    assert 0 < summary["level0_read"] < 1
+
+
+def test_a_coarse_mask_is_taken_by_its_nearest_voxel(run, tmp_path, mask):
+    array = sparse((16, 40, 40), 5)
+    coarse = np.zeros((4, 10, 10), bool)
+    coarse[1:3, 2:5, 4:9] = True
+    path = mask(coarse, (32, 32, 32))  # a TIFF's voxel 0 is centred on the volume's: 12 nm off at the face
+    run(opened(array), tmp_path / "out.ome.zarr", within=path)
+    index = [
+        np.floor(np.arange(n) * 8 / 32 + 0.5).astype(int).clip(max=m - 1)
+        for n, m in zip(array.shape, (4, 10, 10), strict=True)
+    ]
+    inside = coarse[np.ix_(*index)]
+    np.testing.assert_array_equal(stored(tmp_path / "out.ome.zarr"), reference(array) * inside)
+
+
+def test_a_cascade_stays_within_the_mask(run, tmp_path, mask):
+    array = sparse((16, 40, 40), 5)
+    inside = np.zeros(array.shape, bool)
+    inside[:, :, :16] = True
+    volume, path = opened(array), mask(inside)
+    with pytest.raises(UserError, match="within"):
+        run(
+            volume,
+            tmp_path / "out.ome.zarr",
+            cascade=plan_file(tmp_path / "p.cascade.json", volume, 0.0),
+            within=path,
+        )
+    run(volume, tmp_path / "out.ome.zarr", cascade="off", within=path)
+    np.testing.assert_array_equal(stored(tmp_path / "out.ome.zarr"), reference(array) * inside)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "message"),
+    [((16, 40, 30), (8, 8, 8), "made of this volume"), ((16, 40, 40), (8, 8, 9), "made of this volume")],
+)
+def test_a_mask_of_another_frame_is_refused(run, tmp_path, mask, shape, size, message):
+    with pytest.raises(UserError, match=message):
+        run(opened(sparse((16, 40, 40), 5)), tmp_path / "out.ome.zarr", within=mask(np.ones(shape), size))
+    assert not (tmp_path / "out.ome.zarr").exists()

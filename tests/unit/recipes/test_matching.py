@@ -1,0 +1,46 @@
+"""Matching of points against every possible pairing."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matching import Score, match
+
+POINTS = st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=5)
+
+
+def most_pairs(found: np.ndarray, true: np.ndarray, within: float) -> int:
+    """By trying all injections of the smaller set into the larger."""
+    few, many = sorted((found, true), key=len)
+    best = 0
+    for chosen in itertools.permutations(range(len(many)), len(few)):
+        gaps = [np.linalg.norm(few[i] - many[k]) for i, k in enumerate(chosen)]
+        best = max(best, sum(gap <= within for gap in gaps))
+    return best
+
+
+@given(POINTS, POINTS, st.sampled_from([0.5, 1.1, 1.5, 2.5]))
+def test_as_many_pairs_as_any_pairing_has(found, true, within) -> None:
+    score = match(found, true, within)
+    found, true = (np.array(p, float).reshape(-1, 3) for p in (found, true))
+    assert score.tp == most_pairs(found, true, within)
+    assert (score.tp + score.fp, score.tp + score.fn) == (len(found), len(true))
+
+
+def test_a_point_counts_once_and_the_nearest_is_given_up_for_one_more_pair() -> None:
+    assert match([[0, 0, 0], [0, 0, 1]], [[0, 0, 0]], 5) == Score(1, 1, 0)
+    # Nearest first would pair 4 with 3 and leave 0 and 8 alone.
+    assert match([[0, 0, 4], [0, 0, 0]], [[0, 0, 3], [0, 0, 8]], 4) == Score(2, 0, 0)
+
+
+def test_ratios() -> None:
+    score = Score(tp=6, fp=2, fn=4)
+    assert (score.precision, score.recall) == (0.75, 0.6)
+    assert score.f1 == pytest.approx(2 * 0.75 * 0.6 / 1.35)
+    nothing = match([], [], 10)
+    assert (nothing.precision, nothing.recall, nothing.f1) == (1, 1, 1)
+    assert match([], [[1, 2, 3]], 10).f1 == 0
