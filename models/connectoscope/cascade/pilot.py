@@ -29,6 +29,7 @@ from connectoscope.volumes.geometry import Box
 SCORED = 4096  # cells of level 1 that gates score at most
 STRATA = (0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # ends, as shares of the cells, highest scores first
 ENOUGH = 200  # positive cells that end the pilot
+TILES = 6  # of the one-level run that are timed
 SHARE, LEAST = 0.05, 20.0  # of the one-level time, and seconds, that the pilot may take
 
 Candidate = tuple[Rung, Gate]
@@ -198,16 +199,19 @@ def take_pilot(
 
 
 def _time_tiles(engine: Engine, best: Fine, blocks: list[Block], context: Context) -> float:
-    """Seconds of a tile of the one-level run: the middle ones, after one that warms up."""
-    middle = len(blocks) // 2
-    chosen = blocks[middle : middle + 3] or blocks
-    seconds = []
-    for number, block in enumerate(chosen):
-        started = time.monotonic()
-        engine.run(Phase(f"tile {number}", [block], best.read, best.compute, lambda block, data: None))
-        seconds.append(time.monotonic() - started)
-        context.progress(number + 1, len(chosen), "cost")
-    return float(np.mean(seconds[1:] or seconds))
+    """Seconds of a tile of the one-level run: of the middle ones, from the end of the first on, when it reads ahead."""
+    middle = max(len(blocks) // 2 - 3, 0)
+    ends = [time.monotonic()]
+
+    def compute(block: Block, data: Any) -> Output:
+        output = best.compute(block, data)
+        ends.append(time.monotonic())
+        context.progress(len(ends) - 1, TILES, "cost")
+        return output
+
+    engine.run(Phase("tiles", blocks[middle : middle + TILES], best.read, compute, lambda block, data: None))
+    steady = ends[1:] if len(ends) > 2 else ends
+    return (steady[-1] - steady[0]) / (len(steady) - 1)
 
 
 def _score(

@@ -64,9 +64,15 @@ class Planner:
         # Rubin's Bayesian bootstrap with two half pseudo-observations, one kept and one lost. What was overlooked lies
         # where scores are low and a unit stands for many cells, so they weigh more than a mean hit; the geometric mean
         # with a mean unit's weight gave intervals that hold what they say (tests/unit/cascade/test_planner.py).
-        self._draws = rng.exponential(size=(DRAWS, len(self._hits))) * self._hits
+        # A cell that was seen counts as it is; only those that it stands for beside itself are drawn, so that nothing
+        # is uncertain where the pilot saw every cell.
+        seen_once = pilot.positives[seen]
+        drawn = rng.exponential(size=(DRAWS, len(self._hits)))
+        self._draws = seen_once + drawn * (self._hits - seen_once)
         each = self._hits.sum() / max(self.effective_positives, 1.0)
+        unseen = 1 - len(pilot.units) / max(float(pilot.weights.sum()), 1.0)
         pseudo = rng.gamma(0.5, size=(DRAWS, 2)) * float(np.sqrt(each * max(pilot.weights.mean(), each)))
+        pseudo *= unseen
         self._kept, self._lost = pseudo[:, :1], pseudo[:, 1:]
 
     @property

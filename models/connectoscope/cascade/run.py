@@ -222,5 +222,5 @@ def map_image(cells: NDArray[np.uint8], first: Place, core: Index3, grid: Grid) 
         chunks=Box.of(cells.shape).shape,
         name="cascade",
         is_labels=True,
-        attributes={"connectoscope": {"finished": True, "cascade": meaning}},
+        attributes={"connectoscope": {"finished": True, "signature": {}, "cascade": meaning}},
     )

@@ -43,6 +43,7 @@ SLAB = 64  # planes read at once for that
 FLOOR = 0.1  # smallest noise of a plane, as a share of the median plane's: empty planes are no reason to divide by 0
 CLEAN = 1e-4  # and as a share of the range of intensities, for simulated volumes without any noise
 MAD = 1.4826  # standard deviation of normal noise over its median absolute deviation
+SMALL = 10**6  # voxels of a tile up to which one thread filters faster than several
 GATHER = 2**16  # candidates compared with their neighbours at once
 
 
@@ -138,7 +139,9 @@ def find_blobs(values: NDArray[np.float32], blob: Blob, threshold: float, inside
     return Blobs(peak - margin, position - margin, score)
 
 
-def plane_noise(read: Callable[[Box], NDArray[np.generic]], shape: Index3) -> NDArray[np.float32]:
+def plane_noise(
+    read: Callable[[Box], NDArray[np.generic]], shape: Index3, threads: int = 1
+) -> NDArray[np.float32]:
     """Robust standard deviation of the noise of a voxel, in each plane of a grid, (z,); all 0 where it is constant.
 
     From the differences between voxels and their four neighbours in the plane (Immerkær 1996 does so with eight), which
@@ -149,19 +152,26 @@ def plane_noise(read: Callable[[Box], NDArray[np.generic]], shape: Index3) -> ND
     Args:
         read: Intensities of a box; may hold what is not finite (taken as 0).
         shape: Of the grid (z, y, x), at least 3 voxels in y and x.
+        threads: Columns measured at once.
     """
     found = np.full((COLUMNS * COLUMNS, shape[0]), np.nan)
-    low, high = math.inf, -math.inf
-    for column, place in enumerate(np.ndindex(COLUMNS, COLUMNS)):
-        (y, b), (x, a) = (_middle(i, n) for i, n in zip(place, shape[1:], strict=True))
+
+    def measure(column: int) -> tuple[float, float]:
+        """Fill in one column; its lowest and highest intensity."""
+        (y, b), (x, a) = (_middle(i, n) for i, n in zip(divmod(column, COLUMNS), shape[1:], strict=True))
+        low, high = math.inf, -math.inf
         for z in range(0, shape[0], SLAB):
             c = min(z + SLAB, shape[0])
-            array = np.nan_to_num(read(Box((z, y, x), (c, b, a))).astype(np.float64), posinf=0.0, neginf=0.0)
+            array = np.nan_to_num(read(Box((z, y, x), (c, b, a))).astype(np.float32), posinf=0.0, neginf=0.0)
             low, high = min(low, float(array.min())), max(high, float(array.max()))
             around = array[:, :-2, 1:-1] + array[:, 2:, 1:-1] + array[:, 1:-1, :-2] + array[:, 1:-1, 2:]
-            apart = around - 4 * array[:, 1:-1, 1:-1]
-            apart -= np.median(apart, axis=(1, 2), keepdims=True)
-            found[column, z:c] = MAD / math.sqrt(20) * np.median(np.abs(apart), axis=(1, 2))
+            around -= 4 * array[:, 1:-1, 1:-1]
+            found[column, z:c] = MAD / math.sqrt(20) * np.median(np.abs(around), axis=(1, 2))
+        return low, high
+
+    with ThreadPoolExecutor(threads, "noise") as pool:
+        ends = list(pool.map(measure, range(COLUMNS * COLUMNS)))
+    low, high = min(end[0] for end in ends), max(end[1] for end in ends)
     if not high > low:
         return np.zeros(shape[0], np.float32)
     found[found == 0] = np.nan
@@ -189,7 +199,8 @@ def _along(
 ) -> NDArray[np.float32]:
     out = np.empty_like(array)
     across = 1 if axis == 0 else 0
-    cuts = np.linspace(0, array.shape[across], threads + 1).astype(int)
+    parts = threads if array.size > SMALL else 1
+    cuts = np.linspace(0, array.shape[across], parts + 1).astype(int)
 
     def part(k: int) -> None:
         where = (slice(None),) * across + (slice(cuts[k], cuts[k + 1]),)
@@ -197,11 +208,11 @@ def _along(
             array[where], sigma, axis, output=out[where], mode="nearest", radius=_radius(sigma)
         )
 
-    if threads == 1:
+    if len(cuts) == 2:
         part(0)
     else:
-        with ThreadPoolExecutor(threads, "blobs") as pool:
-            list(pool.map(part, range(threads)))
+        with ThreadPoolExecutor(parts, "blobs") as pool:
+            list(pool.map(part, range(parts)))
     return out[(slice(None),) * axis + (slice(crop, out.shape[axis] - crop),)]
 
 

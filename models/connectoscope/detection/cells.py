@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from connectoscope.blockwise.destination import write_file
 from connectoscope.blockwise.engine import Output, Phase
 from connectoscope.blockwise.grid import Grid, reflected
+from connectoscope.blockwise.mask import Mask
 from connectoscope.blockwise.plan import Block, Lattice
 from connectoscope.detection.blobs import Blob, find_blobs, response
 from connectoscope.volumes.geometry import Box, Index3
@@ -44,6 +45,7 @@ class CellDetector:
         threshold: Smallest response of a cell, over the noise.
         radius: Of a cell, in grid voxels, z, y, x.
         threads: For the filters.
+        mask: Where it is 0 there are no cells.
     """
 
     grid: Grid
@@ -54,6 +56,14 @@ class CellDetector:
     threshold: float
     radius: tuple[float, float, float]
     threads: int = 1
+    mask: Mask | None = None
+
+    def blocks(self, box: Box) -> list[Block]:
+        """Of the lattice in ``box`` (grid voxels), as far as the mask leaves them."""
+        everything = self.lattice.blocks(box)
+        if self.mask is None:
+            return everything
+        return [b for b in everything if self.mask.on(self.grid, self._kept(b)).any()]
 
     def read(self, block: Block) -> Tile:
         tile = self.grid.read(block.read)
@@ -85,11 +95,20 @@ class CellDetector:
             volume = Box.of(self.grid.shape).shifted((-origin[0], -origin[1], -origin[2]))
             found = find_blobs(values, self.blob, self.threshold, volume)
             kept = ((found.peak >= block.keep.start) & (found.peak < block.keep.stop)).all(axis=1)
-            position = found.position[kept]
-            points = np.column_stack([position + origin, found.response[kept].astype(np.float64)])
+            index = np.flatnonzero(kept)
+            if self.mask is not None:
+                inside = self.mask.on(self.grid, self._kept(block))
+                index = index[inside[tuple((found.peak[index] - block.keep.start).T)]]
+            position = found.position[index]
+            points = np.column_stack([position + origin, found.response[index].astype(np.float64)])
             open_ = open_directions(position, self.radius, self.lattice.core)
         facts |= {"points": len(points), "positive": bool(len(points)), "open": open_}
         return Output(np.frombuffer(points.tobytes(), np.uint8), facts)
+
+    def _kept(self, block: Block) -> Box:
+        """The part of the grid that the block answers for."""
+        z, y, x = (i + h for i, h in zip(block.read.start, self.lattice.halo, strict=True))
+        return block.keep.shifted((z, y, x))
 
     def phase(self, blocks: list[Block], folder: Path) -> Phase[Tile]:
         """Points of ``blocks`` into ``folder``, a file for each block that has some."""

@@ -3,6 +3,7 @@
 ::
 
     volume -> grid -> tiles -> points of each block (scratch) -> NAME.csv or NAME.xml, and NAME.json beside it
+                                                 with a cascade -> NAME.cascade.ome.zarr, what was done with each cell
 
 ``NAME.json`` carries the request, the signature and, when the points are complete, the summary; it is there from the
 start of a run, so that a file of points that has none is never taken for one of ours.
@@ -27,16 +28,26 @@ from connectoscope.blockwise.destination import (
     check_same,
     check_writable,
     check_zarr_name,
+    found_at,
+    take_away,
     write_file,
 )
 from connectoscope.blockwise.engine import Engine
 from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Block, Signature
+from connectoscope.blockwise.mask import Mask, read_mask
+from connectoscope.blockwise.plan import Signature
+from connectoscope.cascade.ladder import Place
+from connectoscope.cascade.make import cascade_of
+from connectoscope.cascade.plan import CascadePlan
+from connectoscope.cascade.run import Cascade, place_of, read_share
+from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
 from connectoscope.detection.blobs import Blob, plane_noise
+from connectoscope.detection.cascaded import candidates, plan_detection
 from connectoscope.detection.cells import NAME, CellDetector, large_core, lattice_of, load_points
 from connectoscope.detection.points import Points, points_csv, points_xml
 from connectoscope.errors import UserError
+from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box
 
 if TYPE_CHECKING:
@@ -46,6 +57,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("connectoscope", "numpy", "scipy", "tensorstore")
 SMALLEST = 2.0  # voxels across a cell, below which nothing can be told from noise
+LARGEST = 100.0  # voxels across, above which a coarser level shows as much at a thousandth of the work
 LEAST = 3  # voxels a side of a volume in which a blob has a surrounding
 
 
@@ -80,20 +92,22 @@ class Search:
     def blob(self) -> Blob:
         return Blob.of(2 * self.radius, self.grid.scale)
 
-    def noise(self) -> list[float]:
+    def noise(self, threads: int = 1) -> list[float]:
         """The unit of the threshold, for each plane; reads a sample of the grid.
 
         Raises:
             UserError: the sample is constant.
         """
-        measured = plane_noise(self.grid.read, self.grid.shape)
+        measured = plane_noise(self.grid.read, self.grid.shape, threads)
         if not measured.all():
             raise UserError(
                 f"{self.grid.volume.name} is constant wherever it was sampled: there is nothing to find in it"
             )
         return [float(f"{value:.6g}") for value in measured]
 
-    def detector(self, noise: list[float], core: Index3 | None = None, threads: int = 1) -> CellDetector:
+    def detector(
+        self, noise: list[float], core: Index3 | None = None, threads: int = 1, mask: Mask | None = None
+    ) -> CellDetector:
         """The detector on cores of that shape; None: large ones. Which cores does not change the points."""
         z, y, x = (self.radius / s for s in self.grid.scale)
         lattice = lattice_of(core or large_core(self.grid.shape), self.blob)
@@ -106,11 +120,12 @@ class Search:
             self.threshold,
             (z, y, x),
             threads,
+            mask,
         )
 
-    def identity(self) -> Signature:
+    def identity(self, mask: Volume | None = None) -> Signature:
         """What the points are of, for the signature."""
-        return {
+        identity: Signature = {
             "input": self.grid.volume.identity(),
             "parameters": {
                 "detector": NAME,
@@ -120,13 +135,14 @@ class Search:
                 "threshold": self.threshold,
             },
         }
+        return identity if mask is None else identity | {"within": mask.identity()}
 
 
 def search_for(volume: Volume, *, box: str | None, level: int, diameter: float, threshold: float) -> Search:
     """Check what is asked for against the volume.
 
     Raises:
-        UserError: voxel size unknown, no such level, box outside, flat volume, or cells of under 2 voxels.
+        UserError: voxel size unknown, no such level, box outside, flat volume, or cells of under 2 or over 100 voxels.
     """
     size = volume.voxel_size_nm(level)
     grid = Grid(volume, level)
@@ -141,6 +157,11 @@ def search_for(volume: Volume, *, box: str | None, level: int, diameter: float, 
         raise UserError(
             f"cells of {diameter:g} µm are under {SMALLEST:g} voxels of {coarsest:g} µm: use a finer --level or volume, "
             f"or a --diameter of at least {SMALLEST * coarsest:g}"
+        )
+    if max(across) > LARGEST:
+        raise UserError(
+            f"cells of {diameter:g} µm are {max(across):.0f} voxels across: use a coarser --level or volume, or a "
+            f"--diameter of at most {LARGEST * min(size) / NANOMETRES['micrometer']:.3g}"
         )
     part = Box.of(grid.shape) if box is None else grid.box_from_level(parse_box(box), level)
     return Search(grid, part, diameter, threshold)
@@ -160,13 +181,18 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
         diameter=parameters.diameter,
         threshold=parameters.threshold,
     )
+    outer = None if parameters.within is None else open_volume(parameters.within)
+    basis = search.identity(outer)
+    mask = None if outer is None else read_mask(outer, search.grid)
+    planned = given_plan(parameters.cascade, basis)
+    identity = signed(basis, parameters.cascade, planned)
     destination = Path(parameters.destination)
     check_apart(volume.source, destination)
     for text in volume.warnings:
         context.warn(text)
     found = _found(destination)
+    found_at(_map_of(destination))  # a map of another origin is refused before anything is made
     existing = None if context.overwrite else found
-    identity = search.identity()
     if existing is not None:
         check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
         if existing["finished"] and destination.exists():
@@ -174,8 +200,27 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
             context.result("points", destination, NAME, objects=existing["summary"]["objects"])
             return {**existing["summary"], "already_complete": True}
     check_writable(destination)
-    plan = _plan(search, identity, destination, existing, context)
-    return _Run(search, plan, destination, context).all()
+    own = _own_plan(existing, context)
+    unit = own["plan"]["noise"] if own is not None else search.noise(context.threads)
+    if parameters.cascade == "auto":
+        asked = parameters.model_dump(exclude={"destination", "cascade"})
+        planned = kept_plan(
+            context,
+            lambda: plan_detection(search, unit, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0),
+        )
+        if not planned.pays:
+            context.warn(planned.verdict)
+    core = planned.core if planned is not None and planned.pays else None
+    detector = search.detector(unit, core, context.threads, mask)
+    cascade = None
+    if planned is not None and planned.pays:
+        cascade = cascade_of(planned, candidates(search, detector.lattice), detector.lattice)
+    signature = _signature(identity, detector, destination, existing, own, context)
+    return _Run(search, detector, signature, destination, context, cascade, planned).all()
+
+
+def _map_of(destination: Path) -> Path:
+    return destination.with_suffix(".cascade.ome.zarr")
 
 
 def _beside(destination: Path) -> Path:
@@ -210,20 +255,24 @@ def _found(destination: Path) -> dict[str, Any] | None:
     return result
 
 
-def _plan(
-    search: Search,
+def _own_plan(existing: dict[str, Any] | None, context: Context) -> Signature | None:
+    """The signature in the job folder, or beside the result that this run would go on with."""
+    path = context.job.plan_path
+    if existing is None:
+        return None
+    own: Signature = json.loads(path.read_bytes()) if path.exists() else existing["signature"]
+    return own
+
+
+def _signature(
     identity: Signature,
+    detector: CellDetector,
     destination: Path,
     existing: dict[str, Any] | None,
+    own: Signature | None,
     context: Context,
 ) -> Signature:
     """The signature of the run that is to go on or, where there is none, of a new one, for which room is made."""
-    path = context.job.plan_path
-    own: Signature | None = json.loads(path.read_bytes()) if path.exists() and existing is not None else None
-    stored: Signature | None = own or (existing and existing["signature"])
-    pinned = stored["plan"] if stored is not None else None
-    unit = pinned["noise"] if pinned is not None else search.noise()
-    detector = search.detector(unit)
     fresh: Signature = json.loads(
         json.dumps(
             {
@@ -231,18 +280,21 @@ def _plan(
                 "plan": {
                     "core": detector.lattice.core,
                     "halo": detector.lattice.halo,
-                    "noise": unit,
+                    "noise": [float(f"{value:.6g}") for value in detector.noise],
                     "libraries": {name: version(name) for name in LIBRARIES},
                 },
             }
         )
     )
-    if stored is not None:
-        check_same(destination, stored, fresh)
-    if own is None:
+    if own is not None:
+        check_same(destination, own, fresh)
+    path = context.job.plan_path
+    if existing is None or not path.exists():
         context.job.ledger_path.unlink(missing_ok=True)
         shutil.rmtree(context.scratch)
         destination.unlink(missing_ok=True)
+        if _map_of(destination).exists():
+            take_away(_map_of(destination), context.scratch)
         write_file(path, json.dumps(fresh, indent=1).encode())
     return fresh
 
@@ -250,22 +302,35 @@ def _plan(
 @dataclass
 class _Run:
     search: Search
+    detector: CellDetector
     signature: Signature
     destination: Path
     context: Context
+    cascade: Cascade | None
+    planned: CascadePlan | None
 
     def all(self) -> dict[str, Any]:
         """Run what is left; the summary."""
         began = time.monotonic()
-        plan = self.signature["plan"]
-        z, y, x = plan["core"]
-        detector = self.search.detector(plan["noise"], (z, y, x), self.context.threads)
         self._mark(finished=False)
         folder = self.context.scratch / NAME
-        self.context.phases(**{NAME: 1.0})
+        weights = dict.fromkeys(self.cascade.phase_names, 0.1) if self.cascade else {}
+        self.context.phases(**weights, **{NAME: 1.0})
+        blocks = self.detector.blocks(self.search.box)
+        skipped: dict[str, Any] = {}
         with Ledger(self.context.job.ledger_path) as ledger:
-            blocks = self._blocks(detector)
-            voxels = Engine(self.context, ledger, revision=0).run(detector.phase(blocks, folder))
+            engine = Engine(self.context, ledger, revision=0)
+            if self.cascade is None:
+                voxels = engine.run(self.detector.phase(blocks, folder))
+            else:
+                by_place = {place_of(block.id): block for block in blocks}
+                accepted, woken, voxels = self.cascade.run(
+                    engine,
+                    ledger,
+                    set(by_place),
+                    lambda some: self.detector.phase([by_place[place] for place in sorted(some)], folder),
+                )
+                skipped = self._tell_cascade(ledger, set(by_place), accepted, woken)
             entries = list(ledger.entries(f"{NAME}/"))
         self._warn(entries)
         ids = [entry["id"].removeprefix(f"{NAME}/") for entry in entries if entry["points"]]
@@ -274,18 +339,30 @@ class _Run:
         summary = {
             "task": "detect",
             "detector": NAME,
-            "blocks": len(blocks),
+            "blocks": len(self.detector.lattice.blocks(self.search.box)),
             "objects": {NAME: len(points)},
             "warnings": self.context.warnings,
+            **skipped,
         }
         self._mark(finished=True, summary=summary)
         self.context.result("points", self.destination, NAME, objects=summary["objects"])
         rate = voxels / 1e6 / max(time.monotonic() - began, 1e-9)
         return {**summary, "megavoxels_per_second": round(rate, 3)}
 
-    def _blocks(self, detector: CellDetector) -> list[Block]:
-        """The blocks to run: all; a cascade leaves some out."""
-        return detector.lattice.blocks(self.search.box)
+    def _tell_cascade(
+        self, ledger: Ledger, cells: set[Place], accepted: set[Place], woken: set[Place]
+    ) -> dict[str, Any]:
+        """The map beside the points, and what ``--json`` says of the cascade."""
+        if self.cascade is None or self.planned is None:
+            return {}
+        lattice, grid = self.detector.lattice, self.search.grid
+        path = _map_of(self.destination)
+        write_map(path, lattice, self.search.box, grid, cells, accepted, woken, self.context)
+        share = 1.0 if self.cascade.made else read_share(accepted | woken, lattice, grid.shape)
+        return {
+            "level0_read": round(share, 4),
+            "cascade": facts(self.planned, self.cascade.calls(ledger, NAME), len(woken)),
+        }
 
     def _write(self, points: NDArray[np.float64]) -> None:
         """The whole file at once, by way of .part."""

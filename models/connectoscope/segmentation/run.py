@@ -36,8 +36,9 @@ from connectoscope.blockwise.plan import Plan, Signature, blocks_of, library_ver
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.cascade.ladder import Place
 from connectoscope.cascade.make import cascade_of
-from connectoscope.cascade.plan import CascadePlan, check_plan, read_plan
-from connectoscope.cascade.run import Cascade, cell_map, map_image, place_of, read_share, touched
+from connectoscope.cascade.plan import CascadePlan
+from connectoscope.cascade.run import Cascade, place_of, read_share, touched
+from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
 from connectoscope.segmentation.objects import ObjectMaker
@@ -49,8 +50,6 @@ from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
-
-FLOOR = 0.98  # of the one-level recall, that a cascade of --cascade auto keeps
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -73,10 +72,8 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     mask = None if parameters.within is None else open_volume(parameters.within)
     basis = identity_of(setup, targets, parameters.exact, mask)
     within = None if mask is None else read_mask(mask, setup.grid)
-    planned = _given_plan(parameters, basis)
-    identity = basis
-    if parameters.cascade != "off":
-        identity = basis | {"cascade": _cascade_identity(parameters, planned)}
+    planned = given_plan(parameters.cascade, basis)
+    identity = signed(basis, parameters.cascade, planned)
     destination = Path(parameters.destination)
     check_apart(volume.source, destination)
     found = found_at(destination)
@@ -93,7 +90,13 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         context.job.plan_path.unlink(missing_ok=True)
         shutil.rmtree(context.scratch)
     if parameters.cascade == "auto":
-        planned = _own_plan(setup, targets, basis, within, parameters, context)
+        asked = parameters.model_dump(exclude={"destination", "cascade"})
+        planned = kept_plan(
+            context,
+            lambda: plan_segmentation(
+                setup, targets, basis, context, mask=within, asked=asked, floor=FLOOR, seed=0
+            ),
+        )
         if not planned.pays:
             context.warn(planned.verdict)
             warnings.append(planned.verdict)
@@ -118,42 +121,6 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
             setup, plan, predictor, targets, destination, context, ledger, warnings, within, cascade, planned
         )
         return run.all()
-
-
-def _given_plan(parameters: Segment, basis: Signature) -> CascadePlan | None:
-    """The plan file that ``--cascade`` names; one that was made for something else is refused."""
-    if parameters.cascade in ("off", "auto"):
-        return None
-    path = Path(parameters.cascade)
-    plan = read_plan(path)
-    check_plan(path, plan, basis)
-    return plan
-
-
-def _own_plan(
-    setup: Setup,
-    targets: list[Target],
-    basis: Signature,
-    mask: Mask | None,
-    parameters: Segment,
-    context: Context,
-) -> CascadePlan:
-    """The plan of ``--cascade auto``: made once, and kept with the job so that resuming uses the same."""
-    path = context.folder / "auto.cascade.json"
-    if path.exists():
-        return read_plan(path)
-    asked = parameters.model_dump(exclude={"destination", "cascade"})
-    plan = plan_segmentation(setup, targets, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0)
-    plan.write(path)
-    context.log(plan.verdict)
-    return plan
-
-
-def _cascade_identity(parameters: Segment, plan: CascadePlan | None) -> str:
-    """What of the cascade decides the result."""
-    if plan is None:
-        return parameters.cascade
-    return json.dumps([list(plan.tile), [gate.model_dump(mode="json") for gate in plan.gates]])
 
 
 def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume | None) -> Signature:
@@ -335,8 +302,7 @@ class _Run:
         accepted, woken, voxels = self.cascade.run(self.engine, self.ledger, cells, some)
         self.engine.run(replace(some(accepted | woken), pyramid=pyramid))  # only what is coarse is left
         self._skip(accepted | woken)
-        self._map(cells, accepted, woken)
-        self._tell_cascade(woken, phase.name)
+        self._tell_cascade(cells, accepted, woken, phase.name)
         return voxels
 
     def _skip(self, awake: set[Place]) -> None:
@@ -349,31 +315,15 @@ class _Run:
             share = read_share(awake, setup.lattice, setup.grid.shape)
             self.skipped["level0_read"] = round(1.0 if self.cascade and self.cascade.made else share, 4)
 
-    def _tell_cascade(self, woken: set[Place], fine: str) -> None:
-        """What ``--json`` says of the cascade."""
+    def _tell_cascade(self, cells: set[Place], accepted: set[Place], woken: set[Place], fine: str) -> None:
+        """``labels/cascade``, what was done with each cell, and what ``--json`` says of it."""
         if self.cascade is None or self.planned is None:
             return
-        predicted = self.planned.predicted
-        self.skipped["cascade"] = {
-            "calls": self.cascade.calls(self.ledger, fine),
-            "calls_predicted": [round(n, 1) for n in predicted.calls],
-            "woken": len(woken),
-            "cells": predicted.cells,
-            "seconds_predicted": round(predicted.seconds, 1),
-            "one_level_seconds_predicted": round(predicted.one_level_seconds, 1),
-            "recall_predicted": [round(r, 4) for r in predicted.recall_interval],
-        }
-
-    def _map(self, cells: set[Place], accepted: set[Place], woken: set[Place]) -> None:
-        """``labels/cascade``: what was done with each cell."""
-        if self.cascade is None:
-            return
-        first, values = cell_map(self.setup.lattice, self.setup.box, cells, accepted, woken)
-        spec = map_image(values, first, self.setup.lattice.core, self.setup.grid)
         path = self.destination / "labels" / "cascade"
         add_labels_group_entry(self.destination, "cascade")
-        make_image(path, spec, self.context.scratch)[0].write(values).result()
-        self.context.result("labels", path, "cascade")
+        setup = self.setup
+        write_map(path, setup.lattice, setup.box, setup.grid, cells, accepted, woken, self.context)
+        self.skipped["cascade"] = facts(self.planned, self.cascade.calls(self.ledger, fine), len(woken))
 
     def _objects(
         self, target: Target, store: ts.TensorStore, factors: tuple[tuple[int, int, int], ...]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
 
 
-class Detect(OnVolume):
+class Detect(Searching):
     """Points or a mask from a volume."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
@@ -34,6 +34,12 @@ class Detect(OnVolume):
         gt=0,
         help="Cells answer at least this strongly, in multiples of the noise of a voxel; less finds more.",
     )
+    cascade: str = parameter(
+        "off",
+        role="cascade",
+        help="For cells, look coarsely first: off, auto (plan first, and use the plan only if it pays) or a plan file "
+        "of plan-cascade.",
+    )
 
 
 def run(parameters: Detect, context: Context) -> dict[str, Any]:
@@ -46,9 +52,12 @@ def run(parameters: Detect, context: Context) -> dict[str, Any]:
 
     from connectoscope.detection.run import check_name, detect_cells
     from connectoscope.detection.tissue import detect_tissue
+    from connectoscope.errors import UserError
     from connectoscope.volumes import open_volume
 
     check_name(Path(parameters.destination), parameters.detector)
+    if parameters.detector == "tissue" and (parameters.cascade != "off" or parameters.within is not None):
+        raise UserError("tissue is found at a coarse level anyway: leave out --cascade and --within")
     volume = open_volume(
         parameters.source,
         channel=parameters.channel,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from connectoscope.tasks.base import MenuEntry, Searching, Task, parameter
 
 if TYPE_CHECKING:
+    from connectoscope.cascade.plan import CascadePlan
     from connectoscope.jobs.context import Context
+    from connectoscope.volumes import Volume
 
 
 class PlanCascade(Searching):
@@ -21,8 +23,15 @@ class PlanCascade(Searching):
         None, role="model", help="Plan for 'segment' with this model (or give --detector)."
     )
     target: tuple[str, ...] = parameter((), help="Outputs of the model that count, as for 'segment'.")
-    threshold: int | None = parameter(
-        None, ge=1, le=255, advanced=True, help="Foreground from this probability on, as for 'segment'."
+    detector: Literal["cells"] | None = parameter(
+        None, help="Plan for 'detect' with this detector (or give --model)."
+    )
+    diameter: float = parameter(14.0, gt=0, unit="µm", help="Diameter of the cells, as for 'detect'.")
+    threshold: float | None = parameter(
+        None,
+        gt=0,
+        advanced=True,
+        help="Of the model (a probability, 1-255) or the detector (multiples of the noise); default: theirs.",
     )
     min_volume: float | None = parameter(
         None, ge=0, unit="nm³", advanced=True, help="Size floor of objects, as for 'segment'."
@@ -51,46 +60,21 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
     if path.exists() and not (context.overwrite or context.resumed):
         raise UserError(f"{path} exists: choose another destination, or use --overwrite")
     check_writable(path)
-    if parameters.model is None:
-        raise UserError("give what the cascade is for: --model NAME")
+    if (parameters.model is None) == (parameters.detector is None):
+        raise UserError("say what the cascade is for: either --model NAME or --detector cells")
+    plan = _for_model(parameters, context) if parameters.model else _for_cells(parameters, context)
 
-    from connectoscope.blockwise.mask import read_mask
     from connectoscope.cascade.make import table
-    from connectoscope.segmentation.cascaded import plan_segmentation
-    from connectoscope.segmentation.run import identity_of
-    from connectoscope.segmentation.setup import set_up
-    from connectoscope.segmentation.targets import choose_targets
-    from connectoscope.volumes import open_volume
-    from connectoscope.zoo import find_model
 
-    volume = open_volume(
-        parameters.source,
-        channel=parameters.channel,
-        time=parameters.time,
-        voxel_size=parameters.voxel_size,
-    )
-    bundle = find_model(parameters.model)
-    targets, _ = choose_targets(bundle.card, parameters.target, parameters.threshold, parameters.min_volume)
-    if not targets:
-        raise UserError(f"model '{bundle.card.name}' makes no objects of that: there is nothing to look for")
-    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
-    for text in setup.warnings():
-        context.warn(text)
-    mask = None if parameters.within is None else open_volume(parameters.within)
-    asked = parameters.model_dump(exclude={"destination", "recall", "seed"}, exclude_none=True)
-    plan = plan_segmentation(
-        setup,
-        targets,
-        identity_of(setup, targets, parameters.exact, mask),
-        context,
-        mask=None if mask is None else read_mask(mask, setup.grid),
-        asked=asked,
-        floor=parameters.recall,
-        seed=parameters.seed,
-    )
     plan.write(path)
     context.result(
-        "plan", path, "cascade", text=plan.verdict, table=table(plan), task=plan.task, parameters=asked
+        "plan",
+        path,
+        "cascade",
+        text=plan.verdict,
+        table=table(plan),
+        task=plan.task,
+        parameters=plan.parameters,
     )
     predicted = plan.predicted.model_dump(mode="json")
     return {
@@ -100,6 +84,89 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
         **predicted,
         "pilot": plan.pilot,
     }
+
+
+def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
+    from connectoscope.blockwise.mask import read_mask
+    from connectoscope.errors import UserError
+    from connectoscope.segmentation.cascaded import plan_segmentation
+    from connectoscope.segmentation.run import identity_of
+    from connectoscope.segmentation.setup import set_up
+    from connectoscope.segmentation.targets import choose_targets
+    from connectoscope.volumes import open_volume
+    from connectoscope.zoo import find_model
+
+    level = parameters.threshold
+    if level is not None and (level != int(level) or level > 255):
+        raise UserError(f"--threshold {level:g}: a model's is a whole number from 1 to 255")
+    volume = _opened(parameters)
+    bundle = find_model(parameters.model or "")
+    threshold = None if level is None else int(level)
+    targets, _ = choose_targets(bundle.card, parameters.target, threshold, parameters.min_volume)
+    if not targets:
+        raise UserError(f"model '{bundle.card.name}' makes no objects of that: there is nothing to look for")
+    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
+    for text in setup.warnings():
+        context.warn(text)
+    mask = None if parameters.within is None else open_volume(parameters.within)
+    asked = _asked(parameters, "detector", "diameter")
+    return plan_segmentation(
+        setup,
+        targets,
+        identity_of(setup, targets, parameters.exact, mask),
+        context,
+        mask=None if mask is None else read_mask(mask, setup.grid),
+        asked=asked if threshold is None else asked | {"threshold": threshold},
+        floor=parameters.recall,
+        seed=parameters.seed,
+    )
+
+
+def _for_cells(parameters: PlanCascade, context: Context) -> CascadePlan:
+    from connectoscope.blockwise.mask import read_mask
+    from connectoscope.detection.cascaded import plan_detection
+    from connectoscope.detection.run import search_for
+    from connectoscope.errors import UserError
+    from connectoscope.tasks.detect import Detect
+    from connectoscope.volumes import open_volume
+
+    if parameters.target or parameters.min_volume is not None or parameters.exact:
+        raise UserError("--target, --min-volume and --exact are for --model; leave them out")
+    asked = _asked(parameters, "target", "model", "min_volume", "exact")
+    detect = Detect(**asked, destination="-")
+    volume = _opened(parameters)
+    search = search_for(
+        volume, box=detect.box, level=detect.level, diameter=detect.diameter, threshold=detect.threshold
+    )
+    for text in volume.warnings:
+        context.warn(text)
+    mask = None if parameters.within is None else open_volume(parameters.within)
+    return plan_detection(
+        search,
+        search.noise(context.threads),
+        search.identity(mask),
+        context,
+        mask=None if mask is None else read_mask(mask, search.grid),
+        asked=asked,
+        floor=parameters.recall,
+        seed=parameters.seed,
+    )
+
+
+def _opened(parameters: PlanCascade) -> Volume:
+    from connectoscope.volumes import open_volume
+
+    return open_volume(
+        parameters.source,
+        channel=parameters.channel,
+        time=parameters.time,
+        voxel_size=parameters.voxel_size,
+    )
+
+
+def _asked(parameters: PlanCascade, *without: str) -> dict[str, Any]:
+    """Parameters of the run that the plan is for."""
+    return parameters.model_dump(exclude={"destination", "recall", "seed", *without}, exclude_none=True)
 
 
 def render(summary: dict[str, Any]) -> str:
@@ -119,6 +186,9 @@ TASK = Task(
     run=run,
     destination="destination",
     ending=lambda values: ".cascade.json",
-    menu=(MenuEntry("Detect", "Plan a cascade", {"model": "synapse-vnc", "target": ("synapses",)}),),
+    menu=(
+        MenuEntry("Detect", "Plan a cascade for cells", {"detector": "cells"}),
+        MenuEntry("Detect", "Plan a cascade for synapses", {"model": "synapse-vnc", "target": ("synapses",)}),
+    ),
     render=render,
 )
