@@ -46,10 +46,8 @@ def kept_plan(context: Context, make: Callable[[], CascadePlan]) -> CascadePlan:
 
 def signed(basis: Signature, cascade: str, plan: CascadePlan | None) -> Signature:
     """``basis`` with what of the cascade decides the result."""
-    if cascade == "off":
-        return basis
     if plan is None:
-        return basis | {"cascade": cascade}
+        return basis | {"cascade": None if cascade == "off" else cascade}
     gates = [gate.model_dump(mode="json") for gate in plan.gates]
     return basis | {"cascade": json.dumps([list(plan.tile), gates])}
 

@@ -125,7 +125,7 @@ class Search:
 
     def identity(self, mask: Volume | None = None) -> Signature:
         """What the points are of, for the signature."""
-        identity: Signature = {
+        return {
             "input": self.grid.volume.identity(),
             "parameters": {
                 "detector": NAME,
@@ -134,8 +134,8 @@ class Search:
                 "diameter": self.diameter,
                 "threshold": self.threshold,
             },
+            "within": None if mask is None else mask.identity(),
         }
-        return identity if mask is None else identity | {"within": mask.identity()}
 
 
 def search_for(volume: Volume, *, box: str | None, level: int, diameter: float, threshold: float) -> Search:

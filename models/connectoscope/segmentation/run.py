@@ -125,7 +125,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
 
 def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume | None) -> Signature:
     """What the result is of, for the signature; places and names that do not change its bytes are left out."""
-    identity: Signature = {
+    return {
         "input": setup.volume.identity(),
         "model": setup.bundle.hash,
         "parameters": {
@@ -135,8 +135,8 @@ def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume |
             "box": str(setup.box),
             "exact": exact,
         },
+        "within": None if mask is None else mask.identity(),
     }
-    return identity if mask is None else identity | {"within": mask.identity()}
 
 
 def _plan(
