@@ -6,7 +6,7 @@ DEBS := libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon
 # A window needs a screen; without one the tests bring their own.
 SCREEN := $(if $(DISPLAY),,xvfb-run -a -s "-screen 0 1600x1000x24")
 
-.PHONY: setup run test check bench docs scores clean
+.PHONY: setup run test check bench docs scores study-cascade clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ docs: setup
 # The figures on the cards of the bundled models, measured again by the commands that users have.
 scores: setup
 	$(BIN)/python recipes/score_models.py
+
+# What cascades save and miss on made volumes; measurements are kept in studies/results and not repeated.
+study-cascade: setup
+	$(BIN)/python studies/cascade.py
 
 clean:
 	rm -rf .venv build dist

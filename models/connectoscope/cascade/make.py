@@ -100,6 +100,7 @@ def make_plan(
             "fine_seconds_per_call": pilot.fine_seconds,
             "fastest": {
                 "gates": [[list(g.rung.factor), g.gate.name] for g in fastest.gates],
+                "thresholds": list(fastest.thresholds),
                 "seconds": fastest.seconds,
                 "recall": fastest.recall,
                 "recall_interval": list(fastest.recall_interval),

@@ -29,7 +29,7 @@ from connectoscope.volumes.geometry import Index3
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
 
-CELL_TILE = 700_000  # voxels: small enough to leave out much, large enough that halos do not eat the gain
+CELL_TILE = 2_000_000  # voxels: small enough to leave out much, large enough that halos do not eat the gain
 
 
 def with_tile(setup: Setup, tile: Index3) -> Setup:

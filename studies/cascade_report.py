@@ -1,0 +1,200 @@
+"""docs/studies/cascade.md from the measurements that ``cascade.py`` keeps."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+Row = list[str]
+
+
+def report(results: Path, names: list[str]) -> str:
+    """The page; what has not been measured yet is left out."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    machines = sorted({entry["machine"] for entry in found.values()})
+    parts = [
+        "# Cascades: what they save, what they miss, and whether that was known beforehand",
+        "Written by `make study-cascade` from the measurements in studies/results/cascade. Whole commands are timed, "
+        "planning apart. The sparse volumes are made (`recipes/make_sparse.py`): tissue, noise and objects are real, "
+        "their places are drawn and therefore known. They say how a cascade compares with one level, and nothing about "
+        "a brain.",
+        "On " + "; ".join(machines) + ".",
+        *_time(found, names),
+        *_predictions(found, names),
+        *_large(found),
+        *_counter_example(found),
+        *_peer(found),
+        *_real(found),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(rows: list[Row]) -> str:
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+
+
+def _gates(gates: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{g['gate']} at {'×'.join(map(str, g['factor']))}" for g in gates)
+
+
+def _seeds(found: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    return [entry for key, entry in found.items() if key.startswith(f"{name}-seed")]
+
+
+def _row(what: str, entry: dict[str, Any], one: dict[str, Any]) -> Row:
+    score = entry["score"]
+    return [
+        what,
+        f"{entry['wall']:.1f} s",
+        f"{100 * (1 - entry['wall'] / one['wall']):.0f} %",
+        f"{score['precision']:.3f}",
+        f"{score['recall']:.3f}",
+        f"{score['f1']:.3f}",
+        f"{score['f1'] / one['score']['f1']:.3f}",
+        f"{100 * entry.get('read', 1.0):.1f} %",
+        f"{entry['memory']:.0f} MB" if "memory" in entry else "",
+    ]
+
+
+def _time(found: dict[str, Any], names: list[str]) -> list[str]:
+    rows = [
+        [
+            "volume and way",
+            "time",
+            "less",
+            "precision",
+            "recall",
+            "F1",
+            "of one level's",
+            "level 0 read",
+            "memory",
+        ]
+    ]
+    for name in names:
+        if f"{name}-one" not in found:
+            continue
+        one = found[f"{name}-one"]
+        shape = " × ".join(map(str, one["shape"]))
+        rows.append(_row(f"**{name}** ({shape}), one level", one, one))
+        if f"{name}-two" in found:
+            two = found[f"{name}-two"]
+            rows.append(_row(f"two levels: {_gates(two['gates'])}", two, one))
+        for entry in _seeds(found, name)[:1]:
+            rows.append(_row(f"as planned, pilot 0: {_gates(entry['gates']) or 'one level'}", entry, one))
+    return [
+        "## Time and what is kept",
+        "Objects against the known truth: cells matched one to one within 10 µm, synapses by overlap as `evaluate` does.",
+        _table(rows),
+    ]
+
+
+def _predictions(found: dict[str, Any], names: list[str]) -> list[str]:
+    rows = [
+        [
+            "volume, pilot",
+            "calls of level 0",
+            "error",
+            "seconds",
+            "error",
+            "recall of cells",
+            "inside",
+            "planning",
+        ]
+    ]
+    calls, seconds, inside = [], [], []
+    for name in names:
+        for seed, entry in enumerate(_seeds(found, name)):
+            if not entry["pays"]:
+                rows.append([f"{name}, {seed}", "does not pay"] + [""] * 6)
+                continue
+            low, high = entry["recall_interval"]
+            predicted, measured = entry["calls_predicted"][0], entry["calls"][0]
+            calls.append(abs(predicted / measured - 1))
+            seconds.append(abs(entry["seconds_predicted"] / entry["seconds"] - 1))
+            inside.append(low - 1e-9 <= entry["recall"] <= high + 1e-9)
+            rows.append(
+                [
+                    f"{name}, {seed}",
+                    f"{predicted:.0f} / {measured} of {entry['cells']}, {entry['woken']} woken",
+                    f"{100 * calls[-1]:.1f} %",
+                    f"{entry['seconds_predicted']:.1f} / {entry['seconds']:.1f}",
+                    f"{100 * seconds[-1]:.1f} %",
+                    f"{low:.3f}–{high:.3f} / {entry['recall']:.3f}",
+                    "yes" if inside[-1] else "no",
+                    f"{entry['plan_wall']:.0f} s",
+                ]
+            )
+    if not calls:
+        return []
+    return [
+        "## Predicted and measured",
+        "Predicted / measured. Recall is that of cells of the theory in which one level finds something, wakes apart.",
+        _table(rows),
+        f"Median error of the calls {100 * statistics.median(calls):.1f} %, of the seconds "
+        f"{100 * statistics.median(seconds):.1f} %; recall inside its interval {sum(inside)} of {len(inside)} times.",
+    ]
+
+
+def _large(found: dict[str, Any]) -> list[str]:
+    if not {"cells-2048-one", "cells-2048-seed0"} <= found.keys():
+        return []
+    one, entry = found["cells-2048-one"], found["cells-2048-seed0"]
+    rows = [["way", "time", "less", "precision", "recall", "F1", "of one level's", "level 0 read", "memory"]]
+    rows += [_row("one level", one, one), _row(f"as planned: {_gates(entry['gates'])}", entry, one)]
+    shape = " × ".join(map(str, one["shape"]))
+    return [f"## Two gigavoxels, once ({shape})", _table(rows), f"Planning took {entry['plan_wall']:.0f} s."]
+
+
+def _counter_example(found: dict[str, Any]) -> list[str]:
+    if "vnc" not in found:
+        return []
+    v = found["vnc"]
+    return [
+        "## Where it does not pay: `vnc_sstem`",
+        f"The planner: “{v['verdict']}”",
+        f"The best cascade, forced on it all the same: {v['cascade_wall']:.0f} s instead of "
+        f"{v['one_level_wall']:.0f} s, {v['cascade_calls']} of {v['cells']} cells computed, "
+        f"{v['objects'][1]['synapses']} instead of {v['objects'][0]['synapses']} synapses.",
+    ]
+
+
+def _peer(found: dict[str, Any]) -> list[str]:
+    if "cellfinder" not in found:
+        return []
+    peer, one = found["cellfinder"], found["cellfinder"]["ours"]
+    cascade = found.get("cells-256-seed0")
+    rows = [["detector", "time", "peak memory", "precision", "recall", "F1"]]
+    entries = [
+        (f"cellfinder {peer['version']}, detection stage", peer | {"wall": peer["seconds"]}),
+        ("one level", one),
+    ]
+    if cascade:
+        entries.append(("cascade, pilot 0", cascade))
+    for what, entry in entries:
+        score = entry["score"]
+        rows.append(
+            [what, f"{entry['wall']:.1f} s", f"{entry['memory']:.0f} MB"]
+            + [f"{score[k]:.3f}" for k in ("precision", "recall", "f1")]
+        )
+    return [
+        "## Beside cellfinder",
+        "Its detection stage only: the weights of its classifier, which removes false alarms, are a download that could "
+        "not be had here. Default settings, known truth of cells-256, one-to-one within 10 µm. Its time is without the "
+        f"{peer['compile_seconds']:.0f} s in which numba compiles once in each process.",
+        _table(rows),
+    ]
+
+
+def _real(found: dict[str, Any]) -> list[str]:
+    if "lightsheet_cells" not in found:
+        return []
+    v = found["lightsheet_cells"]
+    return [
+        "## Real cells",
+        f"Planes 10–19 of `lightsheet_cells`: {v['found']} of the {v['references']} cells that cellfinder reports there "
+        f"({v['found'] / v['references']:.2f}), with {v['points']} points. How far that can be trusted: "
+        "docs/guides/detect.md.",
+    ]
