@@ -1,0 +1,111 @@
+"""Which connections stay: masks over (receiving channel, sending channel) of every prunable layer.
+
+- **SP-out** gives each sending unit an audience of k_j connections over all layers that read it, by its own on-rate.
+- **SP-in** gives each receiving unit a fan-in of k_i connections within its layer, by its own on-rate.
+- **Both** keeps what both keep, at one shared density ρ' ≥ ρ, found by bisection so that what is left meets ρ.
+
+The strongest are kept, by the mean of |w| over the kernel (a mean, since the layers that read a unit have kernels of
+different sizes), of the full row or column, so that a pruned connection comes back when it becomes one of the strongest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectoscope.pruning.balance import degrees, top
+from connectoscope.pruning.wiring import Wiring
+
+Actuator = Literal["in", "out", "both"]
+Masks = dict[str, NDArray[np.bool_]]  # by layer: (outputs, inputs), True where a connection stays
+Rates = Mapping[str, NDArray[np.float64]]  # by layer: on-rate of each output channel
+Strengths = Mapping[
+    str, NDArray[np.float64]
+]  # by prunable layer: (outputs, inputs), mean |w| over the kernel
+SLOPE = 4.0  # β is this over D
+
+
+def choose(
+    wiring: Wiring, rates: Rates, strengths: Strengths, density: float, actuator: Actuator, beta: float = 1.0
+) -> Masks:
+    """Masks at a density, over the prunable layers.
+
+    Args:
+        density: Share of the prunable connections that stays, greater than 0, at most 1.
+        beta: Multiple of the default slope, β = 4 / D.
+
+    Raises:
+        UserError: a unit would keep less than one connection.
+    """
+    if actuator == "in":
+        return _fan_in(wiring, rates, strengths, density, beta)
+    if actuator == "out":
+        return _fan_out(wiring, rates, strengths, density, beta)
+    return _both(wiring, rates, strengths, density, beta)
+
+
+def density_of(masks: Masks) -> float:
+    """Share of the connections that stays."""
+    return sum(int(m.sum()) for m in masks.values()) / sum(m.size for m in masks.values())
+
+
+def _fan_in(wiring: Wiring, rates: Rates, strengths: Strengths, density: float, beta: float) -> Masks:
+    masks: Masks = {}
+    for layer in wiring.prunable:
+        total = round(density * layer.outputs * layer.inputs)
+        slope = beta * SLOPE / layer.inputs
+        counts = degrees(rates[layer.name], layer.inputs, total, slope)
+        masks[layer.name] = top(strengths[layer.name], counts)
+    return masks
+
+
+def _fan_out(wiring: Wiring, rates: Rates, strengths: Strengths, density: float, beta: float) -> Masks:
+    masks: Masks = {
+        layer.name: np.zeros((layer.outputs, layer.inputs), np.bool_) for layer in wiring.prunable
+    }
+    for sender in wiring.senders:
+        links = wiring.consumers(sender)
+        columns = [
+            strengths[link.receiver][:, link.first : link.first + link.channels].T for link in links
+        ]  # (units of the sender, outputs of the receiver) each
+        audience = np.concatenate(columns, axis=1)
+        units, most = audience.shape
+        counts = degrees(rates[sender], most, round(density * units * most), beta * SLOPE / most)
+        kept = top(audience, counts)
+        at = 0
+        for link, column in zip(links, columns, strict=True):
+            part = kept[:, at : at + column.shape[1]]
+            masks[link.receiver][:, link.first : link.first + link.channels] = part.T
+            at += column.shape[1]
+    return masks
+
+
+def _both(wiring: Wiring, rates: Rates, strengths: Strengths, density: float, beta: float) -> Masks:
+    total = round(density * sum(layer.outputs * layer.inputs for layer in wiring.prunable))
+
+    def at(shared: float) -> Masks:
+        one = _fan_in(wiring, rates, strengths, shared, beta)
+        other = _fan_out(wiring, rates, strengths, shared, beta)
+        return {name: one[name] & other[name] for name in one}
+
+    low, high = density, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sum(int(m.sum()) for m in at(middle).values()) < total:
+            low = middle
+        else:
+            high = middle
+    masks = at(high)
+    surplus = sum(int(m.sum()) for m in masks.values()) - total
+    if surplus > 0:  # one step of ρ' adds several connections: the weakest go, relative to their layer's mean
+        places = [
+            (float(strengths[name][i, j] / strengths[name].mean()), name, int(i), int(j))
+            for name, mask in masks.items()
+            for i, j in np.argwhere(mask)
+        ]
+        for _, name, i, j in sorted(places)[:surplus]:
+            masks[name][i, j] = False
+    return masks

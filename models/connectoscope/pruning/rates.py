@@ -1,0 +1,67 @@
+"""How often each unit is on: measured while a network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from connectoscope.networks.unet3d import ConvUnit
+
+ALPHA = 0.05  # weight of the newest batch
+
+
+class OnRates:
+    """Moving averages of the on-rate of every unit: the share of voxels (and of the batch) at which its ReLU is > 0.
+
+    a ← (1 - α) a + α (newest), started at 0 and divided by 1 - (1 - α)^t, so that the first refresh does not take units
+    for rarer than they are.
+
+    Args:
+        network: Its :class:`~connectoscope.networks.unet3d.ConvUnit` s are watched, under their names.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._units = {
+            name: module for name, module in network.named_modules() if isinstance(module, ConvUnit)
+        }
+        self.sums: dict[str, Tensor] = {}
+        self.batches = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Every forward pass inside counts as one batch; leave before scoring, where nothing should count."""
+        handles = [
+            unit.register_forward_hook(lambda _, __, out, name=name: self._see(name, out))
+            for name, unit in self._units.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _see(self, name: str, activity: Tensor) -> None:
+        with torch.no_grad():
+            rate = (activity > 0).float().mean((0, 2, 3, 4)).cpu().double()
+        before = self.sums.get(name, torch.zeros_like(rate))
+        self.sums[name] = before + ALPHA * (rate - before)
+        if name == next(iter(self._units)):
+            self.batches += 1
+
+    def values(self) -> dict[str, NDArray[np.float64]]:
+        """On-rates by layer, (units,), 0 to 1; empty before the first batch."""
+        seen = 1 - (1 - ALPHA) ** self.batches
+        return {name: (value / seen).numpy() for name, value in self.sums.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors for a checkpoint."""
+        return {**self.sums, "batches": torch.tensor(self.batches)}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        self.batches = int(state["batches"])
+        self.sums = {name: value for name, value in state.items() if name != "batches"}
