@@ -2,6 +2,8 @@
 
 With a display the window stays open. Without one, or with ``CONNECTOSCOPE_HEADLESS=1``, the program starts itself
 again under Xvfb, drives the journey to its end, saves ``connectoscope.png``, says what it found and exits.
+
+``--images DIR`` makes the pictures of the guides, ``--images DIR --cascade VOLUME`` those of a cascade on a volume of cells.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ class Journey:
         images: Folder for pictures before, during and after; None: none are taken.
     """
 
+    source = SOURCE
+    menu = ("Segment", "Synapses")
+
     def __init__(self, window: MainWindow, destination: Path | None, images: Path | None) -> None:
         from qtpy.QtCore import QTimer
 
@@ -103,55 +108,70 @@ class Journey:
         self.error = error
         self._done()
 
-    def _submit(self) -> Iterator[Condition]:
+    def _submit(self, picture: str = "") -> Iterator[Condition]:
         window = self.window
-        window.open_volume(SOURCE)
+        window.open_volume(self.source)
         yield lambda: len(window.viewer.layers) > 0
-        window.commands.trigger(window.commands.find("Segment", "Synapses"))
-        form = window.task_panel.form
+        window.commands.trigger(window.commands.find(*self.menu))
+        yield from self._run(self._destination, picture)
+
+    def _run(self, destination: Path | None, picture: str = "") -> Iterator[Condition]:
+        """Run what the form says, after a picture of it."""
+        window = self.window
+        form, jobs = window.task_panel.form, window.jobs.model.rowCount()
         if form is None:
-            raise UserError("the form of Segment ▸ Synapses did not open")
-        if self._destination is not None:
-            form.set_values({"destination": str(self._destination)})
-        yield _after(1.0)  # the first picture is drawn, models are listed
-        self._picture("before")
+            raise UserError("the form of the task did not open")
+        if destination is not None:
+            form.set_values({"destination": str(destination)})
+        yield after(1.0)  # the first picture is drawn, models are listed
+        if picture:
+            self._picture(picture)
         window.task_panel.run()
-        yield lambda: window.jobs.model.rowCount() > 0
+        yield lambda: window.jobs.model.rowCount() > jobs
+
+    def _end_of_job(self) -> Iterator[Condition]:
+        """Wait for the end of the newest job.
+
+        Raises:
+            Stopped: it did not finish.
+        """
+        watcher = self.window.jobs.model.watcher(0)
+        yield lambda: not watcher.running
+        state = watcher.state
+        if state is None or state.status != "done":
+            raise Stopped(state.message if state is not None and state.message else "the job did not finish")
 
     def _story(self) -> Iterator[Condition]:
-        yield from self._submit()
+        yield from self._submit("before")
         window = self.window
         watcher = window.jobs.model.watcher(0)
         yield lambda: not watcher.running or watcher.last_progress.get("fraction", 0) >= 0.5
         if watcher.running:
             self._picture("during")
-        yield lambda: not watcher.running
-        state = watcher.state
-        if state is None or state.status != "done":
-            raise Stopped(state.message if state is not None and state.message else "the job did not finish")
+        yield from self._end_of_job()
         tables = {event["name"]: event["path"] for event in watcher.results if event["kind"] == "table"}
-        yield _after(1.0)  # the last blocks are drawn
+        yield after(1.0)  # the last blocks are drawn
         if window.tables.table.model is not None and window.tables.table.model.rowCount():
             window.docks["Objects"].raise_()
             view = window.tables.table.view
             view.selectRow(0)
             view.clicked.emit(view.model().index(0, 0))  # flies there
-            yield _after(0.5)
+            yield after(0.5)
             window.viewer.reset_view()  # its section, all of it
-        yield _after(1.0)
+        yield after(1.0)
         self._picture("after")
         window.grab().save("connectoscope.png")
         if self._images is not None:
             theme = window.settings.theme
             window.set_theme("light" if theme != "light" else "dark")
-            yield _after(1.0)
+            yield after(1.0)
             self._picture("after-light" if theme != "light" else "after-dark")
             window.set_theme(theme)
         found = ", ".join(f"{_rows(Path(path))} {name}" for name, path in tables.items()) or "no objects"
         seconds = (watcher.summary or {}).get("seconds")
         took = f" in {seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
         self.report = (
-            f"found {found} in {SOURCE}{took}; the window is in {Path('connectoscope.png').absolute()}"
+            f"found {found} in {self.source}{took}; the window is in {Path('connectoscope.png').absolute()}"
         )
 
     def _picture(self, name: str) -> None:
@@ -159,7 +179,8 @@ class Journey:
             self.window.grab().save(str(self._images / f"{name}.png"))
 
 
-def _after(seconds: float) -> Condition:
+def after(seconds: float) -> Condition:
+    """True when so much time has passed from now."""
     until = time.monotonic() + seconds
     return lambda: time.monotonic() >= until
 
@@ -168,8 +189,13 @@ def _rows(table: Path) -> int:
     return max(0, len(table.read_text(encoding="utf-8").splitlines()) - 1)
 
 
-def run_headless(images: Path | None) -> int:
-    """The whole journey on the present display, with a configuration and a result that leave no trace."""
+def run_headless(images: Path | None, volume: str | None) -> int:
+    """The whole journey on the present display, with a configuration and a result that leave no trace.
+
+    Args:
+        images: Folder for pictures; None: none are taken.
+        volume: Of cells, for the journey of a cascade; None: that of the sample.
+    """
     with tempfile.TemporaryDirectory(prefix="connectoscope-demo-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("CONNECTOSCOPE_CONFIG", str(Path(folder) / "config"))
         from connectoscope_app.start import make_application, make_window
@@ -180,7 +206,12 @@ def run_headless(images: Path | None) -> int:
         window.move(0, 0)
         if images is not None:
             images.mkdir(parents=True, exist_ok=True)
-        journey = Journey(window, Path(folder) / "vnc-synapses.ome.zarr", images)
+        if volume is None:
+            journey = Journey(window, Path(folder) / "vnc-synapses.ome.zarr", images)
+        else:
+            from connectoscope_app.demo_cascade import CascadeJourney
+
+            journey = CascadeJourney(window, volume, Path(folder), images)
         journey.start(window.close, whole=True)
         application.exec()
     if journey.error is not None:
@@ -207,12 +238,15 @@ def main() -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="save pictures before, during and after there"
     )
+    parser.add_argument(
+        "--cascade", metavar="VOLUME", help="plan and run a cascade on this volume of cells instead"
+    )
     arguments = parser.parse_args()
     headless = is_headless() or os.environ.get(_UNDER_XVFB) == "1"
     try:
         if headless and sys.platform.startswith("linux") and os.environ.get(_UNDER_XVFB) != "1":
             start_under_xvfb()
-        sys.exit(run_headless(arguments.images) if headless else run_in_window())
+        sys.exit(run_headless(arguments.images, arguments.cascade) if headless else run_in_window())
     except UserError as error:
         sys.stderr.write(f"connectoscope: {error}\n")
         sys.exit(error.exit_code)

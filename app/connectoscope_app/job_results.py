@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
 
 _LOG_CHARACTERS = 6000
-_PLOTS_HEIGHT = 360  # a plot and a plan's table can be read from here on
+_PLOTS_HEIGHT = 400  # a plot and a plan's table can be read from here on
 
 
 class JobResults(QObject):

@@ -75,10 +75,7 @@ class TaskPanel(QWidget):
         self.form = TaskForm(task, viewer, entry.preset)
         self._scroll.setWidget(self.form)  # the form before goes
         self._buttons.show()
-        can_preview = {"source", "model"} <= set(
-            task.parameters.model_fields
-        ) and task.destination is not None
-        self.preview_button.setVisible(can_preview)
+        self.preview_button.setVisible(self.form.can_preview)
         self._viewer = viewer
         self._drop_preview()
         self.form.setFocus()

@@ -34,7 +34,7 @@ from connectoscope.tasks.base import parameter_facts
 
 AUTOMATIC = "automatic"
 _LARGEST_SPIN = 2**63 - 1
-_PATH_ROLES = ("recipe", "truth", "result", "source", "destination", "new_model")
+_PATH_ROLES = ("recipe", "truth", "result", "source", "mask", "destination", "new_model")
 
 
 class Field(QWidget):
@@ -367,10 +367,7 @@ def make_field(info: FieldInfo) -> Field:
         return ModelField(optional=optional)
     if role == "cascade":
         return CascadeField()
-    if role in ("recipe", "truth", "result", "source", "destination", "new_model") and annotation in (
-        str,
-        Path,
-    ):
+    if role in _PATH_ROLES and annotation in (str, Path):
         return PathField(
             "save" if role in ("destination", "new_model") else "open",
             optional=optional,

@@ -59,6 +59,7 @@ class TaskForm(QWidget):
         self.task = task
         self._viewer = viewer
         self.fields: dict[str, Field] = {}
+        self._labels: dict[str, QLabel] = {}
         self._infos = task.parameters.model_fields
         self._cards: dict[str, Any] = {}
 
@@ -92,6 +93,7 @@ class TaskForm(QWidget):
             label = QLabel(self.label(name))
             label.setToolTip(info.description or "")
             label.setBuddy(field)
+            self._labels[name] = label
             (folded if self._is_folded(name) else top).addRow(label, field)
             self.fields[name] = field
         if folded.rowCount() == 0:
@@ -137,6 +139,17 @@ class TaskForm(QWidget):
 
     def _sources(self) -> Iterator[SourceField]:
         return (field for field in self.fields.values() if isinstance(field, SourceField))
+
+    @property
+    def can_preview(self) -> bool:
+        """Whether the task is a model on a volume."""
+        model = self._infos.get("model")
+        return (
+            model is not None
+            and model.annotation is str
+            and "source" in self._infos
+            and bool(self.task.destination)
+        )
 
     def layer(self) -> Layer | None:
         """The layer chosen as source, if it is one."""
@@ -193,6 +206,14 @@ class TaskForm(QWidget):
         if isinstance(target, ChecksField) and card is not None:
             tips = {_WORDS.get(o.name, o.name): o.meaning for o in card.outputs}
             target.set_choices(list(tips), tips)
+            self._show_targets()
+
+    def _show_targets(self) -> None:
+        """No empty row where no model says what it finds."""
+        target = self.fields.get("target")
+        if isinstance(target, ChecksField):
+            for widget in (target, self._labels["target"]):
+                widget.setVisible(bool(target.boxes))
 
     # -- values ---------------------------------------------------------------------------------------------
     def values(self) -> dict[str, Any]:
@@ -217,6 +238,7 @@ class TaskForm(QWidget):
                 self.fields[name].set_value(value)
                 if name == self.task.destination and isinstance(self.fields[name], PathField):
                     self.fields[name].edited_by_hand = bool(value)
+        self._show_targets()
 
     def parameters(self) -> Parameters:
         """The checked parameters.

@@ -46,7 +46,7 @@ def start(folder: JobFolder) -> None:
     from connectoscope.jobs.run import start_detached
 
     holder = folder.holder()
-    if holder is not None:
+    if holder is not None and not folder.state().ended:  # else it is leaving, and run_job waits for that
         raise UserError(f"{folder.path.name} is already running (process {holder.pid})")
     folder.cancel_path.unlink(missing_ok=True)
     folder.events().write("submitted")  # what ended before this line is an earlier run

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 from connectoscope.tasks.base import MenuEntry, Task, load_task
 
 COLUMNS = ("", "One level", "Cascade")
+_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class PlanView(QWidget):
@@ -46,6 +47,7 @@ class PlanView(QWidget):
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
+        self.table.horizontalHeader().setDefaultAlignment(_RIGHT)
         self.run_button = QPushButton("Run with this plan")
         self.run_button.setProperty("accent", True)
         self.run_button.setToolTip("Open the form of the task with this plan filled in")
@@ -67,8 +69,9 @@ class PlanView(QWidget):
             for j, value in enumerate(row[: len(COLUMNS)]):
                 item = QTableWidgetItem(cell_text(value))
                 if j:
-                    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                    item.setTextAlignment(_RIGHT)
                 self.table.setItem(i, j, item)
+        self.run_button.setText("Run with this plan" if event.get("pays", True) else "Run with one level")
         self.run_button.setVisible(bool(event.get("task")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,13 +10,12 @@ from typing import Any
 import numpy as np
 from napari.settings import get_settings
 from napari.utils.theme import get_system_theme, get_theme
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent, Qt, QTimer
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 Points = list[tuple[float, float]]
 
 _REDRAW_MS = 200  # a training tells its steps faster than anybody reads
-_LEGEND_ALPHA = 210  # of 255
 _FEW = 60  # series of no more points show each of them
 _COLOURS = {  # told apart by all eyes (after Okabe and Ito), on dark and on light ground
     True: ("#56b4e9", "#e69f00", "#35c79a", "#e48fc0", "#ff7f50", "#f0e442", "#9aa4ff"),
@@ -63,7 +63,7 @@ def _points(values: Any) -> Points:
 
 
 class PlotView(QWidget):
-    """One plot, in the colours of napari's theme. A click on a name in its legend hides the line.
+    """One plot, in the colours of napari's theme. A click on a name below it hides the line.
 
     pyqtgraph comes with the extra ``[desktop]`` and is imported when the first plot is shown.
     """
@@ -73,6 +73,7 @@ class PlotView(QWidget):
         self.plot: Plot | None = None
         self._widget: Any = None
         self._lines: dict[str, Any] = {}
+        self._hidden: set[str] = set()
         self._marks: list[Any] = []
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -83,7 +84,18 @@ class PlotView(QWidget):
         self.hint.setWordWrap(True)
         self._layout = QVBoxLayout(self)
         self._layout.setContentsMargins(0, 0, 0, 0)
+        self._layout.setSpacing(2)
         self._layout.addWidget(self.hint)
+        self.legend = QLabel()  # below the plot: inside it would cover curves
+        self.legend.setWordWrap(True)
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self.legend.setTextInteractionFlags(
+            Qt.TextInteractionFlag.LinksAccessibleByMouse | Qt.TextInteractionFlag.LinksAccessibleByKeyboard
+        )
+        self.legend.setToolTip("Click a name to hide its line, or to show it again")
+        self.legend.linkActivated.connect(self._toggle)
+        self._layout.addWidget(self.legend)
+        self.legend.hide()
 
     def show_plot(self, plot: Plot) -> None:
         """Show another plot, all of it."""
@@ -91,7 +103,7 @@ class PlotView(QWidget):
         if self._widget is None and not self._make():
             return
         self._widget.clear()
-        self._lines, self._marks = {}, []
+        self._lines, self._marks, self._hidden = {}, [], set()
         self._widget.enableAutoRange()
         self._colour()  # redraws
 
@@ -111,9 +123,10 @@ class PlotView(QWidget):
         menu = self._widget.plotItem.ctrlMenu  # made in any case: it must go with us
         menu.setParent(self, menu.windowFlags())
         self._widget.setAccessibleName("Plot")
-        self._widget.addLegend(offset=(-12, -8), verSpacing=-4)
+        for side in ("left", "bottom"):
+            self._widget.getAxis(side).enableAutoSIPrefix(False)  # 0.25, not 250 (x0.001)
         self._widget.showGrid(x=True, y=True, alpha=0.15)
-        self._layout.addWidget(self._widget)
+        self._layout.insertWidget(0, self._widget, 1)
         return True
 
     def changeEvent(self, event: QEvent) -> None:  # noqa: N802
@@ -129,9 +142,6 @@ class PlotView(QWidget):
             axis = self._widget.getAxis(side)
             axis.setPen(theme.secondary.as_hex())
             axis.setTextPen(text)
-        legend = self._widget.plotItem.legend
-        legend.setLabelTextColor(text)
-        legend.setBrush((*theme.console.as_rgb_tuple()[:3], _LEGEND_ALPHA))
         for line in self._lines.values():
             self._widget.removeItem(line)
         self._lines = {}
@@ -157,18 +167,39 @@ class PlotView(QWidget):
             self._lines[label] = self._widget.plot(
                 xy[:, 0],
                 xy[:, 1],
-                name=label,
                 pen=None if to_and_fro else pyqtgraph.mkPen(colour, width=2),
                 symbol="o" if dots else None,
                 symbolSize=5,
                 symbolBrush=colour,
                 symbolPen=None,
             )
+            self._lines[label].setVisible(label not in self._hidden)
+        self._show_legend()
         for mark in self._marks:
             self._widget.removeItem(mark)
         self._marks = [
             mark for label, point in self.plot.marked.items() for mark in self._star(label, point, dark)
         ]
+
+    def _show_legend(self) -> None:
+        colours, text = _COLOURS[_is_dark()], _theme().text.as_hex()
+        names = []
+        for number, label in enumerate(self.plot.series if self.plot is not None else ()):
+            line = "line-through" if label in self._hidden else "none"
+            name = html.escape(label).replace(" ", "&nbsp;")
+            names.append(
+                f'<span style="color:{colours[number % len(colours)]}">●</span>&nbsp;'
+                f'<a href="{number}" style="color:{text};text-decoration:{line}">{name}</a>'
+            )
+        self.legend.setText("&nbsp;&nbsp; ".join(names))
+        self.legend.setVisible(bool(names))
+
+    def _toggle(self, number: str) -> None:
+        """Hide a line, or show it again."""
+        label = list(self._lines)[int(number)]
+        self._hidden ^= {label}
+        self._lines[label].setVisible(label not in self._hidden)
+        self._show_legend()
 
     def _star(self, label: str, point: tuple[float, float], dark: bool) -> list[Any]:
         import pyqtgraph

@@ -66,6 +66,7 @@ class TaskPanel(QWidget):
         layout.addWidget(self.note)
         self.run_button = self._button("Run", "Start the task (it goes on when napari is closed)", self.run)
         self.preview_button = self._button("Preview", "The model on what is visible", self._run_preview)
+        self.preview_button.setVisible(self.form.can_preview)
         self.copy_button = self._button("Copy as command", "The same run from a terminal", self.copy_command)
         row = QHBoxLayout()
         for button in (self.run_button, self.preview_button, self.copy_button):
@@ -275,7 +276,12 @@ class TaskPanel(QWidget):
 
 
 def _tidy(folder: JobFolder) -> None:
-    """After success only the result stays: plain napari keeps no history of jobs."""
+    """After success only the result stays: plain napari keeps no history of jobs.
+
+    A plan is for the very file that it was made of, so a copy that was planned for stays beside it.
+    """
+    if folder.request.task == "plan-cascade" and (folder.path / SPILLED).exists():
+        return
     if (folder.path / SPILLED).exists() or folder.state().status == "done":
         folder.remove()
 

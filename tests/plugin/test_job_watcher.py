@@ -70,7 +70,8 @@ def test_end_of_an_earlier_run_is_not_the_end(watcher, folder, monkeypatch):
     watcher.poll()
     assert watcher.told == [("ended", "cancelled")]
     folder.cancel()
-    watcher.resume()
+    with folder.lock():  # its process has told its end and is about to leave
+        watcher.resume()
     watcher.poll()
     assert watcher.running
     assert not folder.cancel_path.exists()

@@ -72,6 +72,19 @@ def test_lines_points_and_stars(view):
     assert view._marks == []
 
 
+def test_a_name_below_the_plot_hides_its_line(view):
+    view.show_plot(Plot("p", series={"a < b": [(0, 0), (1, 1)], "c": [(0, 1), (1, 0)]}))
+    assert "a&nbsp;&lt;&nbsp;b" in view.legend.text()
+    view.legend.linkActivated.emit("0")
+    assert [line.isVisible() for line in view._lines.values()] == [False, True]
+    view.redraw()
+    assert not view._lines["a < b"].isVisible()
+    assert "line-through" in view.legend.text()
+    view.legend.linkActivated.emit("0")
+    assert view._lines["a < b"].isVisible()
+    assert "line-through" not in view.legend.text()
+
+
 def test_colours_follow_the_theme(view, monkeypatch, qtbot):
     from napari_connectoscope import plots
 

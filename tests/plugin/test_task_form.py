@@ -123,6 +123,21 @@ def test_targets_and_tooltips_come_from_the_card(make_form, small_model):
     assert form.values()["model"] == "synapse-vnc"
 
 
+def test_targets_show_once_a_model_names_them(make_form, small_model):
+    form = make_form("plan-cascade", None, {"detector": "cells"})
+    assert form.fields["target"].isHidden()
+    form.set_values({"model": "synapse-vnc"})
+    assert not form.fields["target"].isHidden()
+
+
+def test_a_mask_is_chosen_like_a_volume(make_form):
+    field = make_form("detect").fields["within"]
+    assert isinstance(field, fields.PathField)
+    assert field.value() is None
+    field._take("tissue.ome.zarr")
+    assert field.value() == "tissue.ome.zarr"
+
+
 def test_layers_are_sources_and_bring_their_channel(make_form, viewer, volume_path):
     from connectoscope.volumes import open_volume
     from napari_connectoscope.layers import add_volume

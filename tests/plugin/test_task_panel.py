@@ -7,6 +7,7 @@ from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope import jobs
 from napari_connectoscope.layers import add_volume
+from napari_connectoscope.task_panel import _tidy
 from napari_connectoscope.widgets import SegmentWidget, TaskPanel, describe
 
 
@@ -116,6 +117,22 @@ def test_results_appear_and_the_end_is_told(make_panel, viewer, volume_path, res
     assert panel.status.text() == "Done found 7 synapses in 1 min 35 s"
     assert panel.resume_button.isHidden()
     qtbot.waitUntil(lambda: not started[0].path.exists(), timeout=5000)
+
+
+def test_a_layer_that_was_planned_for_stays_to_be_run(make_panel, viewer, pixels, started, qtbot, tmp_path):
+    viewer.add_image(pixels, name="mine", scale=(5, 2, 2), units=("um",) * 3)
+    panel = make_panel(TaskPanel, "plan-cascade", {"detector": "cells"})
+    panel.form.set_values({"destination": str(tmp_path / "mine.cascade.json")})
+    with qtbot.waitSignal(panel.submitted, timeout=10_000):
+        panel.run_button.click()
+    panel.watcher.stop()
+    _tidy(started[0])
+    assert open_volume(started[0].request.parameters["source"]).shape == pixels.shape
+
+
+@pytest.mark.parametrize(("task", "can"), [("segment", True), ("detect", False), ("plan-cascade", False)])
+def test_preview_is_offered_where_there_is_a_model(make_panel, task, can):
+    assert make_panel(TaskPanel, task).preview_button.isHidden() != can
 
 
 def test_copy_as_command(make_panel, viewer, volume_path, qtbot):

@@ -68,7 +68,7 @@ def make_plan(
     fastest = min(cascades, key=lambda option: (not option.enough, option.seconds))
     pays = fastest.seconds < GAIN * pilot.one_level_seconds
     chosen = fastest if pays else one_level(pilot)
-    verdict = _verdict(pilot, fastest, pays)
+    verdict = _verdict(pilot, fastest, pays, floor)
     _plot(context, planner, cascades, fastest, pilot)
     return CascadePlan(
         task=task,
@@ -112,7 +112,7 @@ def make_plan(
     )
 
 
-def _verdict(pilot: Pilot, option: Option, pays: bool) -> str:
+def _verdict(pilot: Pilot, option: Option, pays: bool, floor: float) -> str:
     low, high = option.recall_interval
     saved = f"{_minutes(option.seconds)} instead of {_minutes(pilot.one_level_seconds)}"
     if not pays:
@@ -121,14 +121,20 @@ def _verdict(pilot: Pilot, option: Option, pays: bool) -> str:
             f"A cascade does not pay here: objects lie in {share:.2g} % of the cells, and the best one would take "
             f"{saved}. One level is the better choice."
         )
-    return (
-        f"A cascade will take {saved} and should keep {100 * low:.3g} to {100 * high:.3g} % of what the full "
-        "detector finds."
-    )
+    kept = "all" if low > 0.9995 else f"{100 * low:.3g} to {100 * high:.3g} %"
+    text = f"A cascade will take {saved} and should keep {kept} of what the full detector finds."
+    if not option.enough:
+        text += (
+            f" The pilot met only {int(pilot.positives.sum())} cells with objects, too few to promise "
+            f"{100 * floor:g} %."
+        )
+    return text
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 150 else f"{seconds:.0f} seconds"
+    if seconds >= 150:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
 
 
 def _plot(
@@ -139,11 +145,13 @@ def _plot(
         _label(option): option for option in sorted(cascades, key=lambda o: o.seconds)[:3]
     }
     series = {label: planner.curve(option.gates) for label, option in shown.items()}
+    point = (chosen.seconds / pilot.one_level_seconds, chosen.recall)
+    series[_label(chosen)] = sorted({*series[_label(chosen)], point})
     context.plot(
         "time against recall",
         x="time relative to one level",
         y="recall relative to one level",
-        marked={"chosen": (chosen.seconds / pilot.one_level_seconds, chosen.recall)},
+        marked={"chosen": point},
         **series,
     )
 

@@ -33,6 +33,9 @@ from connectoscope.jobs.memory import oom_kills
 
 CANCEL_SECONDS = 5.0  # what the engine gets to finish its block
 POLL_SECONDS = 0.1
+LEAVE_SECONDS = (
+    20.0  # what an engine gets between its last word and its end; torch unloads slowly on a busy machine
+)
 MOST_TILE_SCALE = 2
 _PYTHON = (sys.executable, "-P", "-m")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -59,8 +62,16 @@ def run_job(
     """
     job = folder if isinstance(folder, JobFolder) else JobFolder(folder)
     _ = job.request  # refused before anything is written
+    _let_leave(job)
     with job.lock() as lock:
         return _Supervisor(job, lock, report, count_oom_kills).run()
+
+
+def _let_leave(job: JobFolder) -> None:
+    """Wait for an earlier run that has told its end and whose processes are about to be gone."""
+    end = time.monotonic() + LEAVE_SECONDS
+    while job.holder() is not None and job.state().ended and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def start_detached(folder: JobFolder | Path | str) -> None:

@@ -54,8 +54,8 @@ def density_of(masks: Masks) -> float:
 
 def _fan_in(wiring: Wiring, rates: Rates, strengths: Strengths, density: float, beta: float) -> Masks:
     masks: Masks = {}
-    for layer in wiring.prunable:
-        total = round(density * layer.outputs * layer.inputs)
+    totals = _shares([layer.outputs * layer.inputs for layer in wiring.prunable], density)
+    for layer, total in zip(wiring.prunable, totals, strict=True):
         slope = beta * SLOPE / layer.inputs
         counts = degrees(rates[layer.name], layer.inputs, total, slope)
         masks[layer.name] = top(strengths[layer.name], counts)
@@ -66,14 +66,18 @@ def _fan_out(wiring: Wiring, rates: Rates, strengths: Strengths, density: float,
     masks: Masks = {
         layer.name: np.zeros((layer.outputs, layer.inputs), np.bool_) for layer in wiring.prunable
     }
-    for sender in wiring.senders:
+    audiences = [
+        sum(wiring.layer(link.receiver).outputs * link.channels for link in wiring.consumers(sender))
+        for sender in wiring.senders
+    ]
+    for sender, total in zip(wiring.senders, _shares(audiences, density), strict=True):
         links = wiring.consumers(sender)
         columns = [
             strengths[link.receiver][:, link.first : link.first + link.channels].T for link in links
         ]  # (units of the sender, outputs of the receiver) each
         audience = np.concatenate(columns, axis=1)
-        units, most = audience.shape
-        counts = degrees(rates[sender], most, round(density * units * most), beta * SLOPE / most)
+        most = audience.shape[1]
+        counts = degrees(rates[sender], most, total, beta * SLOPE / most)
         kept = top(audience, counts)
         at = 0
         for link, column in zip(links, columns, strict=True):
@@ -109,3 +113,13 @@ def _both(wiring: Wiring, rates: Rates, strengths: Strengths, density: float, be
         for _, name, i, j in sorted(places)[:surplus]:
             masks[name][i, j] = False
     return masks
+
+
+def _shares(sizes: list[int], density: float) -> list[int]:
+    """Connections that stay in each group: ``density`` of each, and of all together to one (largest remainder)."""
+    exact = density * np.array(sizes)
+    kept = np.floor(exact + 1e-9).astype(np.int64)
+    left = round(density * sum(sizes)) - int(kept.sum())
+    for group in np.argsort(kept - exact, kind="stable")[:left]:
+        kept[group] += 1
+    return [int(n) for n in kept]

@@ -75,6 +75,7 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
         table=table(plan),
         task=plan.task,
         parameters=plan.parameters,
+        pays=plan.pays,
     )
     predicted = plan.predicted.model_dump(mode="json")
     return {

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -210,6 +212,16 @@ def test_a_detached_job_outlives_a_killed_starter(until, tmp_path):
     (tmp_path / "d.txt.ok").touch()
     until(lambda: job.state().ended)
     assert job.state().status == "done"
+
+
+def test_resumed_while_the_run_before_is_leaving(tmp_path):
+    job = new_job(tmp_path / "made.zarr", keep_job=True)
+    job.events().write("started", pid=os.getpid())
+    job.events().write("cancelled", message="cancelled", exit_code=3)
+    with ExitStack() as leaving:
+        leaving.enter_context(job.lock())
+        threading.Timer(0.3, leaving.pop_all().close).start()
+        assert run_job(job) == 0
 
 
 def test_cancelled_while_it_waited_never_starts(tmp_path):

@@ -1,0 +1,130 @@
+"""Masks under training: the schedule, hidden weights that come back, rivals, and a state that resumes exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_rule import NET
+
+from connectoscope.networks.unet3d import UNet3d
+from connectoscope.pruning.masks import density_of
+from connectoscope.pruning.pruner import Pruner, Schedule
+
+SCHEDULE = Schedule(steps=40, warm_up=5, every=5)
+
+
+class Run:
+    """A training of a few steps on noise."""
+
+    def __init__(self, rule, density=0.5, **options):
+        torch.manual_seed(0)
+        self.network = UNet3d(NET).train()
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-2)
+        self.pruner = Pruner(self.network, SCHEDULE, rule, density, **options)
+        self.step = 0
+
+    def go(self, steps, look=lambda run: None):
+        for _ in range(steps):
+            self.step += 1
+            x = torch.randn(1, 1, 2, 16, 16, generator=torch.Generator().manual_seed(self.step))
+            self.optimizer.zero_grad()
+            with self.pruner.rates.watching():
+                loss = (self.network(x) - x.roll(1, -1)).square().mean()
+            loss.backward()
+            self.pruner.before_step(self.step)
+            self.optimizer.step()
+            self.pruner.after_step(self.step, self.optimizer)
+            look(self)
+        return self
+
+    def kept(self):
+        return {name: mask.numpy() for name, mask in self.pruner.masks.items()}
+
+
+def test_refreshes_come_after_the_warm_up_and_end_before_the_last_fifth():
+    assert [step for step in range(1, 41) if SCHEDULE.refreshes(step)] == [5, 10, 15, 20, 25, 30]
+    assert SCHEDULE.exchanged(5) == pytest.approx(0.3)
+    assert SCHEDULE.exchanged(32) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("rule", ["budgeted-broadcast", "magnitude", "shuffled", "reversed", "rigl", "set"])
+def test_density_is_met_and_hidden_weights_are_nought(rule):
+    seen = []
+
+    def look(run):
+        for layer in run.pruner.wiring.prunable:
+            weight = run.network.get_parameter(layer.weight).detach().abs().sum((2, 3, 4)).numpy()
+            if layer.name in run.pruner.masks:
+                mask = run.kept()[layer.name]
+                assert (weight[~mask] == 0).all()
+        if run.pruner.masks:
+            seen.append(density_of(run.kept()))
+
+    run = Run(rule).go(40, look)
+    assert len(seen) == 36
+    assert seen == pytest.approx([0.5] * 36, abs=0.02)
+    if rule in ("rigl", "set"):  # the same number in each layer at every refresh
+        assert all(m.sum() == round(0.5 * m.size) for m in run.kept().values())
+
+
+def test_hidden_weights_come_back_with_their_values():
+    run = Run("magnitude").go(5)
+    name, mask = next(iter(run.kept().items()))
+    weight = run.network.get_parameter(run.pruner.wiring.layer(name).weight)
+    hidden = run.pruner.hidden[name].clone()
+    before = run.pruner.strengths()[name]
+    assert (before[~mask] > 0).all()
+    strongest = np.argwhere(~mask)[before[~mask].argmax()]
+    with torch.no_grad():
+        weight.zero_()  # all that is kept fades: what is hidden is now the strongest
+    run.go(5)
+    assert run.kept()[name][tuple(strongest)]
+    back = weight.detach()[tuple(strongest)]
+    assert torch.equal(back, hidden[tuple(strongest)])  # as it was hidden, refreshed at this very step
+
+
+def test_rigl_grows_where_the_gradient_is_greatest_from_nought():
+    run = Run("rigl").go(9)
+    before = run.kept()
+    run.go(1)
+    for name, mask in run.kept().items():
+        grown = mask & ~before[name]
+        assert grown.sum() == round(SCHEDULE.exchanged(10) * before[name].sum())
+        gradient = run.pruner._gradients[name]
+        stayed_out = ~mask & ~before[name]
+        assert gradient[grown].min() >= gradient[stayed_out].max(initial=0)
+        weight = run.network.get_parameter(run.pruner.wiring.layer(name).weight).detach()
+        assert (weight[torch.from_numpy(grown)] == 0).all()
+
+
+def test_rivals_keep_as_many_in_each_layer_as_they_are_told():
+    ours = {name: int(m.sum()) for name, m in Run("budgeted-broadcast").go(30).kept().items()}
+    for rule in ("magnitude", "rigl", "set"):
+        rival = Run(rule, layers=ours).go(30).kept()
+        assert {name: int(m.sum()) for name, m in rival.items()} == ours
+
+
+def test_a_stopped_training_goes_on_exactly():
+    whole = Run("budgeted-broadcast", actuator="both").go(23)
+    half = Run("budgeted-broadcast", actuator="both").go(12)
+    again = Run("budgeted-broadcast", actuator="both")
+    again.step = 12
+    again.network.load_state_dict(half.network.state_dict())
+    again.optimizer.load_state_dict(half.optimizer.state_dict())
+    again.pruner.restore({k: v.clone() for k, v in half.pruner.state().items()})
+    again.go(11)
+    for key, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[key]), key
+    for key, value in whole.pruner.state().items():
+        assert torch.equal(value, again.pruner.state()[key]), key
+
+
+def test_averaged_weights_are_masked_alike():
+    run = Run("budgeted-broadcast").go(6)
+    state = {k: torch.ones_like(v) for k, v in run.network.state_dict().items()}
+    masked = run.pruner.masked(state)
+    for layer in run.pruner.wiring.layers:
+        share = masked[layer.weight].float().mean()
+        expected = run.kept()[layer.name].mean() if layer.prunable else 1
+        assert share == pytest.approx(expected)
