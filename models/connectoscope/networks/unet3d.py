@@ -11,8 +11,8 @@ voxel depend on its tile. The first step may be a *stem*, which moves blocks of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ class UNet3dArguments:
         strides: Pooling from each level to the next; one fewer than levels.
         stem: Voxels moved into channels at the input and back at the output.
         in_channels: Channels of the input image.
+        widths: Channels of single convolutions, by name (``encoders.0.1``, ``ups.0``), where they are others than
+            ``features``: what pruning leaves.
     """
 
     outputs: int
@@ -40,6 +42,7 @@ class UNet3dArguments:
     strides: tuple[Index3, ...]
     stem: Index3 = (1, 1, 1)
     in_channels: int = 1
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         levels = len(self.features)
@@ -50,6 +53,9 @@ class UNet3dArguments:
             )
         if any(k % 2 == 0 for row in self.kernels for kernel in row for k in kernel):
             raise ValueError("kernel sizes must be odd, so that an output voxel lies on an input voxel")
+        unknown = self.widths.keys() - set(self.convolutions())
+        if unknown or any(width < 1 for width in self.widths.values()):
+            raise ValueError(f"widths must name convolutions and be at least 1, got {dict(self.widths)}")
 
     @classmethod
     def parse(cls, arguments: dict[str, object]) -> UNet3dArguments:
@@ -61,7 +67,20 @@ class UNet3dArguments:
         return cls(**{name: tuples(value) for name, value in arguments.items()})  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, object]:
-        return asdict(self)
+        """As on a card; ``widths`` only where there are some."""
+        values = asdict(self)
+        return values if self.widths else {k: v for k, v in values.items() if k != "widths"}
+
+    def convolutions(self) -> list[str]:
+        """Names of all convolutions with a batch norm, encoders first, each level's in order."""
+        rows = [(level, range(len(row))) for level, row in enumerate(self.kernels)]
+        encoders = [f"encoders.{level}.{i}" for level, row in rows for i in row]
+        ups = [f"ups.{level}" for level, _ in rows[:-1]]
+        return encoders + ups + [f"decoders.{level}.{i}" for level, row in rows[:-1] for i in row]
+
+    def width(self, name: str) -> int:
+        """Channels that a convolution gives."""
+        return self.widths.get(name, self.features[int(name.split(".")[1])])
 
     @property
     def total_stride(self) -> Index3:
@@ -155,14 +174,23 @@ class UNet3d(nn.Module):
         self.ups = nn.ModuleList()
         self.decoders = nn.ModuleList()
         channels = a.in_channels * stem
-        for features, kernels in zip(a.features, a.kernels, strict=True):
-            self.encoders.append(_block(channels, features, kernels))
-            channels = features
-        for level in range(len(a.features) - 1):
-            features = a.features[level]
-            self.ups.append(ConvUnit(a.features[level + 1], features, (1, 1, 1)))
-            self.decoders.append(_block(2 * features, features, a.kernels[level]))
-        self.head = nn.Conv3d(a.features[0], a.outputs * stem, 1)
+        skips = []
+        for level, kernels in enumerate(a.kernels):
+            block = [a.width(f"encoders.{level}.{i}") for i in range(len(kernels))]
+            self.encoders.append(_block(channels, block, kernels))
+            channels = block[-1]
+            skips.append(channels)
+        # From the coarsest level on, since each level's input is what the one below gives.
+        ups, decoders = [], []
+        for level in reversed(range(len(a.features) - 1)):
+            up = a.width(f"ups.{level}")
+            ups.append(ConvUnit(channels, up, (1, 1, 1)))
+            block = [a.width(f"decoders.{level}.{i}") for i in range(len(a.kernels[level]))]
+            decoders.append(_block(up + skips[level], block, a.kernels[level]))
+            channels = block[-1]
+        self.ups.extend(reversed(ups))
+        self.decoders.extend(reversed(decoders))
+        self.head = nn.Conv3d(channels, a.outputs * stem, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.arguments
@@ -180,6 +208,6 @@ class UNet3d(nn.Module):
         return depth_to_space(self.head(x), a.stem)
 
 
-def _block(channels: int, features: int, kernels: Sequence[Index3]) -> nn.Sequential:
-    units = [ConvUnit(channels if i == 0 else features, features, kernel) for i, kernel in enumerate(kernels)]
-    return nn.Sequential(*units)
+def _block(channels: int, features: Sequence[int], kernels: Sequence[Index3]) -> nn.Sequential:
+    sources = [channels, *features[:-1]]
+    return nn.Sequential(*(ConvUnit(*unit) for unit in zip(sources, features, kernels, strict=True)))

@@ -10,9 +10,11 @@ sending channel), whose weights are a whole kernel. Pooling and up-sampling lie 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from connectoscope.networks.unet3d import UNet3dArguments
+from connectoscope.volumes.geometry import Index3
 
 HEAD = "head"
 
@@ -78,7 +80,7 @@ def wiring_of(arguments: UNet3dArguments) -> Wiring:
     layers: list[Layer] = []
     links: list[Link] = []
 
-    def add(name: str, outputs: int, sources: list[tuple[str, int]], kernel: tuple[int, int, int]) -> None:
+    def add(name: str, outputs: int, sources: list[tuple[str, int]], kernel: Index3) -> None:
         first = 0
         for sender, channels in sources:
             if sender:  # the image is no unit
@@ -87,26 +89,21 @@ def wiring_of(arguments: UNet3dArguments) -> Wiring:
         size = kernel[0] * kernel[1] * kernel[2]
         layers.append(Layer(name, outputs, first, size, prunable=bool(layers) and name != HEAD))
 
-    def block(
-        prefix: str, sources: list[tuple[str, int]], features: int, kernels: tuple[tuple[int, int, int], ...]
-    ) -> str:
+    def block(prefix: str, sources: list[tuple[str, int]], kernels: Sequence[Index3]) -> tuple[str, int]:
         for index, kernel in enumerate(kernels):
             name = f"{prefix}.{index}"
-            add(name, features, sources, kernel)
-            sources = [(name, features)]
-        return sources[0][0]
+            add(name, a.width(name), sources, kernel)
+            sources = [(name, a.width(name))]
+        return sources[0]
 
-    last = ""
-    skips: list[str] = []
-    channels = a.in_channels * stem
-    for level, features in enumerate(a.features):
-        last = block(f"encoders.{level}", [(last, channels)], features, a.kernels[level])
+    last = ("", a.in_channels * stem)
+    skips: list[tuple[str, int]] = []
+    for level, kernels in enumerate(a.kernels):
+        last = block(f"encoders.{level}", [last], kernels)
         skips.append(last)
-        channels = features
     for level in reversed(range(len(a.features) - 1)):
-        features = a.features[level]
-        add(f"ups.{level}", features, [(last, a.features[level + 1])], (1, 1, 1))
-        sources = [(f"ups.{level}", features), (skips[level], features)]
-        last = block(f"decoders.{level}", sources, features, a.kernels[level])
-    add(HEAD, a.outputs * stem, [(last, a.features[0])], (1, 1, 1))
+        up = f"ups.{level}"
+        add(up, a.width(up), [last], (1, 1, 1))
+        last = block(f"decoders.{level}", [(up, a.width(up)), skips[level]], a.kernels[level])
+    add(HEAD, a.outputs * stem, [last], (1, 1, 1))
     return Wiring(tuple(layers), tuple(links))

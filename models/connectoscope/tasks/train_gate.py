@@ -140,7 +140,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
             data=volume.name,
             split=f"{len(held_out)} boxes held back: {counts[name][0]} cells of {cell} coarse voxels, "
             f"{counts[name][1]} positive",
-            command="connectoscope train-gate MODEL OUT --on SRC",
+            command=f"connectoscope train-gate {bundle.card.name} OUT --on {volume.name}{_box(parameters.box)}",
         )
         for name, row in scores.items()
         for metric, value in row.items()
@@ -167,6 +167,10 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
         "scores": scores,
         "warnings": context.warnings,
     }
+
+
+def _box(box: str | None) -> str:
+    return "" if box is None else f" --box {box}"
 
 
 TASK = Task(
