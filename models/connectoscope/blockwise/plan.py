@@ -72,6 +72,10 @@ class Lattice:
         t, h = self.tile, self.halo
         return (t[0] - 2 * h[0], t[1] - 2 * h[1], t[2] - 2 * h[2])
 
+    def places(self, box: Box) -> tuple[range, range, range]:
+        """Places of the cores that ``box`` (grid voxels) touches, along each axis."""
+        return _cells(box, self.core)
+
     def blocks(self, box: Box, anchor: Index3 = (0, 0, 0)) -> list[Block]:
         """The blocks that make ``box`` (grid voxels, inside the grid), in Morton order.
 

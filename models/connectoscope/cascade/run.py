@@ -182,13 +182,13 @@ def cell_map(
     lattice: Lattice, box: Box, cells: set[Place], accepted: set[Place], woken: set[Place]
 ) -> tuple[Place, NDArray[np.uint8]]:
     """The first cell of ``box``, and a map of its cells: 0 outside the mask, 1 rejected, 2 accepted, 3 woken."""
-    places = np.array([place_of(block.id) for block in lattice.blocks(box)])
-    first, last = places.min(0), places.max(0)
-    values = np.full(tuple(last - first + 1), OUTSIDE, np.uint8)
+    z, y, x = lattice.places(box)
+    first = (z.start, y.start, x.start)
+    values = np.full((len(z), len(y), len(x)), OUTSIDE, np.uint8)
     for value, chosen in ((REJECTED, cells), (ACCEPTED, accepted), (WOKEN, woken)):
         for place in chosen:
-            values[tuple(np.array(place) - first)] = value
-    return (int(first[0]), int(first[1]), int(first[2])), values
+            values[tuple(p - f for p, f in zip(place, first, strict=True))] = value
+    return first, values
 
 
 def touched(blocks: Sequence[Block], kept: Sequence[Box], core: Index3) -> list[Block]:

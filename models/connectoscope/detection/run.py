@@ -12,6 +12,7 @@ start of a run, so that a file of points that has none is never taken for one of
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -339,7 +340,7 @@ class _Run:
         summary = {
             "task": "detect",
             "detector": NAME,
-            "blocks": len(self.detector.lattice.blocks(self.search.box)),
+            "blocks": math.prod(map(len, self.detector.lattice.places(self.search.box))),
             "objects": {NAME: len(points)},
             "warnings": self.context.warnings,
             **skipped,

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -226,7 +227,7 @@ class _Run:
         self._warn_of_blocks()
         summary = {
             "task": "segment",
-            "blocks": len(self.setup.lattice.blocks(self.setup.box)),
+            "blocks": math.prod(map(len, self.setup.lattice.places(self.setup.box))),
             "objects": objects,
             "warnings": self.warnings,
             **self.skipped,
