@@ -176,8 +176,7 @@ def learned_gate(
         return None
     if threads is not None:
         torch.set_num_threads(threads)
-    network = bundle.load_gate()
-    network = fold_batch_norm(network).to(device, PRECISIONS[precision])
+    network = fold_batch_norm(bundle.load_gate()).to(device, PRECISIONS[precision])
     gate = LearnedGate(
         network=network.to(memory_format=torch.channels_last_3d),  # type: ignore[call-overload]
         stride=parse_architecture(companion.architecture.name, companion.architecture.arguments).total_stride,

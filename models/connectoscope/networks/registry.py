@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 
@@ -26,6 +24,6 @@ def parse_architecture(name: str, arguments: dict[str, Any]) -> UNet3dArguments:
         raise UserError(f"architecture {name} cannot be built: {error}") from None
 
 
-def build_network(name: str, arguments: dict[str, Any]) -> nn.Module:
+def build_network(name: str, arguments: dict[str, Any]) -> UNet3d:
     """A network with random weights, float32, in training mode."""
     return UNet3d(parse_architecture(name, arguments))

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from connectoscope.pruning.balance import degrees, top
+from connectoscope.pruning.balance import LOWEST, degrees, top
 from connectoscope.pruning.wiring import Wiring
 
 Actuator = Literal["in", "out", "both"]
@@ -45,6 +45,27 @@ def choose(
     if actuator == "out":
         return _fan_out(wiring, rates, strengths, density, beta)
     return _both(wiring, rates, strengths, density, beta)
+
+
+def choose_channels(wiring: Wiring, rates: Rates, strengths: Strengths, density: float) -> Masks:
+    """The structured variant: whole channels keep their audience or lose all of it.
+
+    Of each sending layer the share √ρ of its units stays, so that about ρ of the connections does: those with the least
+    traffic per use. Traffic is a_j (each keeps a full audience), use is what an audience can learn from it and how much
+    that weighs: H_b(a_j) Σ |w|, the sum over its audience. Units that are always on have traffic and no use.
+    """
+    masks: Masks = {layer.name: np.ones((layer.outputs, layer.inputs), np.bool_) for layer in wiring.prunable}
+    for sender in wiring.senders:
+        links = wiring.consumers(sender)
+        weight = sum(strengths[k.receiver][:, k.first : k.first + k.channels].sum(0) for k in links)
+        a = np.clip(rates[sender], LOWEST, 1 - LOWEST)
+        entropy = -(a * np.log2(a) + (1 - a) * np.log2(1 - a))
+        cost = a / np.maximum(entropy * weight, 1e-12)
+        count = max(round(np.sqrt(density) * len(a)), 1)
+        lost = np.argsort(cost, kind="stable")[count:]
+        for link in links:
+            masks[link.receiver][:, link.first + lost] = False
+    return masks
 
 
 def density_of(masks: Masks) -> float:

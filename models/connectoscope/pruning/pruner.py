@@ -12,6 +12,7 @@ connections in every layer.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -21,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d
-from connectoscope.pruning.balance import top
-from connectoscope.pruning.masks import Actuator, Masks, choose
+from connectoscope.pruning.balance import coding_entropy, top
+from connectoscope.pruning.masks import Actuator, Masks, choose, choose_channels, density_of
 from connectoscope.pruning.rates import OnRates
 from connectoscope.pruning.wiring import Layer, wiring_of
 
@@ -66,6 +68,7 @@ class Pruner:
         density: Share of the prunable connections that stays; with ``layers``, of each.
         beta: Multiple of the default slope of the balance.
         layers: Connections that stay in each layer, by name: for rivals, those that the rule left.
+        structured: Whole channels go.
         seed: Of what is shuffled or grown at random.
     """
 
@@ -79,16 +82,48 @@ class Pruner:
         actuator: Actuator = "out",
         beta: float = 1.0,
         layers: Mapping[str, int] | None = None,
+        structured: bool = False,
         seed: int = 0,
     ) -> None:
         self.network, self.schedule, self.rule = network, schedule, rule
         self.density, self.actuator, self.beta, self.layers = density, actuator, beta, layers
-        self.seed = seed
+        self.structured, self.seed = structured, seed
         self.wiring = wiring_of(network.arguments)
         self.rates = OnRates(network)
         self.masks: dict[str, Tensor] = {}
         self.hidden: dict[str, Tensor] = {}  # weights under the masks, as they were when they were hidden
         self._weights = {layer.name: network.get_parameter(layer.weight) for layer in self.wiring.prunable}
+
+    @property
+    def signature(self) -> str:
+        """What decides the masks besides the data; a checkpoint of another pruning is refused."""
+        facts = {
+            k: getattr(self, k)
+            for k in ("rule", "density", "actuator", "beta", "layers", "structured", "seed")
+        }
+        return json.dumps({**facts, **vars(self.schedule)}, sort_keys=True)
+
+    def check(self) -> None:
+        """Before anything is trained.
+
+        Raises:
+            UserError: the density cannot be reached, or whole channels are asked for by a rule without activity.
+        """
+        if self.structured and self.rule in ("magnitude", "rigl", "set"):
+            raise UserError(f"rule {self.rule} takes single connections; whole channels go by activity only")
+        if self.rule in ("budgeted-broadcast", "shuffled", "reversed") and not self.structured:
+            even = {layer.name: np.full(layer.outputs, 0.5) for layer in self.wiring.layers}
+            choose(self.wiring, even, self.strengths(), self.density, self.actuator, self.beta)
+
+    def figures(self) -> dict[str, float]:
+        """For the curves: share of connections that stay, mean on-rate, coding entropy per unit (bits)."""
+        rates = np.concatenate([*self.rates.values().values(), np.zeros(0)])
+        masks = {name: mask.cpu().numpy() for name, mask in self.masks.items()}
+        return {
+            "density": density_of(masks) if masks else 1.0,
+            "on-rate": float(rates.mean()) if len(rates) else 0.0,
+            "entropy": coding_entropy(rates) / len(rates) if len(rates) else 0.0,
+        }
 
     def before_step(self, step: int) -> None:
         """Between the gradient and the optimiser's update ``step`` (from 1 on): hidden weights get no gradient."""
@@ -164,6 +199,8 @@ class Pruner:
             rates = {name: rng.permutation(values) for name, values in rates.items()}
         if self.rule == "reversed":
             rates = {name: _reversed(values) for name, values in rates.items()}
+        if self.structured:
+            return choose_channels(self.wiring, rates, strengths, self.density)
         return choose(self.wiring, rates, strengths, self.density, self.actuator, self.beta)
 
     def _kept(self, layer: Layer) -> int:

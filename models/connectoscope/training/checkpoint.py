@@ -33,11 +33,13 @@ def save_checkpoint(
     average: dict[str, Tensor],
     best: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
+    pruning: dict[str, Tensor],
 ) -> None:
     """Write everything that an exact resume needs. Patches are drawn from the step, so there is no random state."""
     tensors: dict[str, Tensor] = {f"network/{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"average/{k}": v for k, v in average.items()}
     tensors |= {f"best/{k}": v for k, v in best.items()}
+    tensors |= {f"pruning/{k}": v for k, v in pruning.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
     part = path.with_name(path.name + ".part")
@@ -48,8 +50,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, signature: str, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]]:
-    """Restore network and optimizer; give progress, averaged weights and the best ones.
+) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Restore network and optimizer; give progress, averaged weights, the best ones, and what pruning knows.
 
     Raises:
         UserError: when the file is damaged, or is of another recipe.
@@ -74,4 +76,4 @@ def load_checkpoint(
         index, _, name = key.partition("/")
         state["state"].setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(state)
-    return Progress(**json.loads(facts["progress"])), part("average"), part("best")
+    return Progress(**json.loads(facts["progress"])), part("average"), part("best"), part("pruning")

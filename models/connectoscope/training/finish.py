@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from connectoscope.networks.fold import fold_batch_norm
-from connectoscope.networks.registry import parse_architecture
+from connectoscope.networks.unet3d import UNet3d
 from connectoscope.training.checkpoint import Progress
 from connectoscope.training.recipe import Recipe
 from connectoscope.training.sampler import LabelledVolume
@@ -29,19 +30,21 @@ PLACES = 3  # of them along y and x of each volume
 
 def finish(
     recipe: Recipe,
-    network: nn.Module,
+    network: UNet3d,
     volumes: list[LabelledVolume],
     progress: Progress,
     out: Path,
     device: str,
+    lineage: tuple[dict[str, Any], ...] = (),
 ) -> Bundle:
     """Write the bundle of a finished training.
 
-    Thresholds are the ones of the best voxel F1 on the choosing planes; scores on the reporting planes are added
-    later, once, by ``recipes/score_models.py``, which runs the shipped file through the commands.
+    ``lineage`` says what it was made of, where that was another model. Thresholds are the ones of the best voxel F1 on
+    the choosing planes; scores on the reporting planes are added later, once, by ``recipes/score_models.py``, which runs
+    the shipped file through the commands.
     """
-    network = _as_shipped(network)
-    arguments = parse_architecture(recipe.architecture.name, recipe.architecture.arguments)
+    network = as_shipped(network)
+    arguments = network.arguments
     practical = practical_halo(network, volumes, arguments.halo(), arguments.total_stride)
     curves = score_planes(network.to(device), recipe, volumes, "choose", device)
     best = {name: curve.best() for name, curve in curves.items()}
@@ -95,13 +98,14 @@ def finish(
             ],
             "licence": recipe.licence,
             "data_licences": recipe.data_licences,
+            "lineage": lineage,
             "files": (),
         }
     )
     return write_bundle(out, card, network.state_dict())
 
 
-def _as_shipped(network: nn.Module) -> nn.Module:
+def as_shipped(network: UNet3d) -> UNet3d:
     """The network with its weights rounded to the float16 that goes to disk, so that scores are of that."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
 from connectoscope.networks.registry import build_network
+from connectoscope.networks.unet3d import UNet3d
+from connectoscope.pruning.pruner import Pruner
 from connectoscope.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from connectoscope.training.losses import bce_dice
 from connectoscope.training.recipe import Recipe
@@ -40,13 +43,23 @@ class Trainer:
         recipe: What to train.
         volumes: The recipe's volumes, loaded.
         device: ``cpu`` or ``cuda``; mixed precision is bfloat16 on both.
+        parent: Weights to start from; None: random ones.
     """
 
-    def __init__(self, recipe: Recipe, volumes: list[LabelledVolume], device: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        volumes: list[LabelledVolume],
+        device: str,
+        parent: dict[str, Tensor] | None = None,
+    ) -> None:
         self.recipe, self.volumes, self.device = recipe, volumes, device
+        self.pruner: Pruner | None = None
         self.sampler = Sampler(recipe, volumes)
         torch.manual_seed(recipe.seed)
         self.network = build_network(recipe.architecture.name, recipe.architecture.arguments).to(device)
+        if parent is not None:
+            self.network.load_state_dict(parent)
         self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
@@ -59,18 +72,29 @@ class Trainer:
 
     @property
     def signature(self) -> str:
-        """Hash of the recipe; a checkpoint of another one is refused."""
-        return hashlib.sha256(self.recipe.model_dump_json().encode()).hexdigest()
+        """Hash of the recipe, and of how it prunes; a checkpoint of another one is refused."""
+        text = self.recipe.model_dump_json() + (self.pruner.signature if self.pruner else "")
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
+        pruning = self.pruner.state() if self.pruner else {}
         save_checkpoint(
-            path, self.signature, self.progress, self.network, self.average, self.best, self.optimizer
+            path,
+            self.signature,
+            self.progress,
+            self.network,
+            self.average,
+            self.best,
+            self.optimizer,
+            pruning,
         )
 
     def resume(self, path: Path) -> None:
-        self.progress, self.average, self.best = load_checkpoint(
+        self.progress, self.average, self.best, pruning = load_checkpoint(
             path, self.signature, self.network, self.optimizer
         )
+        if self.pruner is not None:
+            self.pruner.restore(pruning)
 
     def run(self, checkpoint: Path, report: Callable[[int, dict[str, float]], None]) -> None:
         """Train to the recipe's last step, from where it stands.
@@ -104,15 +128,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step)
         image = image.to(self.device, memory_format=torch.channels_last_3d)
-        with torch.autocast(self.device, torch.bfloat16):
+        watching = self.pruner.rates.watching() if self.pruner else contextlib.nullcontext()
+        with watching, torch.autocast(self.device, torch.bfloat16):
             logits = self.network(image)
         t = self.recipe.training
         dice = t.dice if t.dice_until is None or step < t.dice_until else 0.0
         loss = bce_dice(logits.float(), labels.to(self.device), dice)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.pruner is not None:
+            self.pruner.before_step(step + 1)
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
+        if self.pruner is not None:
+            self.pruner.after_step(step + 1, self.optimizer)
         decay = min(self.recipe.training.average, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, value in self.network.state_dict().items():
@@ -120,6 +149,8 @@ class Trainer:
                     self.average[name].lerp_(value, 1 - decay)
                 else:
                     self.average[name].copy_(value)
+        if self.pruner is not None:
+            self.average = self.pruner.masked(self.average)
         return float(loss.detach())
 
     def _choose(self, step: int) -> dict[str, float]:
@@ -130,7 +161,10 @@ class Trainer:
         curves = score_planes(self.network, self.recipe, self.volumes, "choose", self.device)
         values = {name: curve.average_precision for name, curve in curves.items()}
         mean = sum(values.values()) / len(values)
-        if mean > self.progress.best_score:
+        final = (
+            self.pruner is None or step >= self.pruner.schedule.frozen_from
+        )  # masks that may still change do not count
+        if final and mean > self.progress.best_score:
             self.progress.best_score, self.progress.best_step = mean, step
             self.best = {k: v.detach().clone() for k, v in self.average.items()}
         self.network.load_state_dict(kept)
@@ -139,7 +173,7 @@ class Trainer:
         self.progress.curve.append({"step": float(step)} | row)
         return row
 
-    def finished_network(self, batches: int = 64) -> nn.Module:
+    def finished_network(self, batches: int = 64) -> UNet3d:
         """The best averaged weights, with batch-norm statistics re-estimated on ``batches`` training batches."""
         self.network.load_state_dict(self.best)
         norms = [m for m in self.network.modules() if isinstance(m, nn.BatchNorm3d)]

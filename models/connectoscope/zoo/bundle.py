@@ -19,9 +19,10 @@ from connectoscope.errors import UserError
 from connectoscope.zoo.card import Architecture, Card, Companion, File
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from connectoscope.networks.predictor import Predictor
+    from connectoscope.networks.unet3d import UNet3d
     from connectoscope.volumes.geometry import Index3
 
 CARD, WEIGHTS, GATE = "card.json", "weights.safetensors", "gate.safetensors"
@@ -54,7 +55,7 @@ class Bundle:
         scores = companion.model_dump(include={"architecture", "factor", "outputs", "halo"})
         return _digest([scores, self.card.inputs.model_dump(), self._checksum(GATE)])
 
-    def load_network(self) -> nn.Module:
+    def load_network(self) -> UNet3d:
         """The network with its weights, float32, in evaluation mode.
 
         Raises:
@@ -62,7 +63,7 @@ class Bundle:
         """
         return self._load(WEIGHTS, self.card.architecture)
 
-    def load_gate(self) -> nn.Module:
+    def load_gate(self) -> UNet3d:
         """The network of the companion, as :meth:`load_network`.
 
         Raises:
@@ -74,7 +75,7 @@ class Bundle:
             )
         return self._load(GATE, self.card.companion.architecture)
 
-    def _load(self, file: str, architecture: Architecture) -> nn.Module:
+    def _load(self, file: str, architecture: Architecture) -> UNet3d:
         import torch
         from safetensors import SafetensorError
         from safetensors.torch import load

@@ -1,0 +1,192 @@
+"""Prune a model: keep the connections that are worth keeping, by what its units do (:mod:`connectoscope.pruning`).
+
+The model is trained on with masks that follow the rule; then channels that do nothing leave it. The parent is not touched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+    from connectoscope.training.recipe import Recipe
+    from connectoscope.zoo import Bundle
+
+TIMED = (64, 1024, 1024)  # voxels of the volume whose tile is timed for the receipt
+
+
+class Prune(Parameters):
+    """A smaller model from a model and labelled data."""
+
+    model: str = parameter(role="model", argument=True, help="Model: a name from 'models list' or a folder.")
+    destination: str = parameter(
+        role="new_model", argument=True, help="New model: a folder, or a bare name among your own models."
+    )
+    data: str = parameter(role="recipe", help="Recipe (TOML) whose volumes and labels it is trained on.")
+    rule: Literal["budgeted-broadcast", "magnitude", "shuffled", "reversed", "rigl", "set"] = parameter(
+        "budgeted-broadcast",
+        help="Which connections stay: by activity, or for comparison the strongest, by shuffled or reversed activity, "
+        "RigL, SET.",
+    )
+    actuator: Literal["in", "out", "both"] = parameter(
+        "out", help="Whose connections activity limits: those that a unit receives, sends, or both."
+    )
+    density: float = parameter(0.3, gt=0, le=1, help="Share of the connections that stays.")
+    structured: bool = parameter(
+        False, help="Take whole channels, so that the model becomes faster everywhere."
+    )
+    steps: int = parameter(600, ge=50, help="Updates of the weights, before, between and after the masks.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Of the patches, and of what is drawn at random.")
+
+
+def run(parameters: Prune, context: Context) -> dict[str, Any]:
+    """Train on with masks, compact, measure before and after, write the bundle.
+
+    Goes on from the job's checkpoint, exactly, where there is one.
+
+    Raises:
+        UserError: destination exists, the recipe lacks an output of the model, or the density cannot be reached.
+    """
+    from pathlib import Path
+
+    import torch
+
+    from connectoscope.errors import UserError
+    from connectoscope.networks.predictor import choose_tile
+    from connectoscope.pruning.compact import compacted
+    from connectoscope.pruning.pruner import Pruner, Schedule
+    from connectoscope.pruning.receipt import figures, rows
+    from connectoscope.training.finish import as_shipped, finish
+    from connectoscope.training.recipe import load_recipe
+    from connectoscope.training.sampler import load_volume
+    from connectoscope.training.trainer import Trainer, score_planes
+    from connectoscope.zoo import find_model
+    from connectoscope.zoo.bundle import CARD
+
+    out = Path(parameters.destination)
+    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
+        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    bundle = find_model(parameters.model)
+    if out.resolve() == bundle.path.resolve():
+        raise UserError(f"{out} is the model itself, which is never changed; choose another name")
+    recipe = _recipe(load_recipe(Path(parameters.data)), bundle, out.name, parameters)
+    torch.set_num_threads(context.threads)
+    volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
+    parent = bundle.load_network()
+    trainer = Trainer(recipe, volumes, context.device, parent.state_dict())
+    steps = parameters.steps
+    trainer.pruner = Pruner(
+        trainer.network,
+        Schedule(steps, warm_up=max(steps // 6, 1), every=max(min(100, steps // 6), 1)),
+        parameters.rule,
+        parameters.density,
+        actuator=parameters.actuator,
+        structured=parameters.structured,
+        seed=parameters.seed,
+    )
+    trainer.pruner.check()
+    checkpoint = context.scratch / "checkpoint.safetensors"
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+        context.log(f"goes on from step {trainer.progress.step}")
+
+    def report(step: int, values: dict[str, float]) -> None:
+        told = trainer.pruner.figures() if trainer.pruner else {}
+        context.metric("pruning", step, **values, **told)
+        context.progress(step, steps, "pruning")
+        context.check_cancelled()
+
+    trainer.run(checkpoint, report)
+    network = compacted(as_shipped(trainer.finished_network()))
+    bundle_recipe = recipe.model_copy(
+        update={
+            "architecture": recipe.architecture.model_copy(update={"arguments": network.arguments.to_json()})
+        }
+    )
+    tile = choose_tile(TIMED, bundle.card.halo.practical, bundle.card.stride)
+    sides = {}
+    for name, side in (("before", parent), ("after", network)):
+        curves = score_planes(side.to(context.device), recipe, volumes, "choose", context.device)
+        sides[name] = figures(side, curves, tile, context.device)
+    card = bundle.card
+    lineage = (
+        *card.lineage,
+        {
+            "made_by": "prune",
+            "parent": {"name": card.name, "version": card.version, "hash": bundle.hash},
+            **parameters.model_dump(exclude={"destination", "model", "data"}),
+            "receipt": sides,
+        },
+    )
+    made = finish(bundle_recipe, network, volumes, trainer.progress, out, context.device, lineage)
+    context.result("model", made.path, made.card.name, table=rows(**sides))
+    return {
+        "task": "prune",
+        "model": str(made.path),
+        "steps": trainer.progress.step,
+        "chosen_step": trainer.progress.best_step,
+        "receipt": sides,
+        "warnings": context.warnings,
+    }
+
+
+def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Recipe:
+    """The recipe with the model's architecture, and a short schedule at a quarter of its learning rate.
+
+    Raises:
+        UserError: it has other outputs than the model.
+    """
+    from connectoscope.errors import UserError
+
+    card = bundle.card
+    own, wanted = [o.name for o in recipe.outputs], [o.name for o in card.outputs]
+    if own != wanted:
+        raise UserError(
+            f"recipe {parameters.data} has labels for {', '.join(own)}, model '{card.name}' makes "
+            f"{', '.join(wanted)}: they must be the same, in this order"
+        )
+    steps = parameters.steps
+    short = recipe.training.model_copy(
+        update={
+            "steps": steps,
+            "learning_rate": recipe.training.learning_rate / 4,
+            "warm_up": min(recipe.training.warm_up, steps // 10),
+            "choose_every": max(steps // 10, 1),
+            "dice_until": 0,
+            "average": min(recipe.training.average, 1 - 20 / steps),
+        }
+    )
+    return recipe.model_copy(
+        update={
+            "name": name,
+            "seed": parameters.seed,
+            "architecture": recipe.architecture.model_copy(
+                update={"name": card.architecture.name, "arguments": card.architecture.arguments}
+            ),
+            "sampling": recipe.sampling.model_copy(update={"plain_from": 0}),
+            "training": short,
+        }
+    )
+
+
+def render(summary: dict[str, Any]) -> str:
+    """The receipt."""
+    from connectoscope.pruning.receipt import rows
+
+    table = [["", "before", "after"], *rows(**summary["receipt"])]
+    widths = [max(len(row[i]) for row in table) for i in range(3)]
+    lines = ["  ".join((r[0].ljust(widths[0]), r[1].rjust(widths[1]), r[2].rjust(widths[2]))) for r in table]
+    return "\n".join([summary["model"], *lines])
+
+
+TASK = Task(
+    name="prune",
+    summary="Make a model smaller by what its units do.",
+    parameters=Prune,
+    run=run,
+    destination="destination",
+    menu=(MenuEntry("Models", "Prune", {"model": "synapse-vnc"}),),
+    render=render,
+)

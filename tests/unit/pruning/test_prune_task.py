@@ -1,0 +1,170 @@
+"""``connectoscope prune``: a smaller model with a receipt, resumed exactly; refusals in one line; the parent untouched."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from connectoscope import cli
+from connectoscope.errors import UserError
+from connectoscope.jobs.context import Context
+from connectoscope.tasks.prune import Prune, run
+from connectoscope.tasks.train import Train
+from connectoscope.tasks.train import run as train
+from connectoscope.zoo import find_model
+
+RECIPE = """
+name = "tiny"
+version = "1"
+description = "A test."
+seed = 1
+licence = "CC0-1.0"
+data_licences = []
+[architecture]
+name = "unet3d"
+arguments = { outputs = 1, features = [6, 8], kernels = [[[1, 3, 3], [1, 3, 3]], [[3, 3, 3]]], strides = [[1, 2, 2]] }
+[inputs]
+voxel_size = [40.0, 8.0, 8.0]
+[[outputs]]
+name = "synapses"
+meaning = "discs"
+instances = true
+[[volumes]]
+name = "discs"
+published = "nowhere"
+raw = "raw.ome.tif"
+labels = { synapses = "labels.ome.tif" }
+train = [0, 6]
+choose = [6, 8]
+report = [8, 10]
+[sampling]
+patch = [4, 32, 32]
+batch = 2
+centred = { synapses = 0.5 }
+[training]
+steps = 40
+learning_rate = 2e-2
+warm_up = 2
+average = 0.8
+choose_every = 20
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A recipe of bright discs, and a model that it trained; (recipe, model)."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    labels = np.zeros((10, 64, 64), np.uint8)
+    for cy, cx in rng.integers(8, 56, (6, 2)):
+        labels[:, (y - cy) ** 2 + (x - cx) ** 2 < 30] = 1
+    raw = np.clip(rng.normal(80 + 80 * labels, 20), 0, 255).astype(np.uint8)
+    facts = {"axes": "ZYX", "PhysicalSizeX": 8, "PhysicalSizeY": 8, "PhysicalSizeZ": 40}
+    units = {f"PhysicalSize{a}Unit": "nm" for a in "XYZ"}
+    for name, data in (("raw", raw), ("labels", labels)):
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", data, metadata=facts | units)
+    monkeypatch.setenv("CONNECTOSCOPE_DATA", str(tmp_path))
+    monkeypatch.setattr("connectoscope.tasks.prune.TIMED", (8, 64, 64))
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    train(
+        Train(recipe=str(path), destination=str(tmp_path / "tiny")),
+        Context.local(tmp_path / "train.job", threads=1),
+    )
+    return path, tmp_path / "tiny"
+
+
+def files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def prune(tiny, out, job, **more):
+    recipe, model = tiny
+    asked = {"model": str(model), "data": str(recipe), "steps": 60, "density": 0.4} | more
+    return run(Prune(destination=str(out), **asked), Context.local(job, threads=1))
+
+
+@pytest.mark.parametrize("how", [{}, {"actuator": "both"}, {"structured": True}, {"rule": "rigl"}], ids=str)
+def test_a_pruned_model_is_smaller_and_says_of_whom(tiny, tmp_path, how):
+    before = files(tiny[1])
+    summary = prune(tiny, tmp_path / "small", tmp_path / "prune.job", **how)
+    made, parent = find_model(tmp_path / "small"), find_model(tiny[1])
+    assert files(tiny[1]) == before
+    receipt = summary["receipt"]
+    assert receipt["after"]["weights_not_0"] < 0.75 * receipt["before"]["weights_not_0"]
+    lineage = made.card.lineage[-1]
+    assert lineage["parent"]["hash"] == parent.hash
+    assert lineage["density"] == 0.4
+    assert made.card.name == "small"
+    assert 0 < receipt["after"]["average_precision"]["synapses"] <= 1
+    network = made.load_network()
+    if how.get("structured"):  # really smaller, not only masked
+        assert network.arguments.widths
+        assert receipt["after"]["macs_per_voxel"] < 0.7 * receipt["before"]["macs_per_voxel"]
+        assert receipt["after"]["parameters"] < receipt["before"]["parameters"]
+
+
+def test_interrupted_and_resumed_gives_the_same_weights(tiny, tmp_path):
+    prune(tiny, tmp_path / "whole", tmp_path / "a.job")
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(Context):
+        def progress(self, done, total, phase, **extra):
+            if done == 40:
+                raise Stopped
+
+    recipe, model = tiny
+    asked = Prune(
+        model=str(model), data=str(recipe), destination=str(tmp_path / "half"), steps=60, density=0.4
+    )
+    with pytest.raises(Stopped):
+        run(asked, Stopping.local(tmp_path / "b.job", threads=1))
+    assert not (tmp_path / "half").exists()
+    run(asked, Context.local(tmp_path / "b.job", threads=1))
+    whole, half = files(tmp_path / "whole"), files(tmp_path / "half")
+    assert whole["weights.safetensors"] == half["weights.safetensors"]
+
+
+def test_another_density_does_not_go_on_from_a_checkpoint(tiny, tmp_path):
+    prune(tiny, tmp_path / "one", tmp_path / "a.job")
+    with pytest.raises(UserError, match="of another recipe"):
+        prune(tiny, tmp_path / "two", tmp_path / "a.job", density=0.5)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"density": 0.01}, "can, a density of"),
+        ({"rule": "set", "structured": True}, "whole channels go by activity"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_training(tiny, tmp_path, how, text):
+    with pytest.raises(UserError, match=text):
+        prune(tiny, tmp_path / "x", tmp_path / "a.job", **how)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_recipe_without_the_models_output_and_the_parent_as_destination_are_refused(tiny, tmp_path):
+    model = tiny[1]
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("synapses", "mitochondria"))
+    with pytest.raises(UserError, match="labels for mitochondria, model 'tiny' makes synapses"):
+        prune((other, model), tmp_path / "x", tmp_path / "a.job")
+    with pytest.raises(UserError, match="exists; choose another name"):
+        prune(tiny, model, tmp_path / "b.job")
+
+
+@pytest.mark.parametrize("density", ["0", "1.5", "-1"])
+def test_a_density_out_of_range_ends_with_2(tmp_path, capsys, density):
+    arguments = ["prune", "synapse-vnc", str(tmp_path / "x"), "--data", "r.toml", "--density", density]
+    assert cli.run(arguments) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_summary_is_json(tiny, tmp_path):
+    json.dumps(prune(tiny, tmp_path / "small", tmp_path / "prune.job", steps=50))
