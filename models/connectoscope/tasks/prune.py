@@ -38,6 +38,9 @@ class Prune(Parameters):
         False, help="Take whole channels, so that the model becomes faster everywhere."
     )
     steps: int = parameter(600, ge=50, help="Updates of the weights, before, between and after the masks.")
+    report: str | None = parameter(
+        None, advanced=True, help="Also write the receipt, the balance and the layers as a page: NAME.html."
+    )
     seed: int = parameter(0, ge=0, advanced=True, help="Of the patches, and of what is drawn at random.")
 
 
@@ -53,11 +56,13 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
 
     import torch
 
+    from connectoscope.blockwise.destination import check_writable, write_file
     from connectoscope.errors import UserError
     from connectoscope.networks.predictor import choose_tile
     from connectoscope.pruning.compact import compacted
     from connectoscope.pruning.pruner import Pruner, Schedule
     from connectoscope.pruning.receipt import figures, rows
+    from connectoscope.pruning.report import report_html
     from connectoscope.training.finish import as_shipped, finish
     from connectoscope.training.recipe import load_recipe
     from connectoscope.training.sampler import load_volume
@@ -68,6 +73,9 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     out = Path(parameters.destination)
     if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
         raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    page = None if parameters.report is None else Path(parameters.report)
+    if page is not None:
+        check_writable(page)
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
@@ -77,7 +85,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     parent = bundle.load_network()
     trainer = Trainer(recipe, volumes, context.device, parent.state_dict())
     steps = parameters.steps
-    trainer.pruner = Pruner(
+    pruner = trainer.pruner = Pruner(
         trainer.network,
         Schedule(steps, warm_up=max(steps // 6, 1), every=max(min(100, steps // 6), 1)),
         parameters.rule,
@@ -86,15 +94,14 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         structured=parameters.structured,
         seed=parameters.seed,
     )
-    trainer.pruner.check()
+    pruner.check()
     checkpoint = context.scratch / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
         context.log(f"goes on from step {trainer.progress.step}")
 
     def report(step: int, values: dict[str, float]) -> None:
-        told = trainer.pruner.figures() if trainer.pruner else {}
-        context.metric("pruning", step, **values, **told)
+        context.metric("pruning", step, **values, **pruner.figures())
         context.progress(step, steps, "pruning")
         context.check_cancelled()
 
@@ -116,11 +123,17 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         {
             "made_by": "prune",
             "parent": {"name": card.name, "version": card.version, "hash": bundle.hash},
-            **parameters.model_dump(exclude={"destination", "model", "data"}),
+            **parameters.model_dump(exclude={"destination", "model", "data", "report"}),
             "receipt": sides,
         },
     )
     made = finish(bundle_recipe, network, volumes, trainer.progress, out, context.device, lineage)
+    if page is not None:
+        asked = parameters.model_dump(include={"rule", "actuator", "density", "structured", "steps", "seed"})
+        masks = {name: mask.cpu().numpy() for name, mask in pruner.masks.items()}
+        title = f"{made.card.name}, pruned from {card.name}"
+        text = report_html(title, asked, rows(**sides), pruner.wiring, masks, pruner.rates.values())
+        write_file(page, text.encode())
     context.result("model", made.path, made.card.name, table=rows(**sides))
     return {
         "task": "prune",

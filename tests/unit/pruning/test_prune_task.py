@@ -11,6 +11,7 @@ import tifffile
 from connectoscope import cli
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
+from connectoscope.pruning.report import balance_line
 from connectoscope.tasks.prune import Prune, run
 from connectoscope.tasks.train import Train
 from connectoscope.tasks.train import run as train
@@ -166,5 +167,18 @@ def test_a_density_out_of_range_ends_with_2(tmp_path, capsys, density):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_summary_is_json(tiny, tmp_path):
-    json.dumps(prune(tiny, tmp_path / "small", tmp_path / "prune.job", steps=50))
+def test_the_summary_is_json_and_the_report_one_page(tiny, tmp_path):
+    page = tmp_path / "report.html"
+    summary = prune(tiny, tmp_path / "small", tmp_path / "prune.job", steps=50, report=str(page))
+    json.dumps(summary)
+    text = page.read_text()
+    assert "encoders.0.1" in text
+    assert f"{summary['receipt']['after']['parameters']:,}" in text
+    assert text.count("<circle") == 6 + 6 + 8 + 6 + 6  # all units but those that only the head reads
+    assert "http" not in text
+
+
+def test_the_balance_line_is_least_squares():
+    rates = np.array([0.5, 0.1, 0.9])
+    assert balance_line(np.array([3, 5, 1]), rates) == pytest.approx((2 / np.log(9), 1.0))
+    assert balance_line(np.array([2, 2, 2]), rates) == (0.0, 0.0)
