@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 Row = list[str]
+HEAD = ["time", "less", "precision", "recall", "F1", "of one level's", "level 0 read", "memory"]
 
 
 def report(results: Path, names: list[str]) -> str:
@@ -60,19 +61,7 @@ def _row(what: str, entry: dict[str, Any], one: dict[str, Any]) -> Row:
 
 
 def _time(found: dict[str, Any], names: list[str]) -> list[str]:
-    rows = [
-        [
-            "volume and way",
-            "time",
-            "less",
-            "precision",
-            "recall",
-            "F1",
-            "of one level's",
-            "level 0 read",
-            "memory",
-        ]
-    ]
+    rows = [["volume and way", *HEAD]]
     for name in names:
         if f"{name}-one" not in found:
             continue
@@ -142,7 +131,7 @@ def _large(found: dict[str, Any]) -> list[str]:
     if not {"cells-2048-one", "cells-2048-seed0"} <= found.keys():
         return []
     one, entry = found["cells-2048-one"], found["cells-2048-seed0"]
-    rows = [["way", "time", "less", "precision", "recall", "F1", "of one level's", "level 0 read", "memory"]]
+    rows = [["way", *HEAD]]
     rows += [_row("one level", one, one), _row(f"as planned: {_gates(entry['gates'])}", entry, one)]
     shape = " × ".join(map(str, one["shape"]))
     return [f"## Two gigavoxels, once ({shape})", _table(rows), f"Planning took {entry['plan_wall']:.0f} s."]

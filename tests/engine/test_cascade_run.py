@@ -8,9 +8,10 @@ import pytest
 from filter_model import HALO, FilterBundle, Killed, files_of, filtered
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plans import write_plan
 from scipy import ndimage
 
-from connectoscope.cascade.plan import CascadePlan, GatePlan, Prediction, read_plan
+from connectoscope.cascade.plan import read_plan
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import cascaded
@@ -53,17 +54,16 @@ def identity(volume):
 
 
 def plan_file(path, volume, threshold, factor=(2, 2, 2), **changes):
-    predicted = Prediction(
-        calls=(1.0, 1.0), cells=8, seconds=1, one_level_seconds=2, recall=1, recall_interval=(0.9, 1)
+    return write_plan(
+        path,
+        "segment",
+        changes.pop("identity", None) or identity(volume),
+        CORE,
+        HALO,
+        factor,
+        threshold,
+        **changes,
     )
-    values = {
-        "task": "segment", "parameters": {}, "identity": identity(volume), "core": CORE,
-        "tile": tuple(c + 2 * h for c, h in zip(CORE, HALO, strict=True)),
-        "gates": (GatePlan(factor=factor, gate="maximum", threshold=threshold),),
-        "predicted": predicted, "verdict": "", "pilot": {},
-    }  # fmt: skip
-    CascadePlan(**(values | changes)).write(path)
-    return str(path)
 
 
 def stored(folder, level=0):

@@ -11,11 +11,11 @@ import tifffile
 from filter_model import Killed, files_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plans import write_plan
 from scipy import ndimage
 from test_detect_run import ASKED, detect, opened
 
 from connectoscope import cli
-from connectoscope.cascade.plan import CascadePlan, GatePlan, Prediction
 from connectoscope.detection.points import read_points
 from connectoscope.detection.run import search_for
 from connectoscope.errors import Cancelled, UserError
@@ -39,23 +39,13 @@ def sparse(shape, seed, cells=5):
     return np.rint(image).astype(np.uint16)
 
 
-def identity(volume, **parameters):
-    return search_for(volume, box=None, level=0, **(ASKED | parameters)).identity()
+def identity(volume):
+    return search_for(volume, box=None, level=0, **ASKED).identity()
 
 
-def plan_file(path, volume, threshold, **changes):
-    predicted = Prediction(
-        calls=(1.0, 1.0), cells=8, seconds=1, one_level_seconds=2, recall=1, recall_interval=(0.9, 1)
-    )
+def plan_file(path, volume, threshold):
     halo = search_for(volume, box=None, level=0, **ASKED).blob.halo
-    values = {
-        "task": "detect", "parameters": {}, "identity": identity(volume), "core": CORE,
-        "tile": tuple(c + 2 * h for c, h in zip(CORE, halo, strict=True)),
-        "gates": (GatePlan(factor=FACTOR, gate="maximum", threshold=threshold),),
-        "predicted": predicted, "verdict": "", "pilot": {},
-    }  # fmt: skip
-    CascadePlan(**(values | changes)).write(path)
-    return str(path)
+    return write_plan(path, "detect", identity(volume), CORE, halo, FACTOR, threshold)
 
 
 def cell_map(path):

@@ -76,8 +76,3 @@ CLASSICAL = (
     ClassicalGate("variance", (0, 0, 0), _variance),
     ClassicalGate("dog", (0, 5, 5), _dog),
 )
-
-
-def classical_gate(name: str) -> ClassicalGate:
-    """The classical gate of that name; KeyError when there is none."""
-    return {gate.name: gate for gate in CLASSICAL}[name]

@@ -16,20 +16,13 @@ from connectoscope.blockwise.engine import Output, Phase
 from connectoscope.blockwise.grid import Grid, reflected
 from connectoscope.blockwise.mask import Mask
 from connectoscope.blockwise.plan import Block, Lattice
+from connectoscope.blockwise.tile import Tile, blocks_within, kept_box, read_tile
 from connectoscope.detection.blobs import Blob, find_blobs, response
 from connectoscope.volumes.geometry import Box, Index3
 
 NAME = "cells"  # of the phase, its ledger lines and its progress
 CORE: Index3 = (96, 320, 320)  # largest core of a run without a cascade
 COLUMNS = 4  # of a block's points: z, y, x (grid voxels), response over the noise
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What a block reads: intensities (z, y, x) float32, finite, and how many voxels of its core were not."""
-
-    intensities: NDArray[np.float32]
-    not_finite: int
 
 
 @dataclass(frozen=True)
@@ -60,20 +53,10 @@ class CellDetector:
 
     def blocks(self, box: Box) -> list[Block]:
         """Of the lattice in ``box`` (grid voxels), as far as the mask leaves them."""
-        everything = self.lattice.blocks(box)
-        if self.mask is None:
-            return everything
-        return [b for b in everything if self.mask.on(self.grid, self._kept(b)).any()]
+        return blocks_within(self.grid, self.lattice, box, self.mask)
 
     def read(self, block: Block) -> Tile:
-        tile = self.grid.read(block.read)
-        finite = np.isfinite(tile)
-        if finite.all():
-            return Tile(tile, 0)
-        core = tuple(slice(h, h + c) for h, c in zip(self.lattice.halo, self.lattice.core, strict=True))
-        bad = int((~finite[core][block.keep.slices]).sum())
-        tile[~finite] = 0
-        return Tile(tile, bad)
+        return read_tile(self.grid, self.lattice, block)
 
     def compute(self, block: Block, tile: Tile) -> Output:
         """Points whose peak lies in the kept part of the core, as bytes of (n, 4) float64 (``COLUMNS``).
@@ -81,13 +64,11 @@ class CellDetector:
         Facts: ``points``, ``positive`` (there are some), ``open`` (directions in which the ball of one reaches over
         the core's face; d = (dz + 1) * 9 + (dy + 1) * 3 + dx + 1), ``constant``, ``not_finite``.
         """
-        facts: dict[str, Any] = {"not_finite": tile.not_finite} if tile.not_finite else {}
+        facts = tile.facts
         points = np.zeros((0, COLUMNS))
         origin = block.read.grown((-self.lattice.halo[0], -self.lattice.halo[1], -self.lattice.halo[2])).start
         open_: list[int] = []
-        if tile.intensities.min() == tile.intensities.max():
-            facts["constant"] = True
-        else:
+        if not tile.constant:
             values = response(tile.intensities, self.blob, self.threads)
             first = block.read.start[0] + self.blob.reach[0]
             plane = reflected(first, first + len(values), self.grid.shape[0])
@@ -97,18 +78,13 @@ class CellDetector:
             kept = ((found.peak >= block.keep.start) & (found.peak < block.keep.stop)).all(axis=1)
             index = np.flatnonzero(kept)
             if self.mask is not None:
-                inside = self.mask.on(self.grid, self._kept(block))
+                inside = self.mask.on(self.grid, kept_box(self.lattice, block))
                 index = index[inside[tuple((found.peak[index] - block.keep.start).T)]]
             position = found.position[index]
             points = np.column_stack([position + origin, found.response[index].astype(np.float64)])
             open_ = open_directions(position, self.radius, self.lattice.core)
         facts |= {"points": len(points), "positive": bool(len(points)), "open": open_}
         return Output(np.frombuffer(points.tobytes(), np.uint8), facts)
-
-    def _kept(self, block: Block) -> Box:
-        """The part of the grid that the block answers for."""
-        z, y, x = (i + h for i, h in zip(block.read.start, self.lattice.halo, strict=True))
-        return block.keep.shifted((z, y, x))
 
     def phase(self, blocks: list[Block], folder: Path) -> Phase[Tile]:
         """Points of ``blocks`` into ``folder``, a file for each block that has some."""

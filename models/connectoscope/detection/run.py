@@ -38,6 +38,7 @@ from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask, read_mask
 from connectoscope.blockwise.plan import Signature
+from connectoscope.blockwise.tile import told_of_tiles
 from connectoscope.cascade.ladder import Place
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
@@ -333,7 +334,8 @@ class _Run:
                 )
                 skipped = self._tell_cascade(ledger, set(by_place), accepted, woken)
             entries = list(ledger.entries(f"{NAME}/"))
-        self._warn(entries)
+        for text in told_of_tiles(entries):
+            self.context.warn(text)
         ids = [entry["id"].removeprefix(f"{NAME}/") for entry in entries if entry["points"]]
         points = load_points(folder, ids)
         self._write(points)
@@ -388,14 +390,3 @@ class _Run:
             **more,
         }
         write_file(_beside(self.destination), (json.dumps(about, indent=1) + "\n").encode())
-
-    def _warn(self, entries: list[dict[str, Any]]) -> None:
-        """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
-        bad = sum(entry.get("not_finite", 0) for entry in entries)
-        constant = sum(entry.get("constant", False) for entry in entries)
-        if bad:
-            self.context.warn(f"{bad} voxels were not numbers or infinite and were taken as 0")
-        if constant:
-            self.context.warn(
-                f"{constant} of {len(entries)} blocks were constant and were taken as background"
-            )

@@ -15,6 +15,7 @@ from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.mask import Mask
 from connectoscope.blockwise.plan import Block, Lattice
 from connectoscope.blockwise.pyramid import Pyramid
+from connectoscope.blockwise.tile import Tile, blocks_within, kept_box, read_tile
 from connectoscope.networks.normalise import normalise
 from connectoscope.volumes.geometry import Box, Index3
 
@@ -32,14 +33,6 @@ class TilePredictor(Protocol):
     def outputs(self) -> tuple[str, ...]: ...
 
     def __call__(self, tile: NDArray[np.float32]) -> NDArray[np.uint8]: ...
-
-
-@dataclass(frozen=True)
-class Tile:
-    """What a block reads: intensities (z, y, x) float32, finite, and how many voxels of its core were not."""
-
-    intensities: NDArray[np.float32]
-    not_finite: int
 
 
 @dataclass(frozen=True)
@@ -74,40 +67,24 @@ class ProbabilityMaker:
 
     def blocks(self, box: Box) -> list[Block]:
         """Of the lattice in ``box`` (grid voxels), as far as the mask leaves them."""
-        everything = self.lattice.blocks(box)
-        return everything if self.mask is None else [b for b in everything if self._inside(b).any()]
+        return blocks_within(self.grid, self.lattice, box, self.mask)
 
     def read(self, block: Block) -> Tile:
-        tile = self.grid.read(block.read)
-        core = tuple(slice(h, h + c) for h, c in zip(self.lattice.halo, self.lattice.core, strict=True))
-        finite = np.isfinite(tile)
-        if finite.all():
-            return Tile(tile, 0)
-        bad = int((~finite[core][block.keep.slices]).sum())
-        tile[~finite] = 0
-        return Tile(tile, bad)
+        return read_tile(self.grid, self.lattice, block)
 
     def compute(self, block: Block, tile: Tile) -> Output:
         """The kept part of the core, (c, z, y, x) uint8. A constant tile is background, and the ledger says so."""
-        facts: dict[str, Any] = {"not_finite": tile.not_finite} if tile.not_finite else {}
-        if tile.intensities.min() == tile.intensities.max():
-            facts["constant"] = True
+        facts = tile.facts
+        if tile.constant:
             kept = np.zeros((len(self.predictor.outputs), *block.write.shape), np.uint8)
         else:
             core = predict_core(self.predictor, normalise(tile.intensities, *self.intensity), self.lattice)
             kept = np.ascontiguousarray(core[(slice(None), *block.keep.slices)])
         if self.mask is not None:
-            kept *= self._inside(block)
+            kept *= self.mask.on(self.grid, kept_box(self.lattice, block))
         if self.look is not None:
             facts |= self.look(kept)
         return Output(kept, facts)
-
-    def _inside(self, block: Block) -> NDArray[np.bool_]:
-        """The mask on what the block writes."""
-        if self.mask is None:
-            return np.ones(block.keep.shape, bool)
-        z, y, x = (i + h for i, h in zip(block.read.start, self.lattice.halo, strict=True))
-        return self.mask.on(self.grid, block.keep.shifted((z, y, x)))
 
 
 def predict_core(predictor: TilePredictor, tile: NDArray[np.float32], lattice: Lattice) -> NDArray[np.uint8]:

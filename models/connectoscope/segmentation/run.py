@@ -35,6 +35,7 @@ from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask, read_mask
 from connectoscope.blockwise.plan import Plan, Signature, blocks_of, library_versions
 from connectoscope.blockwise.pyramid import Pyramid
+from connectoscope.blockwise.tile import told_of_tiles
 from connectoscope.cascade.ladder import Place
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
@@ -378,14 +379,8 @@ class _Run:
     def _warn_of_blocks(self) -> None:
         """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
         entries = list(self.ledger.entries("probabilities/"))
-        bad = sum(entry.get("not_finite", 0) for entry in entries)
-        constant = sum(entry.get("constant", False) for entry in entries)
         smaller = sum(entry["revision"] > 0 for entry in entries)
-        told = []
-        if bad:
-            told.append(f"{bad} voxels were not numbers or infinite and were taken as 0")
-        if constant:
-            told.append(f"{constant} of {len(entries)} blocks were constant and were taken as background")
+        told = told_of_tiles(entries)
         if smaller:
             told.append(
                 f"{smaller} of {len(entries)} blocks were made with a smaller tile for want of memory: "

@@ -26,6 +26,7 @@ from connectoscope.errors import UserError
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
+    from connectoscope.volumes import Volume
 
 Role = Literal[
     "source",
@@ -113,6 +114,19 @@ class Searching(OnVolume):
         role="mask",
         advanced=True,
         help="Only where this mask (a volume of the same extent, for example of 'detect --detector tissue') is not 0.",
+    )
+
+
+def open_source(parameters: OnVolume, source: str) -> Volume:
+    """The volume at ``source``, as the parameters say it is to be taken.
+
+    Raises:
+        UserError: it cannot be opened, or channel, time or voxel size do not fit it.
+    """
+    from connectoscope.volumes import open_volume
+
+    return open_volume(
+        source, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from connectoscope.tasks.base import MenuEntry, Searching, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -53,17 +53,11 @@ def run(parameters: Detect, context: Context) -> dict[str, Any]:
     from connectoscope.detection.run import check_name, detect_cells
     from connectoscope.detection.tissue import detect_tissue
     from connectoscope.errors import UserError
-    from connectoscope.volumes import open_volume
 
     check_name(Path(parameters.destination), parameters.detector)
     if parameters.detector == "tissue" and (parameters.cascade != "off" or parameters.within is not None):
         raise UserError("tissue is found at a coarse level anyway: leave out --cascade and --within")
-    volume = open_volume(
-        parameters.source,
-        channel=parameters.channel,
-        time=parameters.time,
-        voxel_size=parameters.voxel_size,
-    )
+    volume = open_source(parameters, parameters.source)
     detect = {"cells": detect_cells, "tissue": detect_tissue}[parameters.detector]
     return detect(volume, parameters, context)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from connectoscope.tasks.base import MenuEntry, Searching, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.cascade.plan import CascadePlan
     from connectoscope.jobs.context import Context
-    from connectoscope.volumes import Volume
 
 
 class PlanCascade(Searching):
@@ -100,7 +99,7 @@ def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
     level = parameters.threshold
     if level is not None and (level != int(level) or level > 255):
         raise UserError(f"--threshold {level:g}: a model's is a whole number from 1 to 255")
-    volume = _opened(parameters)
+    volume = open_source(parameters, parameters.source)
     bundle = find_model(parameters.model or "")
     threshold = None if level is None else int(level)
     targets, _ = choose_targets(bundle.card, parameters.target, threshold, parameters.min_volume)
@@ -135,7 +134,7 @@ def _for_cells(parameters: PlanCascade, context: Context) -> CascadePlan:
         raise UserError("--target, --min-volume and --exact are for --model; leave them out")
     asked = _asked(parameters, "target", "model", "min_volume", "exact")
     detect = Detect(**asked, destination="-")
-    volume = _opened(parameters)
+    volume = open_source(parameters, parameters.source)
     search = search_for(
         volume, box=detect.box, level=detect.level, diameter=detect.diameter, threshold=detect.threshold
     )
@@ -151,17 +150,6 @@ def _for_cells(parameters: PlanCascade, context: Context) -> CascadePlan:
         asked=asked,
         floor=parameters.recall,
         seed=parameters.seed,
-    )
-
-
-def _opened(parameters: PlanCascade) -> Volume:
-    from connectoscope.volumes import open_volume
-
-    return open_volume(
-        parameters.source,
-        channel=parameters.channel,
-        time=parameters.time,
-        voxel_size=parameters.voxel_size,
     )
 
 

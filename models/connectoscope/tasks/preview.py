@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import OnVolume, Task, parameter
+from connectoscope.tasks.base import OnVolume, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -27,15 +27,9 @@ def run(parameters: Preview, context: Context) -> dict[str, Any]:
         UserError: unusable input.
     """
     from connectoscope.segmentation.preview import preview
-    from connectoscope.volumes import open_volume
     from connectoscope.zoo import find_model
 
-    volume = open_volume(
-        parameters.source,
-        channel=parameters.channel,
-        time=parameters.time,
-        voxel_size=parameters.voxel_size,
-    )
+    volume = open_source(parameters, parameters.source)
     return preview(volume, find_model(parameters.model), parameters, context)
 
 

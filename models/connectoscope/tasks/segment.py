@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import MenuEntry, Searching, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -67,15 +67,9 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     check_zarr_name(Path(parameters.destination), TASK.name)  # before torch is imported
 
     from connectoscope.segmentation.run import segment
-    from connectoscope.volumes import open_volume
     from connectoscope.zoo import find_model
 
-    volume = open_volume(
-        parameters.source,
-        channel=parameters.channel,
-        time=parameters.time,
-        voxel_size=parameters.voxel_size,
-    )
+    volume = open_source(parameters, parameters.source)
     return segment(volume, find_model(parameters.model), parameters, context)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import OnVolume, Task, parameter
+from connectoscope.tasks.base import OnVolume, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -58,7 +58,6 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     from connectoscope.networks.predictor import best_precision
     from connectoscope.segmentation.setup import set_up
     from connectoscope.segmentation.targets import choose_targets
-    from connectoscope.volumes import open_volume
     from connectoscope.zoo import find_model
     from connectoscope.zoo.bundle import CARD, write_companion
     from connectoscope.zoo.card import Architecture, Companion, Score
@@ -74,9 +73,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
             f"model '{bundle.card.name}' makes no objects of {', '.join(parameters.target) or 'anything'}, "
             "so there is nothing that a gate could look for; choose another model or --target"
         )
-    volume = open_volume(
-        parameters.on, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
-    )
+    volume = open_source(parameters, parameters.on)
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=False)
     for text in (*setup.warnings(), *warnings):
         context.warn(text)

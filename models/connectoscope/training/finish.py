@@ -119,7 +119,7 @@ def practical_halo(
     """A halo whose truncation changes at most 0.1 % of the voxels by more than 1 of 255.
 
     In y and x it is one stride more than the smallest that does so on the choosing planes: places differ by a factor of
-    ten, and with the smallest the promise was broken on the bundled sample (0.26 % with 64 instead of 80 pixels).
+    ten, and with the smallest the promise was broken on the bundled sample.
 
     Args:
         network: In evaluation mode, on the CPU.

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 
 from connectoscope.errors import UserError
@@ -57,19 +56,8 @@ choose_every = 4
 
 
 @pytest.fixture
-def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Bright discs on noise, and a recipe that learns them."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:64, :64]
-    labels = np.zeros((10, 64, 64), np.uint8)
-    for cy, cx in rng.integers(8, 56, (6, 2)):
-        labels[:, (y - cy) ** 2 + (x - cx) ** 2 < 30] = 1
-    raw = np.clip(rng.normal(80 + 80 * labels, 20), 0, 255).astype(np.uint8)
-    facts = {"axes": "ZYX", "PhysicalSizeX": 8, "PhysicalSizeY": 8, "PhysicalSizeZ": 40}
-    units = {f"PhysicalSize{a}Unit": "nm" for a in "XYZ"}
-    for name, data in (("raw", raw), ("labels", labels)):
-        tifffile.imwrite(tmp_path / f"{name}.ome.tif", data, metadata=facts | units)
-    monkeypatch.setenv("CONNECTOSCOPE_DATA", str(tmp_path))
+def recipe(discs: None, tmp_path: Path) -> Path:
+    """A recipe that learns the discs."""
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE)
     return path
