@@ -34,16 +34,21 @@ def match_objects(table: Contingency, min_iou: float = 0.0) -> Matches:
     """
     found = np.unique(table.result[table.result > 0])
     true = np.unique(table.truth[table.truth > 0])
+    tp = len(matched_pairs(table, min_iou))
+    return Matches(tp, len(found) - tp, len(true) - tp)
+
+
+def matched_pairs(table: Contingency, min_iou: float = 0.0) -> list[tuple[int, int]]:
+    """The pairs (id in the result, id in the truth) that :func:`match_objects` counts."""
     union = table.sizes(table.result) + table.sizes(table.truth) - table.voxels
     may = (table.result > 0) & (table.truth > 0) & (table.voxels >= min_iou * union)
     pairs = table.where(may)
     if not len(pairs.voxels):
-        return Matches(0, len(found), len(true))
+        return []
     rows, row = np.unique(pairs.result, return_inverse=True)
     columns, column = np.unique(pairs.truth, return_inverse=True)
     gain = np.zeros((len(rows), len(columns)))
     # A pair counts 1; the volume is worth less than one pair in all, so that it only breaks ties.
     gain[row, column] = 1 + 0.5 * pairs.voxels / pairs.voxels.sum()
     chosen = linear_sum_assignment(gain, maximize=True)
-    tp = int((gain[chosen] > 0).sum())
-    return Matches(tp, len(found) - tp, len(true) - tp)
+    return [(int(rows[i]), int(columns[j])) for i, j in zip(*chosen, strict=True) if gain[i, j] > 0]

@@ -4,8 +4,9 @@
 - **SP-in** gives each receiving unit a fan-in of k_i connections within its layer, by its own on-rate.
 - **Both** keeps what both keep, at one shared density ρ' ≥ ρ, found by bisection so that what is left meets ρ.
 
-The strongest are kept, by the mean of |w| over the kernel (a mean, since the layers that read a unit have kernels of
-different sizes), of the full row or column, so that a pruned connection comes back when it becomes one of the strongest.
+The strongest are kept, by the mean of |w| over the kernel, of the full row or column, so that a pruned connection comes
+back when it becomes one of the strongest. Where several layers read a unit, its connections are compared relative to the
+mean of their layer: batch norm makes the scale of a layer's weights meaningless, and it differs between layers.
 """
 
 from __future__ import annotations
@@ -91,10 +92,11 @@ def _fan_out(wiring: Wiring, rates: Rates, strengths: Strengths, density: float,
         sum(wiring.layer(link.receiver).outputs * link.channels for link in wiring.consumers(sender))
         for sender in wiring.senders
     ]
+    relative = {name: values / max(values.mean(), 1e-12) for name, values in strengths.items()}
     for sender, total in zip(wiring.senders, _shares(audiences, density), strict=True):
         links = wiring.consumers(sender)
         columns = [
-            strengths[link.receiver][:, link.first : link.first + link.channels].T for link in links
+            relative[link.receiver][:, link.first : link.first + link.channels].T for link in links
         ]  # (units of the sender, outputs of the receiver) each
         audience = np.concatenate(columns, axis=1)
         most = audience.shape[1]

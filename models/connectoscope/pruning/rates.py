@@ -1,4 +1,4 @@
-"""How often each unit is on: measured while a network runs."""
+"""What units do while a network runs: how often each is on, and how alike the units of a layer are."""
 
 from __future__ import annotations
 
@@ -65,3 +65,36 @@ class OnRates:
     def restore(self, state: dict[str, Tensor]) -> None:
         self.batches = int(state["batches"])
         self.sums = {name: value for name, value in state.items() if name != "batches"}
+
+
+VOXELS = 4096  # of each layer, evenly spread, from which correlations are computed
+
+
+@contextmanager
+def watching_likeness(network: nn.Module) -> Iterator[dict[str, float]]:
+    """Mean |correlation| between the units of each layer over the voxels of the forward pass inside.
+
+    Filled by the pass, by layer, 0 to 1; units that do not change are left out, and layers with fewer than two others. Lower
+    means that units say different things (decorrelation in Budgeted Broadcast, arXiv 2510.01263).
+    """
+    found: dict[str, float] = {}
+
+    def see(name: str, activity: Tensor) -> None:
+        values = activity.detach().float().transpose(0, 1).flatten(1)  # (units, voxels)
+        values = values[:, :: max(values.shape[1] // VOXELS, 1)]
+        values = values[values.std(1) > 0]
+        if len(values) > 1:
+            with torch.autocast(values.device.type, enabled=False):
+                off = torch.corrcoef(values).abs().fill_diagonal_(0)
+            found[name] = float(off.sum() / (len(values) * (len(values) - 1)))
+
+    handles = [
+        module.register_forward_hook(lambda _, __, out, name=name: see(name, out))
+        for name, module in network.named_modules()
+        if isinstance(module, ConvUnit)
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

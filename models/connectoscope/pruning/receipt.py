@@ -26,8 +26,8 @@ def weights_kept(arguments: UNet3dArguments, state: Mapping[str, Tensor]) -> tup
     return sum(int((t != 0).sum()) for t in tensors), sum(t.numel() for t in tensors)
 
 
-def macs(arguments: UNet3dArguments) -> float:
-    """Multiplications of a forward pass per input voxel, of a dense network of these widths."""
+def macs(arguments: UNet3dArguments, state: Mapping[str, Tensor] | None = None) -> float:
+    """Multiplications of a forward pass per input voxel; with ``state``, of its connections that are not 0 alone."""
     stride = np.cumprod(np.array([arguments.stem, *arguments.strides]), axis=0).prod(
         axis=1
     )  # voxels, by level
@@ -35,7 +35,12 @@ def macs(arguments: UNet3dArguments) -> float:
     for layer in wiring_of(arguments).layers:
         parts = layer.name.split(".")
         level = int(parts[1]) + (parts[0] == "ups") if len(parts) > 1 else 0
-        total += layer.outputs * layer.inputs * layer.kernel / float(stride[level])
+        kept = (
+            layer.outputs * layer.inputs
+            if state is None
+            else int((state[layer.weight] != 0).any((2, 3, 4)).sum())
+        )
+        total += kept * layer.kernel / float(stride[level])
     return total
 
 

@@ -11,6 +11,7 @@ from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
+    from connectoscope.networks.unet3d import UNet3d
     from connectoscope.training.recipe import Recipe
     from connectoscope.zoo import Bundle
 
@@ -58,6 +59,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
 
     from connectoscope.blockwise.destination import check_writable, write_file
     from connectoscope.errors import UserError
+    from connectoscope.networks.fold import fold_batch_norm
     from connectoscope.networks.predictor import choose_tile
     from connectoscope.pruning.compact import compacted
     from connectoscope.pruning.pruner import Pruner, Schedule
@@ -83,11 +85,14 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     torch.set_num_threads(context.threads)
     volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
     parent = bundle.load_network()
-    trainer = Trainer(recipe, volumes, context.device, parent.state_dict())
-    steps = parameters.steps
+    teacher = fold_batch_norm(parent).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    # Whole channels are chosen early, so that most updates are those of the small network, which is fast.
+    masked = max(parameters.steps // 10, 20) if parameters.structured else parameters.steps
+    trainer = Trainer(_shortened(recipe, masked), volumes, context.device, parent.state_dict())
+    trainer.teacher = teacher
     pruner = trainer.pruner = Pruner(
         trainer.network,
-        Schedule(steps, warm_up=max(steps // 6, 1), every=max(min(100, steps // 6), 1)),
+        Schedule(masked, warm_up=max(masked // 6, 1), every=max(min(100, masked // 6), 1)),
         parameters.rule,
         parameters.density,
         actuator=parameters.actuator,
@@ -95,23 +100,31 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         seed=parameters.seed,
     )
     pruner.check()
-    checkpoint = context.scratch / "checkpoint.safetensors"
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-        context.log(f"goes on from step {trainer.progress.step}")
 
-    def report(step: int, values: dict[str, float]) -> None:
-        context.metric("pruning", step, **values, **pruner.figures())
-        context.progress(step, steps, "pruning")
-        context.check_cancelled()
+    def train(trainer: Trainer, name: str, before: int) -> None:
+        checkpoint = context.scratch / f"{name}.safetensors"
+        if checkpoint.exists():
+            trainer.resume(checkpoint)
+            context.log(f"goes on from step {before + trainer.progress.step}")
 
-    trainer.run(checkpoint, report)
-    network = compacted(as_shipped(trainer.finished_network()))
-    bundle_recipe = recipe.model_copy(
-        update={
-            "architecture": recipe.architecture.model_copy(update={"arguments": network.arguments.to_json()})
-        }
-    )
+        def report(step: int, values: dict[str, float]) -> None:
+            context.metric("pruning", before + step, **values, **pruner.figures())
+            context.progress(before + step, parameters.steps, "pruning")
+            context.check_cancelled()
+
+        trainer.run(checkpoint, report)
+
+    train(trainer, "checkpoint", 0)
+    network, progress = compacted(as_shipped(trainer.finished_network())), trainer.progress
+    if parameters.structured:
+        small = _of_widths(recipe, network)
+        trainer = Trainer(
+            _shortened(small, parameters.steps - masked), volumes, context.device, network.state_dict()
+        )
+        trainer.teacher = teacher
+        train(trainer, "compacted", masked)
+        network, progress = as_shipped(trainer.finished_network()), trainer.progress.after(progress)
+    bundle_recipe = _of_widths(recipe, network)
     tile = choose_tile(TIMED, bundle.card.halo.practical, bundle.card.stride)
     sides = {}
     for name, side in (("before", parent), ("after", network)):
@@ -127,7 +140,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
             "receipt": sides,
         },
     )
-    made = finish(bundle_recipe, network, volumes, trainer.progress, out, context.device, lineage)
+    made = finish(bundle_recipe, network, volumes, progress, out, context.device, lineage)
     if page is not None:
         asked = parameters.model_dump(include={"rule", "actuator", "density", "structured", "steps", "seed"})
         masks = {name: mask.cpu().numpy() for name, mask in pruner.masks.items()}
@@ -138,15 +151,15 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     return {
         "task": "prune",
         "model": str(made.path),
-        "steps": trainer.progress.step,
-        "chosen_step": trainer.progress.best_step,
+        "steps": progress.step,
+        "chosen_step": progress.best_step,
         "receipt": sides,
         "warnings": context.warnings,
     }
 
 
 def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Recipe:
-    """The recipe with the model's architecture, and a short schedule at a quarter of its learning rate.
+    """The recipe with the model's architecture, name and seed.
 
     Raises:
         UserError: it has other outputs than the model.
@@ -160,17 +173,6 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Rec
             f"recipe {parameters.data} has labels for {', '.join(own)}, model '{card.name}' makes "
             f"{', '.join(wanted)}: they must be the same, in this order"
         )
-    steps = parameters.steps
-    short = recipe.training.model_copy(
-        update={
-            "steps": steps,
-            "learning_rate": recipe.training.learning_rate / 4,
-            "warm_up": min(recipe.training.warm_up, steps // 10),
-            "choose_every": max(steps // 10, 1),
-            "dice_until": 0,
-            "average": min(recipe.training.average, 1 - 20 / steps),
-        }
-    )
     return recipe.model_copy(
         update={
             "name": name,
@@ -179,9 +181,31 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Rec
                 update={"name": card.architecture.name, "arguments": card.architecture.arguments}
             ),
             "sampling": recipe.sampling.model_copy(update={"plain_from": 0}),
-            "training": short,
         }
     )
+
+
+def _shortened(recipe: Recipe, steps: int) -> Recipe:
+    """The recipe with a short schedule from half its learning rate, for weights that are nearly right."""
+    training = recipe.training
+    short = training.model_copy(
+        update={
+            "steps": steps,
+            "learning_rate": training.learning_rate / 2,
+            "warm_up": min(training.warm_up, steps // 10),
+            "choose_every": min(max(steps // 10, 1), training.choose_every),
+            "dice_until": 0,
+            "average": min(training.average, 1 - 20 / max(steps, 40)),
+        }
+    )
+    return recipe.model_copy(update={"training": short})
+
+
+def _of_widths(recipe: Recipe, network: UNet3d) -> Recipe:
+    """The recipe for a network with fewer channels."""
+    arguments = network.arguments.to_json()
+    architecture = recipe.architecture.model_copy(update={"arguments": arguments})
+    return recipe.model_copy(update={"architecture": architecture})
 
 
 def render(summary: dict[str, Any]) -> str:

@@ -24,6 +24,17 @@ class Progress:
     best_step: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
 
+    def after(self, before: Progress) -> Progress:
+        """Both as one training, of which this is the second part; its best counts."""
+        moved = [row | {"step": row["step"] + before.step} for row in self.curve]
+        return Progress(
+            before.step + self.step,
+            before.seconds + self.seconds,
+            self.best_score,
+            before.step + self.best_step,
+            before.curve + moved,
+        )
+
 
 def save_checkpoint(
     path: Path,

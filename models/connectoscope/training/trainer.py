@@ -44,6 +44,11 @@ class Trainer:
         volumes: The recipe's volumes, loaded.
         device: ``cpu`` or ``cuda``; mixed precision is bfloat16 on both.
         parent: Weights to start from; None: random ones.
+
+    Attributes:
+        pruner: Masks the weights while they are trained, where one is set.
+        teacher: A network of the same outputs, in evaluation mode; half of what is learned are then its probabilities, which
+            say more of doubtful voxels than labels do (distillation; Hinton et al. 2015, arXiv 1503.02531).
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.volumes, self.device = recipe, volumes, device
         self.pruner: Pruner | None = None
+        self.teacher: nn.Module | None = None
         self.sampler = Sampler(recipe, volumes)
         torch.manual_seed(recipe.seed)
         self.network = build_network(recipe.architecture.name, recipe.architecture.arguments).to(device)
@@ -133,7 +139,12 @@ class Trainer:
             logits = self.network(image)
         t = self.recipe.training
         dice = t.dice if t.dice_until is None or step < t.dice_until else 0.0
-        loss = bce_dice(logits.float(), labels.to(self.device), dice)
+        labels = labels.to(self.device)
+        if self.teacher is not None:
+            with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16):
+                told = self.teacher(image).float().sigmoid()
+            labels = (labels + told.clone()) / 2
+        loss = bce_dice(logits.float(), labels, dice)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.pruner is not None:

@@ -96,20 +96,26 @@ def test_a_pruned_model_is_smaller_and_says_of_whom(tiny, tmp_path, how):
         assert receipt["after"]["parameters"] < receipt["before"]["parameters"]
 
 
-def test_interrupted_and_resumed_gives_the_same_weights(tiny, tmp_path):
-    prune(tiny, tmp_path / "whole", tmp_path / "a.job")
+@pytest.mark.parametrize(("structured", "at"), [(False, 40), (True, 10), (True, 50)])
+def test_interrupted_and_resumed_gives_the_same_weights(tiny, tmp_path, structured, at):
+    prune(tiny, tmp_path / "whole", tmp_path / "a.job", structured=structured)
 
     class Stopped(Exception):
         pass
 
     class Stopping(Context):
         def progress(self, done, total, phase, **extra):
-            if done == 40:
+            if done == at:
                 raise Stopped
 
     recipe, model = tiny
     asked = Prune(
-        model=str(model), data=str(recipe), destination=str(tmp_path / "half"), steps=60, density=0.4
+        model=str(model),
+        data=str(recipe),
+        destination=str(tmp_path / "half"),
+        steps=60,
+        density=0.4,
+        structured=structured,
     )
     with pytest.raises(Stopped):
         run(asked, Stopping.local(tmp_path / "b.job", threads=1))

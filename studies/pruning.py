@@ -1,0 +1,405 @@
+"""Does pruning by activity keep more than its rivals? ``make study-pruning``, or ``python studies/pruning.py``.
+
+Synapses in ``vnc_sstem`` at 9.2 nm per pixel, three folds by sections (0-4, 5-9, 10-14 held out in turn), the set-up of
+``recipes/study-pruning.toml``. All networks get the same updates; those that are pruned share the dense warm-up of their
+fold and seed, and every rival keeps the same share of the connections of every layer. Each run is one process on one
+core, kept in ``studies/results/pruning`` and not repeated; delete its file to run it again. Writes
+docs/studies/budgeted_broadcast.md. Needs the data sets (docs/data.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pruning_report import report
+from safetensors.torch import load_file, save_file
+
+from connectoscope.evaluation.objects import matched_pairs
+from connectoscope.evaluation.partitions import Contingency
+from connectoscope.evaluation.voxels import histograms
+from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.pruning.balance import coding_entropy
+from connectoscope.pruning.compact import compacted
+from connectoscope.pruning.pruner import Pruner, Rule, Schedule
+from connectoscope.pruning.rates import OnRates, watching_likeness
+from connectoscope.pruning.receipt import macs, weights_kept
+from connectoscope.pruning.wiring import wiring_of
+from connectoscope.segmentation.components import local_labels
+from connectoscope.training.recipe import Recipe, load_recipe
+from connectoscope.training.sampler import LabelledVolume, load_volume
+from connectoscope.training.trainer import CONTEXT, Trainer, predict_planes
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "study-pruning.toml"
+RESULTS = ROOT / "studies" / "results" / "pruning"
+WORK = ROOT / "build" / "studies" / "pruning"
+FOLDS = ((0, 5), (5, 10), (10, 15))
+CHOOSING = 3  # index of the split that β is chosen on: trained on 0-10, scored on 11-12
+HALVED = 2  # in y and x
+WARM = 400  # updates that dense and pruned networks share
+EVERY = 40  # updates between refreshes; the first one comes when on-rates have been watched for as many
+FLOOR = 2.5e5 / (47.5 * 9.2 * 9.2)  # voxels of the smallest synapse, by the recipe's size floor
+THRESHOLDS = (26, 51, 77, 102, 128, 153, 179, 204, 230, 242)  # of 255, at which objects are scored
+CANDIDATES = 64  # of 255, from which on objects are ranked by their mean probability
+BLOCKS = 4  # a held-out image is cut into 4 x 4 blocks, which the bootstrap draws
+log = logging.getLogger("study")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to come by a network.
+
+    Attributes:
+        rule: None: dense, or narrow where ``density`` says of which density it has the multiplications.
+        structured: Whole channels go.
+        taught: Half of what it learns are the probabilities of the dense network of its fold and seed.
+        library: Whole channels are taken by torch-pruning (magnitude of groups), at once after the warm-up.
+    """
+
+    name: str
+    density: float = 1.0
+    rule: Rule | None = None
+    actuator: str = "out"
+    beta: float = 1.0
+    structured: bool = False
+    taught: bool = False
+    library: bool = False
+
+
+def unstructured(density: float) -> list[Arm]:
+    return [
+        Arm(f"bb-in-{density}", density, "budgeted-broadcast", "in"),
+        Arm(f"bb-out-{density}", density, "budgeted-broadcast", "out"),
+        Arm(f"magnitude-{density}", density, "magnitude"),
+        Arm(f"shuffled-{density}", density, "shuffled", "out"),
+        Arm(f"rigl-{density}", density, "rigl"),
+    ]
+
+
+DENSE = Arm("dense")
+CHANNELS = 0.25  # density of whole channels: half of them
+ARMS = {
+    arm.name: arm
+    for arm in (
+        DENSE,
+        *unstructured(0.3),
+        *unstructured(0.1),
+        Arm("wide"),
+        Arm("narrow-0.3", 0.3),
+        Arm("narrow-0.1", 0.1),
+        Arm("narrow-channels", CHANNELS),
+        Arm("library", CHANNELS, library=True),
+        Arm("channels", CHANNELS, "budgeted-broadcast", structured=True),
+        Arm("channels-taught", CHANNELS, "budgeted-broadcast", structured=True, taught=True),
+        *(
+            Arm(f"beta-{actuator}-{beta}", 0.3, "budgeted-broadcast", actuator, beta)
+            for actuator in ("in", "out")
+            for beta in (0.5, 1.0, 2.0)
+        ),
+    )
+}
+REPEATED = (
+    "dense", "bb-in-0.3", "bb-out-0.3", "magnitude-0.3", "channels", "channels-taught", "narrow-channels"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    arm: str
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-fold{self.fold}-seed{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / f"{self.name}.json"
+
+
+def core() -> list[Run]:
+    """All runs, what most others need first. Fold i has seed i; the repeated arms also have the two other seeds."""
+    tried = [name for name in ARMS if name.startswith(("beta", "wide"))]
+    names = [name for name in ARMS if name not in tried]
+    first = [Run(name, fold, fold) for name in names for fold in range(3)]
+    again = [Run(name, fold, (fold + k) % 3) for k in (1, 2) for name in REPEATED for fold in range(3)]
+    return [*first, *again, *(Run(name, CHOOSING, 0) for name in ("dense", *tried))]
+
+
+def held_out(fold: int) -> tuple[int, int]:
+    return FOLDS[fold] if fold < CHOOSING else (11, 13)
+
+
+def volumes_of(recipe: Recipe, fold: int) -> list[LabelledVolume]:
+    """The volume at half the resolution, once for each range of training sections; "choose" is what is held out."""
+    whole = load_volume(recipe, recipe.volumes[0])
+    z, y, x = whole.image.shape
+    y, x = y // HALVED, x // HALVED
+    image = np.ascontiguousarray(whole.image.reshape(z, y, HALVED, x, HALVED).mean((2, 4)))
+    labels = (whole.labels.reshape(-1, z, y, HALVED, x, HALVED).mean((3, 5)) >= 0.5).astype(np.uint8)
+    low, high = held_out(fold)
+    ranges = [r for r in ((0, low), (high, z)) if r[0] < r[1]] if fold < CHOOSING else [(0, 11)]
+    return [
+        LabelledVolume(image, labels, whole.split.model_copy(update={"train": r, "choose": (low, high)}))
+        for r in ranges
+    ]
+
+
+def recipe_of(run: Run) -> Recipe:
+    recipe = load_recipe(RECIPE)
+    arm = ARMS[run.arm]
+    arguments = UNet3dArguments.parse(recipe.architecture.arguments)
+    if arm.name.startswith("narrow"):
+        arguments = narrow(arguments, arm.density)
+    if arm.name == "wide":
+        arguments = replace(arguments, features=tuple(f * 3 // 2 for f in arguments.features))
+    architecture = recipe.architecture.model_copy(update={"arguments": arguments.to_json()})
+    return recipe.model_copy(update={"seed": run.seed, "architecture": architecture})
+
+
+def narrow(arguments: UNet3dArguments, density: float) -> UNet3dArguments:
+    """The dense network of as many multiplications as one has whose prunable connections have that density."""
+    layers = wiring_of(arguments).layers
+    fixed = macs(arguments) - macs(arguments, {n.weight: _ones(n) * (not n.prunable) for n in layers})
+    wanted = macs(arguments) - (1 - density) * fixed
+    first = arguments.features[0]
+    shares = np.arange(1, 64 * first + 1) / (64 * first)
+    every = {tuple(max(round(share * f), 1) for f in arguments.features) for share in shares}
+    choices = [replace(arguments, features=features) for features in every]
+    return min(choices, key=lambda a: abs(macs(a) - wanted))
+
+
+def _ones(layer: Any) -> torch.Tensor:
+    return torch.ones(layer.outputs, layer.inputs, 1, 1, 1)
+
+
+class _Warm(Exception):
+    """The shared part of the training is done."""
+
+
+def warmed(run: Run, volumes: list[LabelledVolume], path: Path) -> Trainer:
+    """The dense training of a fold and seed, at the end of its warm-up; from its file where there is one."""
+    recipe = recipe_of(Run("dense", run.fold, run.seed))
+    trainer = Trainer(recipe, volumes, "cpu")
+    if not path.exists():
+
+        def stop(step: int, values: dict[str, float]) -> None:
+            if step == WARM and "choose/mean" in values:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part = path.with_name(f"{path.stem}-{os.getpid()}.safetensors")
+                trainer.save(part)
+                part.replace(path)
+                raise _Warm
+
+        try:
+            trainer.run(path, stop)
+        except _Warm:
+            return warmed(run, volumes, path)
+    trainer.resume(path)
+    return trainer
+
+
+def trained(run: Run, volumes: list[LabelledVolume]) -> tuple[UNet3d, Pruner | None]:
+    """The network of a run, the averaged weights after the last update: nothing is chosen on what is held out."""
+    arm = ARMS[run.arm]
+    if arm.name.startswith(("narrow", "wide")):
+        trainer = Trainer(recipe_of(run), volumes, "cpu")
+    else:
+        trainer = warmed(run, volumes, WORK / f"warm-fold{run.fold}-seed{run.seed}.safetensors")
+    if arm.library:
+        trainer = cut_by_library(trainer, arm.density)
+    steps = trainer.recipe.training.steps
+    if arm.rule is not None:
+        schedule = Schedule(steps, warm_up=WARM + EVERY, every=EVERY)
+        trainer.pruner = Pruner(
+            trainer.network,
+            schedule,
+            arm.rule,
+            arm.density,
+            actuator=arm.actuator,  # type: ignore[arg-type]
+            beta=arm.beta,
+            structured=arm.structured,
+            seed=run.seed,
+        )
+        trainer.pruner.check()
+    if arm.taught:
+        trainer.teacher = dense_network(run, volumes)
+    WORK.mkdir(parents=True, exist_ok=True)
+    scratch = WORK / f"{run.name}.checkpoint"
+    trainer.run(scratch, lambda step, values: None)
+    scratch.unlink(missing_ok=True)
+    trainer.best = trainer.average
+    network = trainer.finished_network(batches=32)
+    return (compacted(network) if arm.structured else network), trainer.pruner
+
+
+def cut_by_library(trainer: Trainer, density: float) -> Trainer:
+    """Goes on with the channels that torch-pruning leaves: of each layer the share √density, those of greatest magnitude."""
+    import torch_pruning
+
+    network = trainer.network.eval()
+    example = torch.zeros(1, 1, *trainer.recipe.sampling.patch)
+    pruner = torch_pruning.pruner.MagnitudePruner(
+        network,
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=1 - density**0.5,
+        ignored_layers=[network.head],
+    )
+    pruner.step()
+    arguments = UNet3dArguments.parse(trainer.recipe.architecture.arguments)
+    state = network.state_dict()
+    widths = {name: len(state[f"{name}.0.weight"]) for name in arguments.convolutions()}
+    cut = replace(arguments, widths=widths)
+    architecture = trainer.recipe.architecture.model_copy(update={"arguments": cut.to_json()})
+    recipe = trainer.recipe.model_copy(update={"architecture": architecture})
+    smaller = Trainer(recipe, trainer.volumes, "cpu", state)
+    smaller.progress = trainer.progress
+    return smaller
+
+
+def dense_network(run: Run, volumes: list[LabelledVolume]) -> UNet3d:
+    """The dense network of the same fold and seed; trained again where its weights are not there."""
+    path = WORK / f"dense-fold{run.fold}-seed{run.seed}.safetensors"
+    network = UNet3d(UNet3dArguments.parse(load_recipe(RECIPE).architecture.arguments))
+    if not path.exists():
+        found, _ = trained(Run("dense", run.fold, run.seed), volumes)
+        part = path.with_name(f"{path.name}-{os.getpid()}")
+        save_file({k: v.contiguous().clone() for k, v in found.state_dict().items()}, part)
+        part.replace(path)
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Train, and score on what is held out."""
+    torch.set_num_threads(1)
+    started = time.process_time()
+    volumes = volumes_of(recipe_of(run), run.fold)
+    if run.arm == "dense":
+        network, pruner = dense_network(run, volumes), None
+    else:
+        network, pruner = trained(run, volumes)
+    seconds = time.process_time() - started
+    low, high = held_out(run.fold)
+    first, last = max(low - CONTEXT, 0), min(high + CONTEXT, len(volumes[0].image))
+    rates = OnRates(network)
+    with rates.watching(), watching_likeness(network) as likeness:
+        p = predict_planes(network, volumes[0].image[first:last], "cpu")[:, low - first : high - first]
+    truth = volumes[0].labels[:, low:high] > 0
+    kept, _ = weights_kept(network.arguments, network.state_dict())
+    units = np.concatenate(list(rates.values().values()))
+    found: dict[str, Any] = {
+        "cpu_seconds": round(seconds),
+        "macs": round(macs(network.arguments, network.state_dict())),
+        "weights": kept,
+        "entropy": coding_entropy(units) / len(units),
+        "likeness": float(np.mean(list(likeness.values()))),
+        "histograms": {
+            o.name: [h.tolist() for h in histograms(p[c], truth[c])]
+            for c, o in enumerate(load_recipe(RECIPE).outputs)
+        },
+        "objects": objects(p[0], truth[0]),
+        "candidates": candidates(p[0], truth[0]),
+    }
+    if pruner is not None:
+        found["layers"] = {name: float(mask.float().mean()) for name, mask in pruner.masks.items()}
+    return found
+
+
+def large(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Objects under the size floor become background."""
+    return np.where(np.bincount(labels.ravel())[labels] >= FLOOR, labels, 0).astype(np.uint32)
+
+
+def true_objects(truth: NDArray[np.bool_]) -> NDArray[np.uint32]:
+    """Pieces of synapses within the held-out sections, also the smallest."""
+    return local_labels(truth.astype(np.uint8), 1)
+
+
+def objects(p: NDArray[np.uint8], truth: NDArray[np.bool_]) -> dict[str, list[list[int]]]:
+    """Found, found in vain and missed in each block of the image, by ``any``/``iou`` (0.3) and threshold."""
+    true = true_objects(truth)
+    counts = {}
+    for threshold in THRESHOLDS:
+        found = large(local_labels(p, threshold))
+        table = Contingency.of(found, true)
+        for kind, iou in (("any", 0.0), ("iou", 0.3)):
+            pairs = matched_pairs(table, iou)
+            blocks = np.zeros((BLOCKS * BLOCKS, 3), np.int64)
+            hit, called = {t for _, t in pairs}, {f for f, _ in pairs}
+            for label, block in _blocks(true).items():
+                blocks[block, 0 if label in hit else 2] += 1
+            for label, block in _blocks(found).items():
+                blocks[block, 1] += label not in called
+            counts[f"{kind}-{threshold}"] = blocks.tolist()
+    return counts
+
+
+def candidates(p: NDArray[np.uint8], truth: NDArray[np.bool_]) -> dict[str, Any]:
+    """Mean probability of each object at a low threshold, and whether it is a synapse; number of synapses."""
+    true = true_objects(truth)
+    found = large(local_labels(p, CANDIDATES))
+    right = {f for f, _ in matched_pairs(Contingency.of(found, true))}
+    ids = [int(i) for i in np.unique(found) if i]
+    return {
+        "ranked": [[round(float(p[found == i].mean()), 2), i in right] for i in ids],
+        "true": int(true.max()),
+    }
+
+
+def _blocks(labels: NDArray[np.uint32]) -> dict[int, int]:
+    """In which block of the image, cut into BLOCKS x BLOCKS, the middle of each object lies."""
+    sides = [n // BLOCKS for n in labels.shape[1:]]
+    result = {}
+    for label in np.unique(labels[labels > 0]):
+        _, y, x = (int(np.median(axis)) for axis in np.nonzero(labels == label))
+        result[int(label)] = (y // sides[0]) * BLOCKS + x // sides[1]
+    return result
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", nargs=3, metavar=("ARM", "FOLD", "SEED"), help="this run alone")
+    parser.add_argument("--report", action="store_true", help="only write the page from what was kept")
+    asked = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if asked.run:
+        arm, fold, seed = asked.run
+        run = Run(arm, int(fold), int(seed))
+        text = json.dumps(measure(run))
+        part = run.path.with_suffix(".part")
+        part.write_text(text + "\n")
+        part.replace(run.path)
+        return
+    if not asked.report:
+        missing = [run for run in core() if not run.path.exists()]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            list(pool.map(start, missing))
+    page = ROOT / "docs" / "studies" / "budgeted_broadcast.md"
+    page.write_text(report(RESULTS, {r.name: (r.arm, r.fold, r.seed) for r in core()}, page))
+
+
+def start(run: Run) -> None:
+    log.info("%s", run.name)
+    line = [sys.executable, __file__, "--run", run.arm, str(run.fold), str(run.seed)]
+    subprocess.run(line, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+if __name__ == "__main__":
+    main()
