@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject
 from connectoscope.jobs.folder import JobFolder, JobState
 from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.jobs import JobWatcher
+from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class JobResults(QObject):
             return
         if kind in ("table", "points"):
             self._window.tables.show_table(path, str(event.get("name", path.stem)))
-        if kind == "plan":
+        if has_numbers(event):
             self._window.plots.add_plan(job_name(folder), event)
         elif kind != "table":
             self._show_layers(event, folder)
@@ -120,7 +121,7 @@ class JobResults(QObject):
     def _raise_panel(self, told: Sequence[dict[str, Any]]) -> None:
         """The panel that says most of what a job has made."""
         kinds = {event.get("kind", event["type"]) for event in told}
-        if kinds & {"plan", "plot", "metric"}:
+        if kinds & {"plan", "model", "plot", "metric"}:
             self._window.raise_dock("Plots", _PLOTS_HEIGHT)
         elif kinds & {"table", "points"}:
             self._window.raise_dock("Objects")

@@ -1,4 +1,4 @@
-"""Plots of jobs, and beside them the plan of a cascade with its numbers."""
+"""Plots of jobs, and beside them the plan of a cascade or the receipt of a model, with their numbers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class PlotsPanel(QWidget):
             self.choice.removeItem(self._keys.index((job, "")))
             self._keys.remove((job, ""))
         if (job, name) not in self._keys:
-            self.choice.insertItem(0, f"{name or 'Plan'} — {job}")
+            self.choice.insertItem(0, f"{name or 'Numbers'} — {job}")
             self._keys.insert(0, (job, name))
         self.choice.setCurrentIndex(self._keys.index((job, name)))
         self.choice.blockSignals(False)

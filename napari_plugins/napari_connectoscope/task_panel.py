@@ -19,6 +19,7 @@ from connectoscope.tasks.base import load_task
 from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.jobs import JobWatcher, time_text
+from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
 from napari_connectoscope.sources import layer_facts, size_text, source_of
@@ -211,9 +212,9 @@ class TaskPanel(QWidget):
     def _resulted(self, event: dict[str, Any]) -> None:
         if event["kind"] in ("table", "points"):
             self.table_made.emit(event["path"])
-        if event["kind"] == "plan":
+        if has_numbers(event):
             self.plan_made.emit(event)
-        if event["kind"] in ("table", "plan"):
+        if event["kind"] in ("table", "plan", "model"):
             return
         targets = self.form.values().get("target")
         add_result_in_background(

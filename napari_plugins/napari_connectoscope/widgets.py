@@ -71,7 +71,7 @@ class DockingPanel(TaskPanel):
         plan = PlanView()
         plan.show_plan(event)
         plan.run_wanted.connect(self._run_plan)
-        self._dock(plan, "Plan of a cascade")
+        self._dock(plan, "Plan of a cascade" if event["kind"] == "plan" else f"Receipt of {event['name']}")
 
     def _run_plan(self, event: dict[str, Any]) -> None:
         try:

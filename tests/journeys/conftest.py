@@ -9,6 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "app"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "plugin"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
 from window_fixtures import fresh_configuration, make_window
 

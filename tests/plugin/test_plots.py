@@ -121,7 +121,7 @@ def test_plan_shows_verdict_numbers_and_a_button(qtbot):
     with qtbot.waitSignal(view.run_wanted) as asked:
         view.run_button.click()
     assert asked.args == [PLAN]
-    view.show_plan({"name": "bare", "path": "x"})
+    view.show_plan({"kind": "plan", "name": "bare", "path": "x"})
     assert view.verdict.text() == "bare"
     assert view.run_button.isHidden()
 

@@ -66,12 +66,25 @@ def choose_channels(wiring: Wiring, rates: Rates, strengths: Strengths, density:
         lost = np.argsort(cost, kind="stable")[count:]
         for link in links:
             masks[link.receiver][:, link.first + lost] = False
+        if sender in masks:  # what nobody hears need not listen
+            masks[sender][lost] = False
     return masks
 
 
 def density_of(masks: Masks) -> float:
     """Share of the connections that stays."""
     return sum(int(m.sum()) for m in masks.values()) / sum(m.size for m in masks.values())
+
+
+def fan_out(wiring: Wiring, masks: Masks) -> dict[str, NDArray[np.int64]]:
+    """k_j: connections that each unit sends, by sending layer."""
+    return {
+        sender: np.sum(
+            [masks[k.receiver][:, k.first : k.first + k.channels].sum(0) for k in wiring.consumers(sender)],
+            axis=0,
+        )
+        for sender in wiring.senders
+    }
 
 
 def _fan_in(wiring: Wiring, rates: Rates, strengths: Strengths, density: float, beta: float) -> Masks:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d
-from connectoscope.pruning.balance import coding_entropy, top
-from connectoscope.pruning.masks import Actuator, Masks, choose, choose_channels, density_of
+from connectoscope.pruning.balance import coding_entropy, log_odds, top
+from connectoscope.pruning.masks import Actuator, Masks, choose, choose_channels, density_of, fan_out
 from connectoscope.pruning.rates import OnRates
 from connectoscope.pruning.wiring import Layer, wiring_of
 
@@ -123,6 +123,17 @@ class Pruner:
             "density": density_of(masks) if masks else 1.0,
             "on-rate": float(rates.mean()) if len(rates) else 0.0,
             "entropy": coding_entropy(rates) / len(rates) if len(rates) else 0.0,
+        }
+
+    def balance(self) -> dict[str, list[tuple[float, float]]]:
+        """(log((1 - a) / a), fan-out) of every unit, by sending layer; empty before there are masks."""
+        if not self.masks:
+            return {}
+        rates = self.rates.values()
+        fans = fan_out(self.wiring, {name: mask.cpu().numpy() for name, mask in self.masks.items()})
+        return {
+            name: [(float(x), float(k)) for x, k in zip(log_odds(rates[name]), fan, strict=True)]
+            for name, fan in fans.items()
         }
 
     def before_step(self, step: int) -> None:

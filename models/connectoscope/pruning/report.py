@@ -10,21 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectoscope.pruning.balance import log_odds
-from connectoscope.pruning.masks import Masks, Rates
+from connectoscope.pruning.masks import Masks, Rates, fan_out
 from connectoscope.pruning.wiring import Wiring
 
 WIDTH, HEIGHT, MARGIN = 460, 300, 46  # of a plot, pixels
-
-
-def fan_out(wiring: Wiring, masks: Masks) -> dict[str, NDArray[np.int64]]:
-    """k_j: connections that each unit sends, by sending layer."""
-    return {
-        sender: np.sum(
-            [masks[k.receiver][:, k.first : k.first + k.channels].sum(0) for k in wiring.consumers(sender)],
-            axis=0,
-        )
-        for sender in wiring.senders
-    }
 
 
 def balance_line(degrees: NDArray[np.int64], rates: NDArray[np.float64]) -> tuple[float, float]:

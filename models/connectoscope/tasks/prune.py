@@ -70,7 +70,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     from connectoscope.training.sampler import load_volume
     from connectoscope.training.trainer import Trainer, score_planes
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import CARD
+    from connectoscope.zoo.bundle import CARD, user_models
 
     out = Path(parameters.destination)
     if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
@@ -108,7 +108,14 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
             context.log(f"goes on from step {before + trainer.progress.step}")
 
         def report(step: int, values: dict[str, float]) -> None:
-            context.metric("pruning", before + step, **values, **pruner.figures())
+            chosen = {k.removeprefix("choose/"): v for k, v in values.items() if k.startswith("choose/")}
+            if chosen:
+                context.metric("accuracy on the choosing planes", before + step, **chosen)
+                units: dict[str, Any] = pruner.balance()
+                context.plot("balance", x="log((1 − a) / a)", y="fan-out", **units)
+            else:
+                context.metric("loss", before + step, **values)
+                context.metric("units", before + step, **pruner.figures())
             context.progress(before + step, parameters.steps, "pruning")
             context.check_cancelled()
 
@@ -147,7 +154,17 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         title = f"{made.card.name}, pruned from {card.name}"
         text = report_html(title, asked, rows(**sides), pruner.wiring, masks, pruner.rates.values())
         write_file(page, text.encode())
-    context.result("model", made.path, made.card.name, table=rows(**sides))
+    own = made.path.resolve().parent == user_models().resolve()
+    name = made.path.name if own else str(made.path)
+    context.result(
+        "model",
+        made.path,
+        made.card.name,
+        text=_verdict(sides),
+        table=rows(**sides),
+        task="segment",
+        parameters={"model": name},
+    )
     return {
         "task": "prune",
         "model": str(made.path),
@@ -208,6 +225,17 @@ def _of_widths(recipe: Recipe, network: UNet3d) -> Recipe:
     return recipe.model_copy(update={"architecture": architecture})
 
 
+def _verdict(sides: dict[str, Any]) -> str:
+    """The receipt in a sentence."""
+    before, after = sides["before"], sides["after"]
+    faster = before["seconds_per_megavoxel"] / after["seconds_per_megavoxel"]
+    change = [after["average_precision"][name] - old for name, old in before["average_precision"].items()]
+    return (
+        f"{faster:.1f} times as fast, {after['parameters'] / before['parameters']:.0%} of the parameters, "
+        f"average precision {sum(change) / len(change):+.3f} in the mean of the outputs."
+    )
+
+
 def render(summary: dict[str, Any]) -> str:
     """The receipt."""
     from connectoscope.pruning.receipt import rows
@@ -215,7 +243,7 @@ def render(summary: dict[str, Any]) -> str:
     table = [["", "before", "after"], *rows(**summary["receipt"])]
     widths = [max(len(row[i]) for row in table) for i in range(3)]
     lines = ["  ".join((r[0].ljust(widths[0]), r[1].rjust(widths[1]), r[2].rjust(widths[2]))) for r in table]
-    return "\n".join([summary["model"], *lines])
+    return "\n".join([summary["model"], _verdict(summary["receipt"]), *lines])
 
 
 TASK = Task(

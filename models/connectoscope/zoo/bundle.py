@@ -46,6 +46,11 @@ class Bundle:
         ]
         return _digest(facts)
 
+    @property
+    def parent(self) -> str | None:
+        """Name of the model that it was made of; None: it was trained from the start."""
+        return str(self.card.lineage[-1]["parent"]["name"]) if self.card.lineage else None
+
     @cached_property
     def gate_hash(self) -> str | None:
         """sha256 over what decides the scores of the companion; None without one. It is no part of :attr:`hash`."""
@@ -187,7 +192,9 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def list_models() -> list[Bundle]:
-    """The user's models and the bundled ones, by name; a user's model hides a bundled one of the same name.
+    """The user's models and the bundled ones, by name, each followed by those that were made of it.
+
+    A user's model hides a bundled one of the same name.
 
     Folders that hold a damaged card are left out here and named when they are asked for.
     """
@@ -198,7 +205,15 @@ def list_models() -> list[Bundle]:
                 found[card.parent.name] = read_bundle(card.parent)
             except UserError:
                 continue
-    return [found[name] for name in sorted(found)]
+
+    def line(name: str) -> tuple[str, ...]:
+        """From its first ancestor that is there to itself."""
+        names = [name]
+        while (parent := found[names[0]].parent) in found and parent not in names:
+            names.insert(0, str(parent))
+        return tuple(names)
+
+    return [found[name] for name in sorted(found, key=line)]
 
 
 def find_model(name: str | Path) -> Bundle:
@@ -240,6 +255,22 @@ def write_companion(path: Path, parent: Bundle, companion: Companion, tensors: d
     files = {f.name: parent.read_file(f.name) for f in own}  # also refuses one that was replaced meanwhile
     card = parent.card.model_copy(update={"companion": companion, "files": (*own, _file(GATE, data))})
     return _write(path, card, {**files, GATE: data})
+
+
+def remove_bundle(bundle: Bundle) -> None:
+    """Delete a model: the files on its card and the card; the folder too, unless something else lies in it.
+
+    Raises:
+        UserError: it came with the program.
+    """
+    if bundle.path.resolve().parent == bundled_models().resolve():
+        raise UserError(
+            f"{bundle.path.name} came with connectoscope and stays; only your own models are removed"
+        )
+    for name in (CARD, *(file.name for file in bundle.card.files)):  # without a card it is no model any more
+        (bundle.path / name).unlink(missing_ok=True)
+    if not any(bundle.path.iterdir()):
+        bundle.path.rmdir()
 
 
 def _half(tensors: dict[str, Tensor]) -> bytes:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from tiny_recipe import RECIPE
 
 from connectoscope import cli
 from connectoscope.errors import UserError
@@ -15,42 +16,6 @@ from connectoscope.tasks.prune import Prune, run
 from connectoscope.tasks.train import Train
 from connectoscope.tasks.train import run as train
 from connectoscope.zoo import find_model
-
-RECIPE = """
-name = "tiny"
-version = "1"
-description = "A test."
-seed = 1
-licence = "CC0-1.0"
-data_licences = []
-[architecture]
-name = "unet3d"
-arguments = { outputs = 1, features = [6, 8], kernels = [[[1, 3, 3], [1, 3, 3]], [[3, 3, 3]]], strides = [[1, 2, 2]] }
-[inputs]
-voxel_size = [40.0, 8.0, 8.0]
-[[outputs]]
-name = "synapses"
-meaning = "discs"
-instances = true
-[[volumes]]
-name = "discs"
-published = "nowhere"
-raw = "raw.ome.tif"
-labels = { synapses = "labels.ome.tif" }
-train = [0, 6]
-choose = [6, 8]
-report = [8, 10]
-[sampling]
-patch = [4, 32, 32]
-batch = 2
-centred = { synapses = 0.5 }
-[training]
-steps = 40
-learning_rate = 2e-2
-warm_up = 2
-average = 0.8
-choose_every = 20
-"""
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from connectoscope import cli
 from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.zoo import Bundle, find_model, list_models
@@ -158,3 +159,64 @@ def test_nothing_foreign_is_overwritten(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no model"):
         write_bundle(tmp_path / "thesis", bundle.card, {})
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
+
+
+def run_models(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    code = cli.run(["models", *words])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_model_stands_below_the_one_it_was_made_of(bundle: Bundle) -> None:
+    for name, parent in (("a-grandchild", "z-child"), ("z-child", "small"), ("a-orphan", "gone")):
+        card = bundle.card.model_copy(update={"name": name, "lineage": ({"parent": {"name": parent}},)})
+        write_bundle(bundle.path.with_name(name), card, bundle.load_network().state_dict())
+    names = [b.card.name for b in list_models() if b.path.parent == bundle.path.parent]
+    assert names == ["a-orphan", "small", "z-child", "a-grandchild"]
+
+
+def test_exported_the_network_gives_the_same_elsewhere(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "small.onnx"
+    assert run_models("export", "small", str(out), capsys=capsys)[0] == 0
+    session = onnxruntime.InferenceSession(str(out))
+    torch.manual_seed(1)
+    for shape in ((1, 1, 4, 16, 24), (1, 1, 3, 32, 8)):  # any multiple of the stride
+        image = torch.randn(shape)
+        (found,) = session.run(None, {"image": image.numpy()})
+        with torch.inference_mode():
+            expected = bundle.load_network()(image).sigmoid()
+        torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=0)
+    code, _, message = run_models("export", "small", str(out), capsys=capsys)
+    assert (code, message.count("\n")) == (2, 1)
+    assert "exists" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("export", "small"), "say: connectoscope models export NAME FILE.onnx"),
+        (("export", "small", "a.pt"), "ends in .onnx"),
+        (("list", "small"), "say: connectoscope models list"),
+        (("remove", "synapse-vnc"), "came with connectoscope and stays"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    words: tuple[str, ...], text: str, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, message = run_models(*words, capsys=capsys)
+    assert (code, message.count("\n")) == (2, 1)
+    assert text in message
+
+
+def test_a_removed_model_leaves_what_is_not_its_own(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = bundle.path / "note.txt"
+    note.write_text("mine")
+    assert run_models("remove", "small", capsys=capsys)[0] == 0
+    assert [p.name for p in bundle.path.iterdir()] == ["note.txt"]
+    with pytest.raises(UserError, match="no model"):
+        find_model("small")
