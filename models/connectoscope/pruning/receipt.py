@@ -14,6 +14,8 @@ from torch import Tensor
 from connectoscope.evaluation.voxels import PrecisionRecall
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.pruning.balance import coding_entropy
+from connectoscope.pruning.masks import Rates
 from connectoscope.pruning.wiring import wiring_of
 from connectoscope.volumes.geometry import Index3
 
@@ -58,13 +60,20 @@ def seconds_per_megavoxel(network: UNet3d, tile: Index3, device: str) -> float:
 
 
 def figures(
-    network: UNet3d, curves: Mapping[str, PrecisionRecall], tile: Index3, device: str
+    network: UNet3d,
+    curves: Mapping[str, PrecisionRecall],
+    rates: Rates,
+    likeness: Mapping[str, float],
+    tile: Index3,
+    device: str,
 ) -> dict[str, Any]:
     """One column of the receipt.
 
     Args:
         curves: Of each output, on planes that were not trained on.
+        rates, likeness: Of each layer, on the same planes (:mod:`connectoscope.pruning.rates`).
     """
+    units = np.concatenate(list(rates.values()))
     kept, total = weights_kept(network.arguments, network.state_dict())
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -72,6 +81,8 @@ def figures(
         "weights_not_0": kept,
         "macs_per_voxel": round(macs(network.arguments), 1),
         "seconds_per_megavoxel": round(seconds_per_megavoxel(network, tile, device), 4),
+        "entropy": round(coding_entropy(units) / len(units), 4),
+        "likeness": round(float(np.mean(list(likeness.values()))), 4),
         "average_precision": {name: round(curve.average_precision, 4) for name, curve in curves.items()},
         "f1": {name: round(curve.best()[0], 4) for name, curve in curves.items()},
     }
@@ -89,6 +100,11 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[str]]
             f"{after['seconds_per_megavoxel']:.3f}",
         ],
     ]
+    for what, key in (
+        ("coding entropy of a unit, bits", "entropy"),
+        ("mean |correlation| of units", "likeness"),
+    ):
+        table.append([what, f"{before[key]:.3f}", f"{after[key]:.3f}"])
     for name in after["average_precision"]:
         for metric, key in (("average precision", "average_precision"), ("best F1", "f1")):
             table.append([f"{name}: {metric}", f"{before[key][name]:.3f}", f"{after[key][name]:.3f}"])

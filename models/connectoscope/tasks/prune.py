@@ -63,6 +63,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     from connectoscope.networks.predictor import choose_tile
     from connectoscope.pruning.compact import compacted
     from connectoscope.pruning.pruner import Pruner, Schedule
+    from connectoscope.pruning.rates import OnRates, watching_likeness
     from connectoscope.pruning.receipt import figures, rows
     from connectoscope.pruning.report import report_html
     from connectoscope.training.finish import as_shipped, finish
@@ -135,8 +136,11 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     tile = choose_tile(TIMED, bundle.card.halo.practical, bundle.card.stride)
     sides = {}
     for name, side in (("before", parent), ("after", network)):
-        curves = score_planes(side.to(context.device), recipe, volumes, "choose", context.device)
-        sides[name] = figures(side, curves, tile, context.device)
+        side.to(context.device)
+        rates = OnRates(side)
+        with rates.watching(), watching_likeness(side) as likeness:
+            curves = score_planes(side, recipe, volumes, "choose", context.device)
+        sides[name] = figures(side, curves, rates.values(), likeness, tile, context.device)
     card = bundle.card
     lineage = (
         *card.lineage,

@@ -14,10 +14,26 @@ from connectoscope.pruning.compact import compacted
 from connectoscope.pruning.wiring import wiring_of
 
 
-def trained(seed):
+@st.composite
+def architectures(draw):
+    """Of one to three levels, all shapes of kernels and strides, with and without a stem."""
+    levels = draw(st.integers(1, 3))
+    kernel = st.sampled_from([(1, 1, 3), (1, 3, 3), (3, 3, 3)])
+    row = st.lists(kernel, min_size=1, max_size=2).map(tuple)
+    stride = st.sampled_from([(1, 2, 2), (2, 2, 2), (1, 1, 2)])
+    return UNet3dArguments(
+        outputs=draw(st.integers(1, 2)),
+        features=tuple(draw(st.integers(1, 5)) for _ in range(levels)),
+        kernels=tuple(draw(row) for _ in range(levels)),
+        strides=tuple(draw(stride) for _ in range(levels - 1)),
+        stem=draw(st.sampled_from([(1, 1, 1), (1, 2, 2)])),
+    )
+
+
+def trained(seed, arguments=NET):
     """A network whose batch norms have seen something."""
     torch.manual_seed(seed)
-    network = UNet3d(NET)
+    network = UNet3d(arguments)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm3d):
             torch.nn.init.normal_(module.running_mean, 0, 0.3)
@@ -27,10 +43,10 @@ def trained(seed):
     return network.eval()
 
 
-def pruned(seed, density):
-    network = trained(seed)
+def pruned(seed, density, arguments):
+    network = trained(seed, arguments)
     rng = np.random.default_rng(seed)
-    for layer in wiring_of(NET).layers:
+    for layer in wiring_of(arguments).layers:
         weight = network.get_parameter(layer.weight)
         mask = torch.from_numpy(rng.random((layer.outputs, layer.inputs)) < density)
         with torch.no_grad():
@@ -38,12 +54,13 @@ def pruned(seed, density):
     return network
 
 
-@settings(deadline=None, max_examples=40)
-@given(seed=st.integers(0, 9999), density=st.floats(0, 0.9))
-def test_outputs_are_equal(seed, density):
-    network = pruned(seed, density)
+@settings(deadline=None, max_examples=60)
+@given(arguments=architectures(), seed=st.integers(0, 9999), density=st.floats(0, 0.9))
+def test_outputs_are_equal(arguments, seed, density):
+    network = pruned(seed, density, arguments)
     small = compacted(network)
-    x = torch.randn(1, 1, 3, 16, 24, generator=torch.Generator().manual_seed(seed))
+    shape = [2 * s for s in arguments.total_stride]
+    x = torch.randn(1, 1, *shape, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         torch.testing.assert_close(small(x), network(x), atol=1e-5, rtol=1e-5)
 
