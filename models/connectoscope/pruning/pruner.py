@@ -191,6 +191,11 @@ class Pruner:
         rng = np.random.default_rng([self.seed, step])
         exchange = self.rule in ("rigl", "set") and bool(self.masks)
         chosen = self._exchanged(step, rng) if exchange else self._chosen(rng)
+        for name, mask in chosen.items():
+            if not mask.any():
+                raise UserError(
+                    f"at density {self.density} the layer {name} would lose all its inputs; take more"
+                )
         self._show()
         for name, mask in chosen.items():
             weight = self._weights[name]

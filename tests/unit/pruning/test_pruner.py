@@ -7,6 +7,7 @@ import pytest
 import torch
 from test_rule import NET
 
+from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.pruning.masks import density_of
 from connectoscope.pruning.pruner import Pruner, Schedule
@@ -128,3 +129,15 @@ def test_averaged_weights_are_masked_alike():
         share = masked[layer.weight].float().mean()
         expected = run.kept()[layer.name].mean() if layer.prunable else 1
         assert share == pytest.approx(expected)
+
+
+def test_a_layer_that_would_lose_all_inputs_is_named():
+    run = Run("budgeted-broadcast", 0.4)
+    with torch.no_grad():  # the coarse level hears as little from each unit; the skip has favourites
+        run.network.get_parameter("encoders.1.0.0.weight").fill_(1e-3)
+        skip = run.network.get_parameter("decoders.0.0.0.weight")
+        skip.fill_(1e-6)
+        skip[:3, NET.features[0] :] = 1.0
+    run.optimizer.param_groups[0]["lr"] = 0.0
+    with pytest.raises(UserError, match=r"encoders\.1\.0 would lose all its inputs"):
+        run.go(5)
