@@ -15,7 +15,7 @@ from connectoscope.tasks.segment import Segment
 def run(tmp_path, monkeypatch):
     """run(volume, destination, tile=..., stop_at=..., **parameters): the summary."""
 
-    def choose_tile(grid, halo, stride):
+    def choose_tile(grid, halo, stride, voxels):
         return tuple(c + 2 * h for c, h in zip(run_.core, halo, strict=True))
 
     monkeypatch.setattr(set_up_module, "choose_tile", choose_tile)

@@ -62,6 +62,9 @@ class FilterBundle:
     def halo(self, exact):
         return HALO
 
+    def tile_voxels(self):
+        return 1_000_000
+
     def predictor(self, *, tile, exact, device, precision, threads):
         self.made.append(FilterPredictor(tile))
         return self.made[-1]

@@ -31,7 +31,7 @@ def test_practical_halo_keeps_its_promise(tmp_path, monkeypatch):
     monkeypatch.setattr("connectoscope.networks.predictor.best_precision", lambda device: "float32")
     monkeypatch.setattr(
         "connectoscope.segmentation.setup.choose_tile",
-        lambda grid, halo, stride: tuple(2 * h + c for h, c in zip(halo, (4, 128, 128), strict=True)),
+        lambda grid, halo, stride, voxels: tuple(2 * h + c for h, c in zip(halo, (4, 128, 128), strict=True)),
     )
     made = {}
     for exact in (False, True):

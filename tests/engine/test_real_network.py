@@ -77,7 +77,7 @@ def test_tiles_equal_one_forward_pass_and_a_box_is_cut_out(model, source, tmp_pa
     monkeypatch.setattr(
         set_up_module,
         "choose_tile",
-        lambda grid, halo, stride: tuple(2 * h + c for h, c in zip(halo, (4, 16, 16), strict=True)),
+        lambda grid, halo, stride, voxels: tuple(2 * h + c for h, c in zip(halo, (4, 16, 16), strict=True)),
     )
     path, array = source
     out = tmp_path / "out.ome.zarr"

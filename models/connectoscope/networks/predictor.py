@@ -25,9 +25,10 @@ from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.volumes.geometry import Index3
 
-TILE_VOXELS = (
-    6_000_000  # of the default tile: large enough that the halo is a small share, under 1 GB of features
+TILE_VALUES = (
+    48_000_000  # of the widest activation on the default tile: the halo is a small share, and few fit in 2 GB
 )
+TILE_VOXELS = 6_000_000  # of tiles whose network is not known, and of previews, which must come soon
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

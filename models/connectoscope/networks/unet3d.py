@@ -83,6 +83,13 @@ class UNet3dArguments:
         return self.widths.get(name, self.features[int(name.split(".")[1])])
 
     @property
+    def values_per_voxel(self) -> float:
+        """Values of its widest activation per input voxel: what a tile needs of memory is a few times as much."""
+        stem = self.stem[0] * self.stem[1] * self.stem[2]
+        finest = [self.width(name) for name in self.convolutions() if name.split(".")[1] == "0"]
+        return max(finest) / stem
+
+    @property
     def total_stride(self) -> Index3:
         """Input voxels per voxel of the coarsest level; tile origins and shapes are multiples of it."""
         total = [*self.stem]

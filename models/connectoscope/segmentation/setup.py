@@ -99,4 +99,5 @@ def set_up(volume: Volume, bundle: Bundle, *, box: str | None, level: int, exact
     part = whole if box is None else grid.box_from_level(parse_box(box), level)
     halo, stride = bundle.halo(exact), bundle.card.stride
     # The tile follows from the whole grid, so that a box runs the same tiles.
-    return Setup(volume, bundle, grid, part, Lattice(choose_tile(grid.shape, halo, stride), halo, stride))
+    tile = choose_tile(grid.shape, halo, stride, bundle.tile_voxels())
+    return Setup(volume, bundle, grid, part, Lattice(tile, halo, stride))

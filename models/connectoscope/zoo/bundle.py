@@ -125,6 +125,15 @@ class Bundle:
     def _checksum(self, file: str) -> str | None:
         return {f.name: f.sha256 for f in self.card.files}.get(file)
 
+    def tile_voxels(self) -> int:
+        """Size of a default tile: the narrower the network, the larger, in the same memory."""
+        from connectoscope.networks.predictor import TILE_VALUES, TILE_VOXELS
+        from connectoscope.networks.registry import parse_architecture
+
+        architecture = self.card.architecture
+        arguments = parse_architecture(architecture.name, architecture.arguments)
+        return min(round(TILE_VALUES / arguments.values_per_voxel), 4 * TILE_VOXELS)
+
     def halo(self, exact: bool) -> Index3:
         return self.card.halo.exact if exact else self.card.halo.practical
 
