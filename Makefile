@@ -6,7 +6,7 @@ DEBS := libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon
 # A window needs a screen; without one the tests bring their own.
 SCREEN := $(if $(DISPLAY),,xvfb-run -a -s "-screen 0 1600x1000x24")
 
-.PHONY: setup run test check bench docs scores study-cascade clean
+.PHONY: setup run test check bench docs scores study-cascade study-pruning clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ scores: setup
 # What cascades save and miss on made volumes; measurements are kept in studies/results and not repeated.
 study-cascade: setup
 	$(BIN)/python studies/cascade.py
+
+# Budgeted Broadcast beside its rivals, three folds and seeds; runs are kept in studies/results and not repeated.
+study-pruning: setup
+	$(BIN)/python studies/pruning.py
 
 clean:
 	rm -rf .venv build dist

@@ -23,12 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pruning_report import report
+from pruning_scores import candidates, objects
 from safetensors.torch import load_file, save_file
 
-from connectoscope.evaluation.objects import matched_pairs
-from connectoscope.evaluation.partitions import Contingency
 from connectoscope.evaluation.voxels import histograms
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.pruning.balance import coding_entropy
@@ -37,12 +35,14 @@ from connectoscope.pruning.pruner import Pruner, Rule, Schedule
 from connectoscope.pruning.rates import OnRates, watching_likeness
 from connectoscope.pruning.receipt import macs, weights_kept
 from connectoscope.pruning.wiring import wiring_of
-from connectoscope.segmentation.components import local_labels
 from connectoscope.training.recipe import Recipe, load_recipe
 from connectoscope.training.sampler import LabelledVolume, load_volume
 from connectoscope.training.trainer import CONTEXT, Trainer, predict_planes
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+from peer_torch_pruning import channels_of_greatest_magnitude  # noqa: E402
+
 RECIPE = ROOT / "recipes" / "study-pruning.toml"
 RESULTS = ROOT / "studies" / "results" / "pruning"
 WORK = ROOT / "build" / "studies" / "pruning"
@@ -51,10 +51,6 @@ CHOOSING = 3  # index of the split that β is chosen on: trained on 0-10, scored
 HALVED = 2  # in y and x
 WARM = 400  # updates that dense and pruned networks share
 EVERY = 40  # updates between refreshes; the first one comes when on-rates have been watched for as many
-FLOOR = 2.5e5 / (47.5 * 9.2 * 9.2)  # voxels of the smallest synapse, by the recipe's size floor
-THRESHOLDS = (26, 51, 77, 102, 128, 153, 179, 204, 230, 242)  # of 255, at which objects are scored
-CANDIDATES = 64  # of 255, from which on objects are ranked by their mean probability
-BLOCKS = 4  # a held-out image is cut into 4 x 4 blocks, which the bootstrap draws
 log = logging.getLogger("study")
 
 
@@ -248,26 +244,11 @@ def trained(run: Run, volumes: list[LabelledVolume]) -> tuple[UNet3d, Pruner | N
 
 
 def cut_by_library(trainer: Trainer, density: float) -> Trainer:
-    """Goes on with the channels that torch-pruning leaves: of each layer the share √density, those of greatest magnitude."""
-    import torch_pruning
-
-    network = trainer.network.eval()
-    example = torch.zeros(1, 1, *trainer.recipe.sampling.patch)
-    pruner = torch_pruning.pruner.MagnitudePruner(
-        network,
-        example,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio=1 - density**0.5,
-        ignored_layers=[network.head],
-    )
-    pruner.step()
-    arguments = UNet3dArguments.parse(trainer.recipe.architecture.arguments)
-    state = network.state_dict()
-    widths = {name: len(state[f"{name}.0.weight"]) for name in arguments.convolutions()}
-    cut = replace(arguments, widths=widths)
-    architecture = trainer.recipe.architecture.model_copy(update={"arguments": cut.to_json()})
+    """Goes on with the channels that torch-pruning leaves: of each layer the share √density."""
+    small = channels_of_greatest_magnitude(trainer.network.eval(), 1 - density**0.5)
+    architecture = trainer.recipe.architecture.model_copy(update={"arguments": small.arguments.to_json()})
     recipe = trainer.recipe.model_copy(update={"architecture": architecture})
-    smaller = Trainer(recipe, trainer.volumes, "cpu", state)
+    smaller = Trainer(recipe, trainer.volumes, "cpu", small.state_dict())
     smaller.progress = trainer.progress
     return smaller
 
@@ -319,57 +300,6 @@ def measure(run: Run) -> dict[str, Any]:
     if pruner is not None:
         found["layers"] = {name: float(mask.float().mean()) for name, mask in pruner.masks.items()}
     return found
-
-
-def large(labels: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Objects under the size floor become background."""
-    return np.where(np.bincount(labels.ravel())[labels] >= FLOOR, labels, 0).astype(np.uint32)
-
-
-def true_objects(truth: NDArray[np.bool_]) -> NDArray[np.uint32]:
-    """Pieces of synapses within the held-out sections, also the smallest."""
-    return local_labels(truth.astype(np.uint8), 1)
-
-
-def objects(p: NDArray[np.uint8], truth: NDArray[np.bool_]) -> dict[str, list[list[int]]]:
-    """Found, found in vain and missed in each block of the image, by ``any``/``iou`` (0.3) and threshold."""
-    true = true_objects(truth)
-    counts = {}
-    for threshold in THRESHOLDS:
-        found = large(local_labels(p, threshold))
-        table = Contingency.of(found, true)
-        for kind, iou in (("any", 0.0), ("iou", 0.3)):
-            pairs = matched_pairs(table, iou)
-            blocks = np.zeros((BLOCKS * BLOCKS, 3), np.int64)
-            hit, called = {t for _, t in pairs}, {f for f, _ in pairs}
-            for label, block in _blocks(true).items():
-                blocks[block, 0 if label in hit else 2] += 1
-            for label, block in _blocks(found).items():
-                blocks[block, 1] += label not in called
-            counts[f"{kind}-{threshold}"] = blocks.tolist()
-    return counts
-
-
-def candidates(p: NDArray[np.uint8], truth: NDArray[np.bool_]) -> dict[str, Any]:
-    """Mean probability of each object at a low threshold, and whether it is a synapse; number of synapses."""
-    true = true_objects(truth)
-    found = large(local_labels(p, CANDIDATES))
-    right = {f for f, _ in matched_pairs(Contingency.of(found, true))}
-    ids = [int(i) for i in np.unique(found) if i]
-    return {
-        "ranked": [[round(float(p[found == i].mean()), 2), i in right] for i in ids],
-        "true": int(true.max()),
-    }
-
-
-def _blocks(labels: NDArray[np.uint32]) -> dict[int, int]:
-    """In which block of the image, cut into BLOCKS x BLOCKS, the middle of each object lies."""
-    sides = [n // BLOCKS for n in labels.shape[1:]]
-    result = {}
-    for label in np.unique(labels[labels > 0]):
-        _, y, x = (int(np.median(axis)) for axis in np.nonzero(labels == label))
-        result[int(label)] = (y // sides[0]) * BLOCKS + x // sides[1]
-    return result
 
 
 def main() -> None:

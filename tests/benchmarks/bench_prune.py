@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from bench_segment import SHAPE, make_volume
+from peer_torch_pruning import channels_of_greatest_magnitude
 from section import Section
 
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
@@ -38,26 +38,10 @@ def masked(network: UNet3d, density: float) -> UNet3d:
 
 
 def cut_by_library(network: UNet3d, wanted: float) -> UNet3d:
-    """torch-pruning takes the same share of the channels of all layers, until the multiplications are as wanted."""
-    import torch_pruning
-
-    for share in np.linspace(0.3, 0.7, 41):
-        state = network.state_dict()
-        copy = UNet3d(network.arguments).eval()
-        copy.load_state_dict(state)
-        torch_pruning.pruner.MagnitudePruner(
-            copy,
-            torch.zeros(1, 1, 4, 64, 64),
-            importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
-            pruning_ratio=float(share),
-            ignored_layers=[copy.head],
-        ).step()
-        widths = {n: len(copy.state_dict()[f"{n}.0.weight"]) for n in network.arguments.convolutions()}
-        small = UNet3d(replace(network.arguments, widths=widths))
-        small.load_state_dict(copy.state_dict())
-        if macs(small.arguments) <= wanted:
-            break
-    return small.eval()
+    """torch-pruning takes more and more channels, until the multiplications are as wanted."""
+    shares = np.linspace(0.3, 0.7, 41)
+    every = (channels_of_greatest_magnitude(network, float(share)) for share in shares)
+    return next(small for small in every if macs(small.arguments) <= wanted)
 
 
 def narrow(arguments: UNet3dArguments, wanted: float) -> UNet3d:
