@@ -1,4 +1,4 @@
-"""Recipes and benchmarks are scripts: their folders are put on the path, as when they run."""
+"""Recipes, studies and benchmarks are scripts: their folders are put on the path, as when they run."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-for folder in ("recipes", "tests/benchmarks"):
+for folder in ("recipes", "studies", "tests/benchmarks"):
     sys.path.append(str(ROOT / folder))
