@@ -25,9 +25,7 @@ from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.volumes.geometry import Index3
 
-TILE_VALUES = (
-    48_000_000  # of the widest activation on the default tile: the halo is a small share, and few fit in 2 GB
-)
+TILE_VALUES = 144_000_000  # that one convolution reads and writes on the default tile, which runs in 2 GB
 TILE_VOXELS = 6_000_000  # of tiles whose network is not known, and of previews, which must come soon
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

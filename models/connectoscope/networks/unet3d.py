@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -84,10 +85,18 @@ class UNet3dArguments:
 
     @property
     def values_per_voxel(self) -> float:
-        """Values of its widest activation per input voxel: what a tile needs of memory is a few times as much."""
+        """Values that its widest convolution at the finest level reads and writes, per input voxel.
+
+        What a tile needs of memory is a few times as much.
+        """
         stem = self.stem[0] * self.stem[1] * self.stem[2]
-        finest = [self.width(name) for name in self.convolutions() if name.split(".")[1] == "0"]
-        return max(finest) / stem
+        row = range(len(self.kernels[0]))
+        encoder = [self.in_channels * stem, *(self.width(f"encoders.0.{i}") for i in row)]
+        pairs = list(pairwise(encoder))
+        if len(self.features) > 1:
+            joined = self.width("ups.0") + encoder[-1]
+            pairs += pairwise([joined, *(self.width(f"decoders.0.{i}") for i in row)])
+        return max(a + b for a, b in pairs) / stem
 
     @property
     def total_stride(self) -> Index3:
