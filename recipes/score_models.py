@@ -1,7 +1,8 @@
 """Scores of the bundled models on the reporting planes of their recipes, by the commands that users have.
 
 Runs ``connectoscope segment`` on the whole volume of the recipe with the shipped file, ``connectoscope evaluate`` on
-the reporting planes for each output, and writes the figures on the card, with the command that gives them again.
+the reporting planes for each output, and writes the figures on the card, with the command that gives them again. The seconds
+of a pruned model's receipt are measured again, too.
 
     make scores                      all bundled models
     python recipes/score_models.py synapse-vnc
@@ -16,9 +17,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from connectoscope.networks.predictor import choose_tile
+from connectoscope.pruning.receipt import seconds_per_megavoxel
+from connectoscope.tasks.prune import TIMED
 from connectoscope.training.recipe import Recipe, find_data
 from connectoscope.volumes import open_volume
-from connectoscope.zoo import Bundle, find_model
+from connectoscope.zoo import Bundle, Card, find_model
 from connectoscope.zoo.bundle import bundled_models, write_card
 from connectoscope.zoo.card import Score
 
@@ -66,6 +70,20 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
     return scores
 
 
+def timed_again(card: Card) -> Card:
+    """The seconds of a pruned model's receipt, on this machine as it is now: training leaves it busy."""
+    if not card.lineage or "receipt" not in card.lineage[-1]:
+        return card
+    step = json.loads(json.dumps(card.lineage[-1]))
+    for side, name in (("before", step["parent"]["name"]), ("after", card.name)):
+        model = find_model(name)
+        tile = choose_tile(TIMED, model.card.halo.practical, model.card.stride)
+        seconds = seconds_per_megavoxel(model.load_network(), tile, "cpu")
+        step["receipt"][side]["seconds_per_megavoxel"] = round(seconds, 4)
+        sys.stdout.write(f"{name} seconds per megavoxel {seconds:.3f}\n")
+    return card.model_copy(update={"lineage": (*card.lineage[:-1], step)})
+
+
 def main() -> None:
     names = sys.argv[1:] or sorted(path.name for path in bundled_models().iterdir() if path.is_dir())
     for name in names:
@@ -73,7 +91,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             scores = score(bundle, Path(folder))
         kept = tuple(s for s in bundle.card.scores if s.split != "report")
-        write_card(bundle.path, bundle.card.model_copy(update={"scores": kept + tuple(scores)}))
+        card = bundle.card.model_copy(update={"scores": kept + tuple(scores)})
+        write_card(bundle.path, timed_again(card))
 
 
 if __name__ == "__main__":
