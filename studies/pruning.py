@@ -107,9 +107,7 @@ ARMS = {
         ),
     )
 }
-REPEATED = (
-    "dense", "bb-in-0.3", "bb-out-0.3", "magnitude-0.3", "channels-taught", "narrow-channels"
-)  # fmt: skip
+REPEATED = ("dense", "bb-in-0.3", "bb-out-0.3", "magnitude-0.3", "channels-taught", "narrow-channels")
 
 
 @dataclass(frozen=True)
