@@ -120,11 +120,16 @@ def chunked_by(
 ) -> ts.TensorStore:
     """A TensorStore whose chunks are made by ``read(slices)``; decoded chunks go through the cache pool.
 
-    ``read`` is called from several threads at once.
+    ``read`` is called from several threads at once. Whatever it raises, a reader of the store sees a ValueError.
     """
 
     def fill(domain: ts.IndexDomain, array: np.ndarray[Any, Any], _parameters: Any) -> None:
-        array[...] = read(tuple(slice(int(i.inclusive_min), int(i.exclusive_max)) for i in domain))
+        try:
+            array[...] = read(tuple(slice(int(i.inclusive_min), int(i.exclusive_max)) for i in domain))
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # decoders raise nearly everything on damaged data
+            raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
 
     return ts.virtual_chunked(
         read_function=fill,
