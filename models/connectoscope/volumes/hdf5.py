@@ -75,6 +75,7 @@ def _image(path: Path, dataset: h5py.Dataset, name: str) -> FileImage:
         axes=axes,
         levels=(FileLevel(lazy_dataset(dataset), scale, translation),),
         unit=unit,
+        channels=tuple(_text(c) for c in np.ravel(dataset.attrs.get("channels", ()))),
         warnings=warnings,
         metadata=f"{dataset.shape} {dataset.dtype} {sorted((k, str(v)) for k, v in dataset.attrs.items())}",
         stamp=file_stamp(path),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from format_files import FORMATS, Given
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from connectoscope.errors import UserError
+from connectoscope.jobs.context import Context
+from connectoscope.tasks import convert
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box, convert_length
 
@@ -55,3 +59,76 @@ def test_what_was_written_is_read(name: str, data: st.DataObject) -> None:
         assert found == pytest.approx(wanted, rel=1e-6, abs=1e-6)
         assert all(level.array.domain.origin == (0, 0, 0) for level in volume.levels)
         assert len(volume.identity()["chunks"]) == 64
+
+
+TARGETS = ("a.ome.zarr", "b.ome.zarr", "a.n5", "a.precomputed", "a.h5", "a.ome.tif")
+
+
+def as_written(source: str, folder: Path, target: str, **parameters: object):
+    destination = folder / target
+    version = "0.4" if target.startswith("b") else "0.5"
+    task = convert.Convert(source=source, destination=str(destination), version=version, **parameters)
+    convert.run(task, Context.local(folder / f"{target}.job"))
+    assert not list(folder.glob("*.part"))
+    return open_volume(destination)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_converts_to_every_other(name: str, tmp_path: Path) -> None:
+    form = FORMATS[name]
+    dtype = np.dtype("u1") if "u1" in form.dtypes else np.dtype(form.dtypes.split()[-1])
+    pixels = np.random.default_rng(0).integers(0, 100, (5, 11, 7)).astype(dtype)
+    made = tmp_path / "made"
+    made.mkdir()
+    source = form.write(made, Given(pixels))
+    size = {} if "scale" in form.keeps else {"voxel_size": "40,4,8nm"}
+    before = open_volume(source, **size)
+    for target in TARGETS:
+        if dtype == "u8" and target == "a.ome.tif":
+            with pytest.raises(UserError, match="OME-TIFF cannot hold uint64"):
+                as_written(source, tmp_path, target)
+            continue
+        after = as_written(source, tmp_path, target, **size)
+        assert (after.shape, after.dtype) == (before.shape, before.dtype)
+        np.testing.assert_array_equal(after.read(Box.of(after.shape)), before.read(Box.of(before.shape)))
+        assert after.voxel_size_nm() == pytest.approx(before.voxel_size_nm(), rel=1e-6)
+        places = [convert_length(v.levels[0].translation, v.unit, "nanometer") for v in (after, before)]
+        assert places[0] == pytest.approx(places[1], rel=1e-6, abs=1e-6)
+        if target != "a.precomputed":  # it knows only nanometres
+            assert after.unit == before.unit
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(data=st.data())
+def test_whatever_is_converted_comes_back(target: str, data: st.DataObject) -> None:
+    """Shapes also 1-thick, all numbers, channels and times, boxes, units, offsets off the grid."""
+    dtypes = {
+        "a.n5": "u1 i1 u2 i4 u8 f8",
+        "a.precomputed": "u1 i1 u2 u4 u8 f4",
+        "a.ome.tif": "u1 i2 u4 f4 f8",
+    }
+    dtype = np.dtype(data.draw(st.sampled_from(dtypes.get(target, "u1 i1 u2 i8 u8 f2 f4 f8").split())))
+    lead = data.draw(st.sampled_from([(), (2,), (2, 3)])) if target != "a.precomputed" else ()
+    axes = {0: "zyx", 1: "czyx", 2: "tczyx"}[len(lead)]
+    shape = data.draw(SIDES)
+    pixels = np.random.default_rng(0).integers(0, 100, (*lead, *shape)).astype(dtype)
+    scale = data.draw(SCALES)
+    whole = target == "a.precomputed"
+    place = data.draw(PLACES)
+    offset = tuple((p if whole else p / 7) * s for p, s in zip(place, scale, strict=True))
+    unit = data.draw(st.sampled_from(["nm", "um", "angstrom"]))
+    with tempfile.TemporaryDirectory() as name, h5py.File(f"{name}/source.h5", "w") as file:
+        made = file.create_dataset("raw", data=pixels)
+        made.attrs.update({"axes": axes, "resolution": scale, "offset": offset, "units": unit})
+        file.flush()
+        after = as_written(f"{name}/source.h5", Path(name), target)
+        before = open_volume(f"{name}/source.h5")
+        assert "".join(after.axes).strip("tc") in ("zyx", "xyz", "yx")
+        for k in np.ndindex(*lead):
+            choice = dict(zip(("channel", "time"), k[::-1], strict=False))
+            found = open_volume(f"{name}/{target}", **choice)
+            np.testing.assert_array_equal(found.read(Box.of(shape)), pixels[k])
+        assert after.voxel_size_nm() == pytest.approx(before.voxel_size_nm(), rel=1e-9)
+        places = [convert_length(v.levels[0].translation, v.unit, "nanometer") for v in (after, before)]
+        assert places[0] == pytest.approx(places[1], rel=1e-9, abs=1e-6)
