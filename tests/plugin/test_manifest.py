@@ -50,9 +50,14 @@ def test_reader_takes_what_we_read(volume_path, tmp_path):
         "e.h5",
         "https://x.org/f.ome.zarr",
         "g.h5::/raw",
+        *(f"h{ending}" for ending in readers.KNOWN),
     ):
         assert readers.get_reader(name) is not None, name
     assert readers.get_reader(["a.zarr", "b.png"]) is None
+    patterns = set(MANIFEST.contributions.readers[0].filename_patterns)
+    assert patterns == {
+        f"*{ending}" for ending in (*readers.KNOWN, ".ome.zarr", ".ome.tif", ".ome.tiff", ".csv")
+    }
     ((_, options, kind),) = readers.get_reader(str(volume_path))(str(volume_path))
     assert kind == "image"
     assert options["scale"] == (40.0, 4.0, 4.0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from connectoscope.errors import UserError
+from connectoscope.volumes.endings import ENDINGS, short_name
 from connectoscope.volumes.framing import FileImage, frame
 from connectoscope.volumes.samples import PREFIX, sample_path
 from connectoscope.volumes.stores import REMOTE_SCHEMES, Location, is_url
@@ -20,13 +21,6 @@ _READABLE = (
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _IMAGE_MAGICS = (b"\x89PNG", b"\xff\xd8\xff")
-FILE_ENDINGS = (
-    ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".npy", ".mrc", ".map", ".rec", ".st", ".ali", ".mrcs", ".nrrd",
-    ".nhdr", ".nii", ".nii.gz", ".xml", ".png", ".jpg", ".jpeg",
-)  # fmt: skip
-"""Endings of the files that are opened. What is in a file is told by its first bytes, not by them."""
-FOLDER_ENDINGS = (".zarr", ".n5", ".precomputed")
-_ENDINGS = (".ome", ".gz", *FILE_ENDINGS, *FOLDER_ENDINGS)
 _FOLDERS = {"precomputed": "info", "n5": "attributes.json"}  # the file that tells each kind
 _METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray", *_FOLDERS.values())
 _HEAD = 1024
@@ -157,7 +151,7 @@ def _read_file(path: Path, inner: str) -> FileImage:
         return read_mrc(path, name)
     if not head:
         raise UserError(f"{path} is an empty file: fetch it again from its source")
-    if path.name.lower().endswith(_ENDINGS):
+    if path.name.lower().endswith(ENDINGS):
         raise UserError(
             f"{path} is not what its name says (damaged or incomplete?): fetch it again from its source"
         )
@@ -166,25 +160,14 @@ def _read_file(path: Path, inner: str) -> FileImage:
 
 def _read_npy(path: Path) -> FileImage:
     from connectoscope.volumes.memory import read_array
-    from connectoscope.volumes.stores import file_stamp
+    from connectoscope.volumes.stores import file_stamp, first_line
 
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no readable NumPy array (damaged?): {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # its header is Python, so reading it raises nearly everything
+        raise UserError(f"{path} is no readable NumPy array (damaged?): {first_line(error)}") from error
     image = read_array(array)
     facts = {"source": str(path), "name": short_name(path.name), "format": "NumPy", "stamp": file_stamp(path)}
     return FileImage(**{**vars(image), **facts})
-
-
-def short_name(path: str) -> str:
-    """The last part of a path or URL without the endings of image formats."""
-    name = path.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
-    while True:
-        stem = name
-        for ending in _ENDINGS:
-            if stem.lower().endswith(ending) and len(stem) > len(ending):
-                stem = stem[: -len(ending)]
-        if stem == name:
-            return name
-        name = stem

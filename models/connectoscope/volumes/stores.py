@@ -21,13 +21,10 @@ REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 
 @functools.cache
 def context() -> ts.Context:
-    """The process-wide pool for decoded chunks (256 MB) and patience with slow servers."""
-    return ts.Context(
-        {
-            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
-            "http_request_retries": {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"},
-        }
-    )
+    """The process-wide pool for decoded chunks (256 MB) and patience with slow servers: a few seconds, then a word."""
+    patience = {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"}
+    retries = {f"{server}_request_retries": patience for server in ("http", "s3", "gcs")}
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, **retries})
 
 
 def is_url(text: str) -> bool:
