@@ -46,7 +46,7 @@ def data_file(xml: Path) -> Path:
     found = None
     try:
         found = ElementTree.parse(xml).getroot().find(".//ImageLoader/hdf5")
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # also an encoding that is none
         raise UserError(f"{xml} is damaged ({error}); restore it from the original") from error
     if found is None or not found.text:
         raise UserError(f"{xml} names no HDF5 file; open its data (N5 or OME-Zarr) directly")

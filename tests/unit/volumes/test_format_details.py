@@ -242,6 +242,9 @@ def test_bigdataviewer_levels_channels_and_times(tmp_path: Path) -> None:
     data.unlink()
     with pytest.raises(UserError, match="put it beside the XML"):
         open_volume(path)
+    path.write_text(path.read_text().replace("UTF-8", "WTF-8"))
+    with pytest.raises(UserError, match="is damaged"):
+        open_volume(path)
 
 
 # N5 and precomputed
