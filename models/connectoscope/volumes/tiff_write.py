@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -44,34 +45,29 @@ def write_ome_tiff(
     options: dict[str, Any] = {
         "photometric": "minisblack", "compression": "zlib", "tile": (_TILE, _TILE), "metadata": None,
     }  # fmt: skip
-    with (
-        tempfile.TemporaryDirectory(dir=path.parent) as scratch,
-        tifffile.TiffWriter(path, bigtiff=True) as tif,
-    ):
-        shapes = [(pages, *spec.level_shape(level)[1:]) for level in range(len(spec.factors))]
-        coarser: list[Array] = [
-            np.memmap(Path(scratch) / str(k), spec.dtype, "w+", shape=shape)
-            for k, shape in enumerate(shapes[1:])
+    with contextlib.ExitStack() as stack:
+        coarser = [
+            stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in range(len(spec.factors) - 1)
         ]
-        for level, shape in enumerate(shapes):
-            tiles = (
-                _first_tiles(spec, read, source_chunks, coarser, progress)
-                if level == 0
-                else (tile for section in coarser[level - 1] for tile in _tiles(section))
-            )
-            more: dict[str, Any] = (
-                {"subifds": len(coarser), "description": _ome(spec).encode("ascii", "xmlcharrefreplace")}
-                if level == 0
-                else {"subfiletype": 1}
-            )
-            tif.write(tiles, shape=shape, dtype=spec.dtype, **options, **more)
-        del coarser
+        tif = stack.enter_context(tifffile.TiffWriter(path, bigtiff=True))
+        tif.write(
+            _first_tiles(spec, read, source_chunks, coarser, progress),
+            shape=(pages, *spec.shape[1:]),
+            dtype=spec.dtype,
+            subifds=len(coarser),
+            description=_ome(spec).encode("ascii", "xmlcharrefreplace"),
+            **options,
+        )
+        for level, file in enumerate(coarser, 1):
+            shape = spec.level_shape(level)[1:]
+            tiles = _tiles_again(file, shape, spec.dtype)
+            tif.write(tiles, shape=(pages, *shape), dtype=spec.dtype, subfiletype=1, **options)
 
 
 def _first_tiles(
-    spec: ImageSpec, read: Read, source_chunks: Index3, coarser: list[Array], progress: Progress
+    spec: ImageSpec, read: Read, source_chunks: Index3, coarser: Sequence[IO[bytes]], progress: Progress
 ) -> Iterator[Array]:
-    """Tiles of all sections of the finest level, in order; fills ``coarser`` on the way."""
+    """Tiles of all sections of the finest level, in order; the coarser ones go to files on the way, row by row."""
     length, height, width = spec.shape
     multiple = max(_TILE, spec.factors[-1][1])
     row = width * spec.dtype.itemsize
@@ -87,16 +83,21 @@ def _first_tiles(
         progress(done, len(starts))
         box = Box((z, y, 0), (min(z + depth, length), min(y + rows, height), width))
         band = read(lead, box)
-        first = int(np.ravel_multi_index(lead, spec.lead_shape)) * length + z if lead else z
         part = band
-        for level, array in enumerate(coarser, 1):
+        for level, file in enumerate(coarser, 1):
             finer, factor = spec.factors[level - 1], spec.factors[level]
             part = downsample(part, (1, factor[1] // finer[1], factor[2] // finer[2]), labels=spec.is_labels)
-            top = y // factor[1]
-            array[first : first + len(part), top : top + part.shape[1]] = part
+            file.write(part.tobytes())
         for section in band:
             yield from _tiles(section)
     progress(len(starts), len(starts))
+
+
+def _tiles_again(file: IO[bytes], shape: tuple[int, int], dtype: np.dtype[Any]) -> Iterator[Array]:
+    """Tiles of the sections of ``shape`` (y, x) in a file of bare voxels."""
+    file.seek(0)
+    while data := file.read(math.prod(shape) * dtype.itemsize):
+        yield from _tiles(np.frombuffer(data, dtype).reshape(shape))
 
 
 def _tiles(section: Array) -> Iterator[Array]:

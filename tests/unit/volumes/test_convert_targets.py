@@ -13,7 +13,7 @@ import tifffile
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks import convert
-from connectoscope.volumes import downsample, open_volume, read_marks
+from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
 from connectoscope.volumes.geometry import Box
 
 SHAPE = (20, 300, 290)
@@ -63,7 +63,9 @@ def test_pyramids_are_those_of_ome_zarr(tmp_path: Path, source, name: str) -> No
     assert read_marks(other)["finished"] is True
 
 
-def test_ome_tiff_has_a_pyramid_in_y_and_x(tmp_path: Path) -> None:
+@pytest.mark.parametrize("band", [2**26, 2**18])  # several sections at a time; a part of one
+def test_ome_tiff_has_a_pyramid_in_y_and_x(tmp_path: Path, monkeypatch, band: int) -> None:
+    monkeypatch.setattr(tiff_write, "_BAND_BYTES", band)
     pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 700, 1100)).astype("u1")
     metadata = {"axes": "CZYX", "Channel": {"Name": ["a<b", "µ"]}}
     tifffile.imwrite(tmp_path / "in.ome.tif", pixels, photometric="minisblack", metadata=metadata)
