@@ -194,7 +194,7 @@ def _write_file(
 ) -> None:
     """Write a single file in the job's folder, then move it into place: half of one is never there."""
     from connectoscope.blockwise.destination import put_file
-    from connectoscope.volumes.marks import set_marks
+    from connectoscope.volumes.marks import marks_file, set_marks
 
     new = context.scratch / f"new{destination.suffix}"
     try:
@@ -203,6 +203,8 @@ def _write_file(
         set_marks(destination, **marks)  # first, so that a file of ours is never without
         put_file(new, destination)
     except OSError as error:
+        if not destination.exists():
+            marks_file(destination).unlink(missing_ok=True)
         raise Stopped(
             f"{destination} cannot be written ({error.strerror or error}); make room and start it again"
         ) from error

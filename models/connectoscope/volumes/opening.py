@@ -84,7 +84,7 @@ def _read(source: str) -> FileImage:
 
 def _read_local_folder(path: Path, inner: str, kind: str | None) -> FileImage:
     location = Location(str(path)).child(inner)
-    if kind is None and not any((Path(location.text) / name).exists() for name in _METADATA):
+    if kind is None and not any((Path(location.text) / name).is_file() for name in _METADATA):
         from connectoscope.volumes.images import images_in, read_images
 
         images, doubts = images_in(path)
@@ -94,9 +94,9 @@ def _read_local_folder(path: Path, inner: str, kind: str | None) -> FileImage:
 
 
 def _read_folder(location: Location, kind: str | None) -> FileImage:
-    """A chunked format, local or remote; ``kind`` is asked of what is there unless it is known or named as zarr."""
+    """A chunked format, local or remote; which one is asked of what is there, of a server only if it is not named."""
     name = short_name(location.text)
-    if kind is None and ".zarr" not in location.text.lower():
+    if kind is None and not (location.remote and ".zarr" in location.text.lower()):
         kind = next((k for k, key in _FOLDERS.items() if location.read_json(key) is not None), None)
     if kind == "precomputed":
         from connectoscope.volumes.precomputed import read_precomputed

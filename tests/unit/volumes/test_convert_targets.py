@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from connectoscope.errors import Cancelled, UserError
+from connectoscope.blockwise import destination as places
+from connectoscope.errors import Cancelled, Stopped, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks import convert
 from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
@@ -111,11 +112,9 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, source, name: str) -> None
     assert not list((tmp_path / "job2").rglob("new*"))
     destination, summary = converted(tmp_path, path, name)
     np.testing.assert_array_equal(open_volume(destination).read(Box.of(SHAPE)), pixels)
-    assert (
-        json.loads((tmp_path / f"{name}.json").read_text())["connectoscope"]["summary"]
-        == summary | {"destination": str(destination)}
-        or read_marks(destination)["finished"]
-    )
+    marks = read_marks(destination)
+    assert (marks["finished"], marks["signature"]["task"]) == (True, "convert")
+    assert (tmp_path / f"{name}.json").is_file()
     stamp = destination.stat().st_mtime_ns
     assert converted(tmp_path, path, name)[1] == summary
     assert destination.stat().st_mtime_ns == stamp
@@ -123,6 +122,16 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, source, name: str) -> None
         converted(tmp_path, path, name, box="0:1,0:9,0:9")
     again = Context.local(tmp_path / "job4", overwrite=True)
     assert converted(tmp_path, path, name, again, box="0:1,0:9,0:9")[1]["shape"] == [1, 9, 9]
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path, source, monkeypatch) -> None:
+    def full(new: Path, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(places, "put_file", full)
+    with pytest.raises(Stopped, match=r"No space left on device\); make room and start it again"):
+        converted(tmp_path, source[0], "out.h5")
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])
