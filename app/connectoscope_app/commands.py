@@ -11,6 +11,7 @@ from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog
 
 from connectoscope.tasks.base import MenuEntry, Task, load_task, task_names
+from connectoscope.volumes.endings import FILE_ENDINGS, OTHER_ENDINGS
 from connectoscope_app import diagnostics
 from connectoscope_app.actions import Command
 from connectoscope_app.browser import short_name
@@ -22,7 +23,10 @@ from connectoscope_app.samples import bundled_samples
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
 
-_FILTER = "Volumes (*.tif *.tiff *.h5 *.hdf5 *.hdf *.npy *.zarr *.json);;All files (*)"
+_OPEN_FILE = "Open a TIFF, HDF5, MRC, NRRD, NIfTI or NumPy file"
+_OPEN_FOLDER = "Open an OME-Zarr, N5 or precomputed volume, or a folder of images"
+_PATTERNS = " ".join(f"*{ending}" for ending in (*FILE_ENDINGS, *OTHER_ENDINGS, ".zarr", ".json"))
+_FILTER = f"Volumes ({_PATTERNS});;All files (*)"
 _MOST_KEYS = 9  # short cuts made from a number
 
 
@@ -53,8 +57,8 @@ def _file(window: MainWindow) -> list[Command]:
         return Command("File", title, tip, run, keys, group)  # type: ignore[arg-type]
 
     return [
-        command("Open File…", "Open a TIFF or HDF5 file", partial(open_file, window), "Ctrl+O", 0),
-        command("Open Folder…", "Open an OME-Zarr folder", partial(open_folder, window), "Ctrl+Shift+O", 0),
+        command("Open File…", _OPEN_FILE, partial(open_file, window), "Ctrl+O", 0),
+        command("Open Folder…", _OPEN_FOLDER, partial(open_folder, window), "Ctrl+Shift+O", 0),
         command("Open URL…", "Open a volume on the web", partial(open_url, window), "Ctrl+U", 0),
         command("Save Screenshot…", "Save what the viewer shows as an image", partial(save_screenshot, window),
                 "Ctrl+Shift+S", 2),
@@ -181,7 +185,7 @@ def open_file(window: MainWindow) -> None:
 def open_folder(window: MainWindow) -> None:
     _open_chosen(
         window,
-        QFileDialog.getExistingDirectory(window, "Open an OME-Zarr folder", window.settings.last_folder),
+        QFileDialog.getExistingDirectory(window, "Open a volume folder", window.settings.last_folder),
     )
 
 

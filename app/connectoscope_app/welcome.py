@@ -37,8 +37,12 @@ class WelcomePage(QWidget):
         buttons.setSpacing(10)
         buttons.addStretch(1)
         for text, tip, signal in (
-            ("Open &file…", "Open a TIFF or HDF5 file (Ctrl+O)", self.file_wanted),
-            ("Open fol&der…", "Open an OME-Zarr folder (Ctrl+Shift+O)", self.folder_wanted),
+            ("Open &file…", "Open a TIFF, HDF5, MRC, NRRD, NIfTI or NumPy file (Ctrl+O)", self.file_wanted),
+            (
+                "Open fol&der…",
+                "Open an OME-Zarr, N5 or precomputed volume, or a folder of images (Ctrl+Shift+O)",
+                self.folder_wanted,
+            ),
             ("Open &URL…", "Open a volume on the web (Ctrl+U)", self.url_wanted),
         ):
             button = QPushButton(text)

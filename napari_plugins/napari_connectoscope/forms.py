@@ -21,6 +21,7 @@ from superqt import QCollapsible
 
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
+from connectoscope.volumes.endings import short_name
 from napari_connectoscope.fields import (
     BoxField,
     ChecksField,
@@ -350,11 +351,7 @@ def command_line(task: Task, values: Mapping[str, Any]) -> str:
 def default_destination(source: str, what: str, ending: str = ".ome.zarr") -> str:
     """``NAME-WHAT`` and the ending, beside the source where that can be written, else in the user's documents."""
     name = source.removeprefix(LAYER_PREFIX).removeprefix("sample:").split("::")[0].rstrip("/\\")
-    stem = Path(name).name
-    for known in (".ome.zarr", ".zarr", ".ome.tiff", ".ome.tif", ".tiff", ".tif", ".hdf5", ".h5"):
-        if stem.lower().endswith(known):
-            stem = stem[: -len(known)]
-            break
+    stem = short_name(name)
     stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in stem).strip("._") or "volume"
     folder = Path(name).parent if Path(name).is_absolute() and "connectoscope_resources" not in name else None
     if folder is None or not os.access(folder, os.W_OK):

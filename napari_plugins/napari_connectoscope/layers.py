@@ -220,12 +220,14 @@ def _warm_up() -> None:
 
 
 def is_labels(source: str) -> bool:
-    """Whether a local OME-Zarr says of itself that it holds labels (``image-label`` in its metadata)."""
-    for name in ("zarr.json", ".zattrs"):
+    """Whether a local OME-Zarr or precomputed volume says of itself that it holds labels."""
+    for name in ("zarr.json", ".zattrs", "info"):
         try:
             attributes = json.loads((Path(source) / name).read_text())
         except (OSError, ValueError):
             continue
+        if name == "info":
+            return bool(attributes.get("type") == "segmentation")
         attributes = attributes.get("attributes", attributes)
         return "image-label" in attributes or "image-label" in attributes.get("ome", {})
     return False

@@ -10,20 +10,21 @@ from napari.utils import Colormap
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume, read_attributes
+from connectoscope.volumes.endings import FILE_ENDINGS, FOLDER_ENDINGS
 from napari_connectoscope.layers import LayerData, is_labels, volume_layers
 from napari_connectoscope.points import is_points, points_layers
 from napari_connectoscope.results import label_layers, probability_layers
 
+KNOWN = (*FOLDER_ENDINGS, *FILE_ENDINGS)  # PNG and the like are rather pictures, and napari's
 _CHANNELS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
     """npe2's entry: our reader where every path is of a kind that we read."""
     paths = [path] if isinstance(path, str) else list(path)
-    known = (".zarr", ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".npy")
     names = [p.partition("::")[0].rstrip("/\\").lower() for p in paths]
     readable = (
-        is_points(one) if name.endswith(".csv") else name.endswith(known)
+        is_points(one) if name.endswith(".csv") else name.endswith(KNOWN)
         for one, name in zip(paths, names, strict=True)
     )  # a CSV may be anybody's
     return read if all(readable) else None

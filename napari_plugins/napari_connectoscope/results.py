@@ -14,7 +14,7 @@ from napari.layers import Image, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
-from connectoscope.volumes import open_volume, read_attributes
+from connectoscope.volumes import open_volume, read_marks
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
 from napari_connectoscope.layers import (
@@ -132,7 +132,7 @@ def _add(viewer: ViewerModel, layer: Layer, pyramid: LivePyramid | None) -> Laye
 
 def _is_live(path: str) -> bool:
     """Whether the result says of itself that it is unfinished."""
-    return read_attributes(path).get("finished") is False
+    return read_marks(path).get("finished") is False
 
 
 def probability_layers(

@@ -50,9 +50,14 @@ def test_reader_takes_what_we_read(volume_path, tmp_path):
         "e.h5",
         "https://x.org/f.ome.zarr",
         "g.h5::/raw",
+        *(f"h{ending}" for ending in readers.KNOWN),
     ):
         assert readers.get_reader(name) is not None, name
     assert readers.get_reader(["a.zarr", "b.png"]) is None
+    patterns = set(MANIFEST.contributions.readers[0].filename_patterns)
+    assert patterns == {
+        f"*{ending}" for ending in (*readers.KNOWN, ".ome.zarr", ".ome.tif", ".ome.tiff", ".csv")
+    }
     ((_, options, kind),) = readers.get_reader(str(volume_path))(str(volume_path))
     assert kind == "image"
     assert options["scale"] == (40.0, 4.0, 4.0)
@@ -139,7 +144,7 @@ def test_plans_and_points_in_napari_itself(make_napari_viewer, volume_path, tmp_
     plan.plotted.emit({"name": "Time against recall", "series": {"two levels": [[0.1, 0.9], [0.2, 1.0]]}})
     plan.metric.emit({"name": "curve", "step": 1, "values": {"loss": 2.0}})
     plan.metric.emit({"name": "curve", "step": 2, "values": {"loss": 1.0}})
-    plan.plan_made.emit({"name": "c", "path": "/x.cascade.json", "text": "It pays.", "task": "segment"})
+    plan.plan_made.emit({"kind": "plan", "name": "c", "path": "/x.cascade.json", "text": "It pays.", "task": "segment"})
     docks = viewer.window.dock_widgets
     assert {"Time against recall", "curve", "Plan of a cascade"} <= set(docks)
     docks["Plan of a cascade"].run_button.click()

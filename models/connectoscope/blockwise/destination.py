@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import tensorstore as ts
 
 from connectoscope.blockwise.plan import Signature, first_difference
 from connectoscope.errors import UserError
+from connectoscope.volumes.marks import marks_file, read_marks
 from connectoscope.volumes.ome_zarr_write import (
     ImageSpec,
     create_image,
     open_image_for_writing,
-    read_attributes,
 )
 from connectoscope.volumes.stores import is_url
 
@@ -40,7 +41,7 @@ def check_apart(source: str, path: Path) -> None:
 
 
 def found_at(path: Path) -> dict[str, Any] | None:
-    """Our attributes of the result at ``path``; None where nothing is.
+    """Our marks of the result at ``path``; None where nothing is.
 
     Raises:
         UserError: something else is there.
@@ -48,10 +49,8 @@ def found_at(path: Path) -> dict[str, Any] | None:
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return None
     elsewhere = f"{path} exists and is no result of connectoscope: choose another destination"
-    if not path.is_dir():
-        raise UserError(elsewhere)
     try:
-        ours = read_attributes(path)
+        ours = read_marks(path)
     except UserError:
         raise UserError(elsewhere) from None
     if "signature" not in ours:
@@ -87,7 +86,11 @@ def take_away(path: Path, scratch: Path) -> None:
     old = scratch / "old.zarr"
     shutil.rmtree(old, ignore_errors=True)
     try:
-        path.rename(old)
+        if path.is_dir():
+            path.rename(old)
+        else:
+            path.unlink()
+            marks_file(path).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"{path} cannot be replaced ({error.strerror}); remove it or choose another destination"
@@ -95,23 +98,44 @@ def take_away(path: Path, scratch: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def make_image(path: Path, spec: ImageSpec, scratch: Path) -> list[ts.TensorStore]:
-    """The stores of the image at ``path``, made now unless it is there; one a level, axes as in the file."""
+def make_image(
+    path: Path,
+    spec: ImageSpec,
+    scratch: Path,
+    create: Callable[[Path, ImageSpec], Any] = create_image,
+    reopen: Callable[[Path, ImageSpec], list[ts.TensorStore]] = lambda path, spec: open_image_for_writing(
+        path
+    ),
+) -> list[ts.TensorStore]:
+    """The stores of the image at ``path``, made now unless it is there; one a level, axes as in the file.
+
+    Args:
+        create, reopen: Make its metadata in an empty place, with the marks; open its stores. Default: OME-Zarr.
+    """
     if not os.path.lexists(path) or not any(path.iterdir()):
         new = scratch / "new.zarr"
         shutil.rmtree(new, ignore_errors=True)  # half made when an earlier run was killed
-        create_image(new, spec)
+        create(new, spec)
         if path.is_dir():
             path.rmdir()
         shutil.move(new, path)
     delete_locks(path)
-    return open_image_for_writing(path)
+    return reopen(path, spec)
 
 
 def delete_locks(path: Path) -> None:
     """Delete the lock files that TensorStore leaves in ``path`` when it is killed."""
     for lock in path.rglob("*.__lock"):
         lock.unlink(missing_ok=True)
+
+
+def put_file(new: Path, path: Path) -> None:
+    """Move a whole file to its place: there it is all or nothing, also from another disk."""
+    part = path.with_name(path.name + ".part")
+    shutil.move(new, part)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def write_file(path: Path, data: bytes) -> None:

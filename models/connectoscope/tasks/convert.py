@@ -1,10 +1,10 @@
-"""Convert any readable volume to OME-Zarr with a pyramid (:mod:`connectoscope.volumes.conversion`)."""
+"""Convert any readable volume to another format, with a pyramid (:mod:`connectoscope.volumes.targets`)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Stopped, UserError
 from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
 
 if TYPE_CHECKING:
@@ -12,18 +12,22 @@ if TYPE_CHECKING:
 
     from connectoscope.jobs.context import Context
     from connectoscope.volumes import ImageSpec, Volume
-    from connectoscope.volumes.geometry import Box
+    from connectoscope.volumes.conversion import Progress, Read
+    from connectoscope.volumes.geometry import Box, Index3
+    from connectoscope.volumes.targets import Chunked, Target, WriteFile
 
 CHUNKS = (64, 128, 128)
 SHARDS = (64, 512, 512)
 
 
 class Convert(Parameters):
-    """A volume as OME-Zarr: chunked, compressed, with a pyramid."""
+    """A volume as OME-Zarr, or another format: chunked, compressed, with a pyramid where the format has one."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
     destination: str = parameter(
-        role="destination", argument=True, help="OME-Zarr that is made, NAME.ome.zarr."
+        role="destination",
+        argument=True,
+        help="Volume that is made; its ending tells the format: NAME.ome.zarr, .n5, .precomputed, .ome.tif or .h5.",
     )
     box: str | None = parameter(
         None, role="box", help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (half-open)."
@@ -52,24 +56,22 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     Raises:
         UserError: the source cannot be read, or the destination is something else.
     """
-    import shutil
     from pathlib import Path
 
     from connectoscope.blockwise.destination import (
         check_apart,
         check_same,
         check_writable,
-        check_zarr_name,
-        delete_locks,
         found_at,
-        make_image,
         take_away,
     )
-    from connectoscope.volumes import open_volume, set_attributes
-    from connectoscope.volumes.conversion import Array, Lead, fill_pyramid
+    from connectoscope.volumes import open_volume
+    from connectoscope.volumes.conversion import Array, Lead
+    from connectoscope.volumes.marks import set_marks
+    from connectoscope.volumes.targets import Chunked, target_of
 
     destination = Path(parameters.destination).expanduser().absolute()
-    check_zarr_name(destination, TASK.name)
+    target = target_of(destination)
 
     volumes: dict[tuple[int, int], Volume] = {}
 
@@ -85,12 +87,15 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     )
     check_apart(first.source, destination)
     box = _box(parameters, first)
-    spec = _spec(parameters, first, box)
+    spec = _spec(parameters, first, box, target)
+    target.check(spec)
     for warning in first.warnings:
         if not ("channels" in warning and spec.channels) and not ("time points" in warning and spec.times):
             context.warn(warning)
     if not parameters.labels and first.dtype.name in ("uint32", "uint64"):
         context.warn(f"{first.dtype} voxels look like labels; if they are, convert them with --labels")
+    if note := target.note(spec):
+        context.warn(note)
 
     request = parameters.model_dump(mode="json", exclude={"destination"})
     signature = {"task": "convert", "input": first.identity(), "parameters": request}
@@ -107,8 +112,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     else:
         check_writable(destination)
     context.scratch.mkdir(parents=True, exist_ok=True)
-    stores = make_image(destination, _marked(spec, signature, context), context.scratch)
-    _tell(context, destination, spec)
+    marked = _marked(spec, signature, context)
 
     lead_axes = spec.axes[:-3]
 
@@ -125,23 +129,87 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         context.progress(done, total, "convert")
 
     chunks = first.levels[parameters.level].chunks
+    summary = {
+        "task": "convert",
+        "format": f"{target.name} {spec.version}" if target.name == "OME-Zarr" else target.name,
+        "axes": spec.axes,
+        "shape": [*spec.lead_shape, *spec.shape],
+        "dtype": first.dtype.name,
+        "levels": len(spec.factors),
+    }
+    if isinstance(target.write, Chunked):
+        _fill(destination, marked, target.write, read, chunks, progress, context, new=found is None)
+        set_marks(destination, finished=True, summary=summary)
+    else:
+        _write_file(destination, marked, target.write, read, chunks, progress, context, summary)
+        _tell(context, destination, spec)
+    return {**summary, "destination": str(destination)}
+
+
+def _fill(
+    destination: Path,
+    spec: ImageSpec,
+    chunked: Chunked,
+    read: Read,
+    chunks: Index3,
+    progress: Progress,
+    context: Context,
+    *,
+    new: bool,
+) -> None:
+    """Make or go on with a folder, storage unit by storage unit."""
+    import shutil
+
+    from connectoscope.blockwise.destination import delete_locks, make_image
+    from connectoscope.volumes.conversion import fill_pyramid
+    from connectoscope.volumes.marks import set_marks
+
+    def create(path: Path, spec: ImageSpec) -> None:
+        chunked.create(path, spec)
+        set_marks(path, **spec.attributes["connectoscope"])
+
+    stores = make_image(destination, spec, context.scratch, create, chunked.reopen)
+    _tell(context, destination, spec)
     try:
-        fill_pyramid(destination, stores, spec, read, source_chunks=chunks, progress=progress)
+        fill_pyramid(
+            destination, stores, spec, read,
+            source_chunks=chunks, progress=progress, unit_file=chunked.unit_file,
+        )  # fmt: skip
     except UserError:
-        if found is None:  # unusable input leaves nothing behind
+        if new:  # unusable input leaves nothing behind
             shutil.rmtree(destination)
         raise
     delete_locks(destination)
-    summary = {
-        "task": "convert",
-        "format": f"OME-Zarr {spec.version}",
-        "axes": spec.axes,
-        "shape": [int(n) for n in stores[0].shape],
-        "dtype": first.dtype.name,
-        "levels": len(stores),
-    }
-    set_attributes(destination, finished=True, summary=summary)
-    return {**summary, "destination": str(destination)}
+
+
+def _write_file(
+    destination: Path,
+    spec: ImageSpec,
+    write: WriteFile,
+    read: Read,
+    chunks: Index3,
+    progress: Progress,
+    context: Context,
+    summary: dict[str, Any],
+) -> None:
+    """Write a single file in the job's folder, then move it into place: half of one is never there."""
+    from connectoscope.blockwise.destination import put_file
+    from connectoscope.volumes.marks import marks_file, set_marks
+
+    new = context.scratch / f"new{destination.suffix}"
+    try:
+        write(new, spec, read, source_chunks=chunks, progress=progress)
+        marks = {**spec.attributes["connectoscope"], "finished": True, "summary": summary}
+        set_marks(destination, **marks)  # first, so that a file of ours is never without
+        put_file(new, destination)
+    except OSError as error:
+        if not destination.exists():
+            marks_file(destination).unlink(missing_ok=True)
+        raise Stopped(
+            f"{destination} cannot be written ({error.strerror or error}); make room and start it again"
+        ) from error
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _box(parameters: Convert, volume: Volume) -> Box:
@@ -162,8 +230,8 @@ def _box(parameters: Convert, volume: Volume) -> Box:
     return box
 
 
-def _spec(parameters: Convert, volume: Volume, box: Box) -> ImageSpec:
-    from connectoscope.volumes import ImageSpec, pyramid_factors
+def _spec(parameters: Convert, volume: Volume, box: Box, target: Target) -> ImageSpec:
+    from connectoscope.volumes import ImageSpec
 
     level = volume.levels[parameters.level]
     z, y, x = (t + s * i for t, s, i in zip(level.translation, level.scale, box.start, strict=True))
@@ -177,7 +245,7 @@ def _spec(parameters: Convert, volume: Volume, box: Box) -> ImageSpec:
         shards=SHARDS if parameters.version == "0.5" else None,
         channels=volume.channels if parameters.channel is None and len(volume.channels) > 1 else (),
         times=volume.times if parameters.time is None and volume.times > 1 else None,
-        factors=pyramid_factors(box.shape, level.scale),
+        factors=target.factors(box.shape, level.scale),
         name=volume.name,
         is_labels=parameters.labels,
         version=parameters.version,
@@ -199,7 +267,7 @@ def _tell(context: Context, destination: Path, spec: ImageSpec) -> None:
 
 TASK = Task(
     name="convert",
-    summary="Convert a volume to OME-Zarr with a pyramid.",
+    summary="Convert a volume to OME-Zarr, N5, Neuroglancer precomputed, OME-TIFF or HDF5.",
     parameters=Convert,
     run=run,
     destination="destination",

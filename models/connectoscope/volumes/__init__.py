@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from connectoscope.volumes.marks import read_marks
     from connectoscope.volumes.ome_zarr_write import (
         ImageSpec,
         add_labels_group_entry,
@@ -27,6 +28,7 @@ _HOMES = {
     "create_image": "ome_zarr_write",
     "open_image_for_writing": "ome_zarr_write",
     "read_attributes": "ome_zarr_write",
+    "read_marks": "marks",
     "set_attributes": "ome_zarr_write",
     "open_volume": "opening",
     "downsample": "pyramid",
@@ -47,6 +49,7 @@ __all__ = [
     "open_volume",
     "pyramid_factors",
     "read_attributes",
+    "read_marks",
     "sample_names",
     "set_attributes",
 ]

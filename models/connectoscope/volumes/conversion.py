@@ -1,4 +1,4 @@
-"""Filling an OME-Zarr from any volume, level after level, with bounded memory.
+"""Filling a chunked image from any volume, level after level, with bounded memory.
 
 A storage unit (a shard, or a chunk) is written once and atomically, so one that is there is finished: going on
 after an interruption skips it.
@@ -18,13 +18,15 @@ import tensorstore as ts
 
 from connectoscope.errors import Stopped, UserError
 from connectoscope.volumes.geometry import Box, Index3
-from connectoscope.volumes.ome_zarr_write import ImageSpec
+from connectoscope.volumes.ome_zarr_write import ImageSpec, zarr_file
 from connectoscope.volumes.pyramid import downsample
 from connectoscope.volumes.stores import first_line
 
 Array = np.ndarray[Any, Any]
 Lead = tuple[int, ...]  # indices of the axes before z: (), (channel,), (time,) or (time, channel)
-Read = Callable[[Lead, Box], Array]
+Read = Callable[[Lead, Box], Array]  # voxels (z, y, x) of level 0, for one channel and time
+UnitFile = Callable[[Path, ImageSpec, int, Lead, Index3], Path]  # of a level, axes before z, index z, y, x
+Progress = Callable[[int, int], None]  # told the blocks done and their total; may raise to stop
 
 _REGION_BYTES = 64 * 2**20  # read at once; two more may wait to be written
 
@@ -36,15 +38,15 @@ def fill_pyramid(
     read: Read,
     *,
     source_chunks: Index3,
-    progress: Callable[[int, int], None],
+    progress: Progress,
+    unit_file: UnitFile = zarr_file,
 ) -> int:
     """Write all levels of the image at ``root``; returns the number of blocks that were written.
 
     Args:
-        stores: One a level, as :func:`create_image` returned them.
-        read: Voxels (z, y, x) of level 0 in a box, for one channel and time.
+        stores: One a level, axes as in ``spec``.
         source_chunks: What ``read`` reads best; regions grow along x and y to read each of them once.
-        progress: Told the blocks done and their total, before each one; may raise to stop.
+        unit_file: The file of a storage unit, of the format of ``stores``.
 
     Raises:
         Stopped: the destination cannot be written (disk full); what is there is kept.
@@ -54,22 +56,34 @@ def fill_pyramid(
         (level, lead, box)
         for level, store in enumerate(stores)
         for lead in np.ndindex(*store.shape[:-3])
-        for box in _regions(store, source_chunks if level == 0 else (1, 1, 1))
+        for box in regions(
+            spec.level_shape(level),
+            _unit(store),
+            spec.dtype.itemsize,
+            source_chunks if level == 0 else (1, 1, 1),
+        )
     ]
     pending: deque[Any] = deque()
     written = 0
     current = 0
-    for done, (level, lead, box) in enumerate(work):
-        progress(done, len(work))
-        if level != current:  # a level is made from the one before it, which must be whole
-            _wait(pending, root, most=0)
-            current = level
-        if all(path.exists() for path in _files(root, stores[level], spec.version, level, lead, box)):
-            continue
-        data = read(lead, box) if level == 0 else _coarser(stores[level - 1], spec, level, lead, box)
-        pending.append(stores[level][(*lead, *box.slices)].write(data))
-        written += 1
-        _wait(pending, root, most=1)
+    try:
+        for done, (level, lead, box) in enumerate(work):
+            progress(done, len(work))
+            if level != current:  # a level is made from the one before it, which must be whole
+                _wait(pending, root, most=0)
+                current = level
+            if all(
+                unit_file(root, spec, level, lead, index).exists() for index in _units(stores[level], box)
+            ):
+                continue
+            data = read(lead, box) if level == 0 else _coarser(stores[level - 1], spec, level, lead, box)
+            pending.append(stores[level][(*lead, *box.slices)].write(data))
+            written += 1
+            _wait(pending, root, most=1)
+    except BaseException:
+        for future in pending:  # whoever deletes what is there must not meet a write that is still going on
+            future.exception()
+        raise
     _wait(pending, root, most=0)
     progress(len(work), len(work))
     return written
@@ -90,11 +104,10 @@ def _unit(store: ts.TensorStore) -> Index3:
     return (z, y, x)
 
 
-def _regions(store: ts.TensorStore, source_chunks: Index3) -> Iterator[Box]:
-    """Boxes of whole storage units that cover the array, grown along x, then y, towards ``source_chunks``."""
-    shape = tuple(int(n) for n in store.shape[-3:])
-    region = list(_unit(store))
-    room = _REGION_BYTES // store.dtype.numpy_dtype.itemsize
+def regions(shape: Index3, unit: Index3, itemsize: int, source_chunks: Index3) -> Iterator[Box]:
+    """Boxes of whole storage units that cover ``shape``, grown along x, then y, towards ``source_chunks``."""
+    region = [min(u, n) for u, n in zip(unit, shape, strict=True)]
+    room = _REGION_BYTES // itemsize
     for axis in (2, 1):
         wanted = math.ceil(min(source_chunks[axis], shape[axis]) / region[axis])
         region[axis] *= max(1, min(wanted, room // math.prod(region)))
@@ -104,14 +117,11 @@ def _regions(store: ts.TensorStore, source_chunks: Index3) -> Iterator[Box]:
         yield Box((z, y, x), (stop[0], stop[1], stop[2]))
 
 
-def _files(
-    root: Path, store: ts.TensorStore, version: str, level: int, lead: Lead, box: Box
-) -> Iterator[Path]:
-    """The files of the storage units in ``box``."""
-    folder = root / str(level) / "c" if version == "0.5" else root / str(level)
+def _units(store: ts.TensorStore, box: Box) -> Iterator[Index3]:
+    """The indices of the storage units in ``box``."""
     spans = (range(a // n, -(-b // n)) for a, b, n in zip(box.start, box.stop, _unit(store), strict=True))
     for index in itertools.product(*spans):
-        yield folder.joinpath(*map(str, (*lead, *index)))
+        yield (index[0], index[1], index[2])
 
 
 def _coarser(finer: ts.TensorStore, spec: ImageSpec, level: int, lead: Lead, box: Box) -> Array:

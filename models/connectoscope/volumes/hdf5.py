@@ -73,22 +73,25 @@ def _image(path: Path, dataset: h5py.Dataset, name: str) -> FileImage:
         name=f"{name} {dataset.name}",
         format="HDF5",
         axes=axes,
-        levels=(FileLevel(_lazy(dataset), scale, translation),),
+        levels=(FileLevel(lazy_dataset(dataset), scale, translation),),
         unit=unit,
+        channels=tuple(_text(c) for c in np.ravel(dataset.attrs.get("channels", ()))),
         warnings=warnings,
         metadata=f"{dataset.shape} {dataset.dtype} {sorted((k, str(v)) for k, v in dataset.attrs.items())}",
         stamp=file_stamp(path),
     )
 
 
-def _lazy(dataset: h5py.Dataset) -> ts.TensorStore:
+def lazy_dataset(dataset: h5py.Dataset, means: np.dtype[Any] | None = None) -> ts.TensorStore:
+    """Its voxels, all axes. ``means``: the type of the same size that the stored bytes stand for."""
     shape = tuple(int(n) for n in dataset.shape)
-    dtype = dataset.dtype.newbyteorder("=")
+    native = dataset.dtype.newbyteorder("=")
+    dtype = means or native
     lock = threading.Lock()  # HDF5 itself is not reentrant
 
     def read(box: tuple[slice, ...]) -> Array:
         with lock:
-            return np.asarray(dataset[box], dtype=dtype)
+            return np.asarray(dataset[box], dtype=native).view(dtype)
 
     plane = (1,) * max(len(shape) - 3, 0) + (64, 256, 256)[-min(len(shape), 3) :]
     return chunked_by(read, shape, dtype, dataset.chunks or plane)

@@ -43,12 +43,12 @@ def _image(store: ts.TensorStore, kind: str, name: str = "array") -> FileImage:
 
 
 def stored(array: Array) -> ts.TensorStore:
-    """``array`` as a TensorStore, without a copy where its bytes are in native order."""
+    """``array`` as a TensorStore, without a copy where its bytes are in native order and aligned."""
     if array.dtype.kind not in "buif":
         raise UserError(
             f"{array.dtype} values cannot be opened: convert the array to an integer or float type"
         )
-    if array.dtype.isnative:
+    if array.dtype.isnative and array.flags.aligned:
         return ts.array(array.view(np.ndarray), copy=False, write=False)
     native = array.dtype.newbyteorder("=")
     chunks = (1,) * max(array.ndim - 3, 0) + (64, 256, 256)[-min(array.ndim, 3) :]

@@ -45,11 +45,12 @@ def read_ome_zarr(location: Location, name: str) -> FileImage:
         return _group(location, name, "zarr", {}, {}, "")
     if location.remote:
         raise UserError(
-            f"{location.text}: there is no zarr metadata, or it may not be read; give the address of an OME-Zarr "
-            "(other formats must be downloaded first)"
+            f"{location.text}: there is no zarr metadata, or it may not be read; give the address of an OME-Zarr, "
+            "N5 or precomputed volume (other formats must be downloaded first)"
         )
     raise UserError(
-        f"{location.text}: this folder holds no volume (no zarr metadata); choose the OME-Zarr itself or a file in it"
+        f"{location.text}: this folder holds no volume (no metadata of zarr, N5 or precomputed, no images); choose the "
+        "OME-Zarr itself or a file in it"
     )
 
 

@@ -65,10 +65,31 @@ class ImageSpec:
     def axes(self) -> str:
         return ("" if self.times is None else "t") + ("c" if self.channels else "") + "zyx"
 
+    @property
+    def lead_shape(self) -> tuple[int, ...]:
+        """Lengths of the axes before z."""
+        return (() if self.times is None else (self.times,)) + (
+            (len(self.channels),) if self.channels else ()
+        )
+
     def level_shape(self, level: int) -> Index3:
         """Shape (z, y, x) of a level: lengths rounded up."""
         z, y, x = (-(-n // f) for n, f in zip(self.shape, self.factors[level], strict=True))
         return (z, y, x)
+
+
+def level_place(spec: ImageSpec, level: int) -> tuple[list[float], list[float]]:
+    """Voxel size and translation (z, y, x) of a level."""
+    factor = spec.factors[level]
+    scale = [f * s for f, s in zip(factor, spec.scale, strict=True)]
+    shift = [t + (f - 1) / 2 * s for t, f, s in zip(spec.translation, factor, spec.scale, strict=True)]
+    return scale, shift
+
+
+def zarr_file(root: Path, spec: ImageSpec, level: int, lead: tuple[int, ...], index: Index3) -> Path:
+    """The file of a storage unit: a shard, or a chunk."""
+    folder = root / str(level) / "c" if spec.version == "0.5" else root / str(level)
+    return folder.joinpath(*map(str, (*lead, *index)))
 
 
 def create_image(path: Path | str, spec: ImageSpec, *, overwrite: bool = False) -> list[ts.TensorStore]:
@@ -244,9 +265,8 @@ def _ome(spec: ImageSpec, *, is_part: bool) -> Json:
     for name in "zyx":
         axes.append({"name": name, "type": "space"} | ({} if spec.unit is None else {"unit": spec.unit}))
     datasets = []
-    for k, factor in enumerate(spec.factors):
-        scale = [f * s for f, s in zip(factor, spec.scale, strict=True)]
-        shift = [t + (f - 1) / 2 * s for t, f, s in zip(spec.translation, factor, spec.scale, strict=True)]
+    for k in range(len(spec.factors)):
+        scale, shift = level_place(spec, k)
         steps = [
             {"type": "scale", "scale": [1.0] * lead + scale},
             {"type": "translation", "translation": [0.0] * lead + shift},
@@ -281,9 +301,7 @@ def _channel(spec: ImageSpec, index: int) -> Json:
 
 def _create_array(folder: Path, spec: ImageSpec, level: int) -> ts.TensorStore:
     space = spec.level_shape(level)
-    lead_shape = (() if spec.times is None else (spec.times,)) + (
-        (len(spec.channels),) if spec.channels else ()
-    )
+    lead_shape = spec.lead_shape
     ones = (1,) * len(lead_shape)
     shape = [*lead_shape, *space]
     chunk = [min(c, n) for c, n in zip(spec.chunks, space, strict=True)]

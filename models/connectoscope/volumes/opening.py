@@ -8,15 +8,22 @@ from typing import Any
 import numpy as np
 
 from connectoscope.errors import UserError
+from connectoscope.volumes.endings import ENDINGS, short_name
 from connectoscope.volumes.framing import FileImage, frame
 from connectoscope.volumes.samples import PREFIX, sample_path
 from connectoscope.volumes.stores import REMOTE_SCHEMES, Location, is_url
 from connectoscope.volumes.volume import Volume
 
-_READABLE = "OME-Zarr, OME-TIFF, TIFF, HDF5 and NumPy (.npy)"
+_READABLE = (
+    "OME-Zarr, N5, Neuroglancer precomputed, OME-TIFF, TIFF, HDF5, BigDataViewer, MRC, NRRD, NIfTI, NumPy (.npy) and "
+    "folders of PNG, TIFF or JPEG images"
+)
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _TIFF_MAGICS = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
-_ENDINGS = (".ome", ".zarr", ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".npy", ".n5")
+_IMAGE_MAGICS = (b"\x89PNG", b"\xff\xd8\xff")
+_FOLDERS = {"precomputed": "info", "n5": "attributes.json"}  # the file that tells each kind
+_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray", *_FOLDERS.values())
+_HEAD = 1024
 
 
 def open_volume(
@@ -53,11 +60,12 @@ def _read(source: str) -> FileImage:
     outer, _, inner = source.partition("::")
     if outer.startswith(PREFIX):
         outer = str(sample_path(outer))
+    scheme, _, rest = outer.partition("://")
+    kind = scheme if scheme in (*_FOLDERS, "zarr") else None  # as Neuroglancer writes: precomputed://gs://…
+    if kind is not None:
+        outer = rest
     if is_url(outer):
-        from connectoscope.volumes.ome_zarr import read_ome_zarr
-
-        location = Location.of(outer).child(inner)
-        return read_ome_zarr(location, short_name(location.text))
+        return _read_folder(Location.of(outer).child(inner), kind)
 
     path = Path(outer).expanduser().absolute()
     if "://" in outer and not path.exists():
@@ -65,36 +73,85 @@ def _read(source: str) -> FileImage:
     if not path.exists():
         raise UserError(f"{path} does not exist; check the name")
     try:
-        return _read_local(path, inner)
+        if path.is_dir() or path.name in _METADATA:
+            return _read_local_folder(path if path.is_dir() else path.parent, inner, kind)
+        return _read_file(path, inner)
     except PermissionError as error:
         raise UserError(f"{path} may not be read; change its permissions ({error.strerror})") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _read_local(path: Path, inner: str) -> FileImage:
-    if path.name in ("zarr.json", ".zattrs", ".zgroup", ".zarray"):
-        path = path.parent
-    if path.is_dir():
-        from connectoscope.volumes.ome_zarr import read_ome_zarr
+def _read_local_folder(path: Path, inner: str, kind: str | None) -> FileImage:
+    location = Location(str(path)).child(inner)
+    if kind is None and not any((Path(location.text) / name).is_file() for name in _METADATA):
+        from connectoscope.volumes.images import images_in, read_images
 
-        location = Location(str(path)).child(inner)
-        return read_ome_zarr(location, short_name(location.text))
+        images, doubts = images_in(path)
+        if images and not inner:
+            return read_images(images, path, short_name(location.text), doubts)
+    return _read_folder(location, kind)
+
+
+def _read_folder(location: Location, kind: str | None) -> FileImage:
+    """A chunked format, local or remote; which one is asked of what is there, of a server only if it is not named."""
+    name = short_name(location.text)
+    if kind is None and not (location.remote and ".zarr" in location.text.lower()):
+        kind = next((k for k, key in _FOLDERS.items() if location.read_json(key) is not None), None)
+    if kind == "precomputed":
+        from connectoscope.volumes.precomputed import read_precomputed
+
+        return read_precomputed(location, name)
+    if kind == "n5":
+        from connectoscope.volumes.n5 import read_n5
+
+        return read_n5(location, name)
+    from connectoscope.volumes.ome_zarr import read_ome_zarr
+
+    return read_ome_zarr(location, name)
+
+
+def _read_file(path: Path, inner: str) -> FileImage:
+    from connectoscope.volumes.mrc import is_mrc
+    from connectoscope.volumes.nifti import is_nifti
+
     with path.open("rb") as file:
-        magic = file.read(8)
-    if magic[:4] in _TIFF_MAGICS:
+        head = file.read(_HEAD)
+    name = short_name(path.name)
+    if head[:4] in _TIFF_MAGICS:
         from connectoscope.volumes.tiff import read_tiff
 
-        return read_tiff(path, inner, short_name(path.name))
-    if magic == _HDF5_MAGIC:
+        return read_tiff(path, inner, name)
+    if head[:8] == _HDF5_MAGIC:
+        from connectoscope.volumes.bigdataviewer import is_bigdataviewer, read_bigdataviewer
         from connectoscope.volumes.hdf5 import read_hdf5
 
-        return read_hdf5(path, inner, short_name(path.name))
-    if magic[:6] == b"\x93NUMPY":
+        return (read_bigdataviewer if is_bigdataviewer(path, inner) else read_hdf5)(path, inner, name)
+    if b"<SpimData" in head:
+        from connectoscope.volumes.bigdataviewer import data_file, read_bigdataviewer
+
+        return read_bigdataviewer(data_file(path), inner, name)
+    if head[:6] == b"\x93NUMPY":
         return _read_npy(path)
-    if not magic:
+    if head[:4] == b"NRRD":
+        from connectoscope.volumes.nrrd_file import read_nrrd
+
+        return read_nrrd(path, name)
+    if is_nifti(head):
+        from connectoscope.volumes.nifti import read_nifti
+
+        return read_nifti(path, name)
+    if head[:4] in _IMAGE_MAGICS or head[:3] in _IMAGE_MAGICS:
+        from connectoscope.volumes.images import read_images
+
+        return read_images([path], path, name)
+    if is_mrc(path, head):
+        from connectoscope.volumes.mrc import read_mrc
+
+        return read_mrc(path, name)
+    if not head:
         raise UserError(f"{path} is an empty file: fetch it again from its source")
-    if path.suffix.lower() in _ENDINGS:
+    if path.name.lower().endswith(ENDINGS):
         raise UserError(
             f"{path} is not what its name says (damaged or incomplete?): fetch it again from its source"
         )
@@ -103,25 +160,14 @@ def _read_local(path: Path, inner: str) -> FileImage:
 
 def _read_npy(path: Path) -> FileImage:
     from connectoscope.volumes.memory import read_array
-    from connectoscope.volumes.stores import file_stamp
+    from connectoscope.volumes.stores import file_stamp, first_line
 
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is no readable NumPy array (damaged?): {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # its header is Python, so reading it raises nearly everything
+        raise UserError(f"{path} is no readable NumPy array (damaged?): {first_line(error)}") from error
     image = read_array(array)
     facts = {"source": str(path), "name": short_name(path.name), "format": "NumPy", "stamp": file_stamp(path)}
     return FileImage(**{**vars(image), **facts})
-
-
-def short_name(path: str) -> str:
-    """The last part of a path or URL without the endings of image formats."""
-    name = path.rstrip("/").replace("\\", "/").rsplit("/", 1)[-1]
-    while True:
-        stem = name
-        for ending in _ENDINGS:
-            if stem.lower().endswith(ending) and len(stem) > len(ending):
-                stem = stem[: -len(ending)]
-        if stem == name:
-            return name
-        name = stem

@@ -21,13 +21,10 @@ REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 
 @functools.cache
 def context() -> ts.Context:
-    """The process-wide pool for decoded chunks (256 MB) and patience with slow servers."""
-    return ts.Context(
-        {
-            "cache_pool": {"total_bytes_limit": CACHE_BYTES},
-            "http_request_retries": {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"},
-        }
-    )
+    """The process-wide pool for decoded chunks (256 MB) and patience with slow servers: a few seconds, then a word."""
+    patience = {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"}
+    retries = {f"{server}_request_retries": patience for server in ("http", "s3", "gcs")}
+    return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, **retries})
 
 
 def is_url(text: str) -> bool:
@@ -120,11 +117,16 @@ def chunked_by(
 ) -> ts.TensorStore:
     """A TensorStore whose chunks are made by ``read(slices)``; decoded chunks go through the cache pool.
 
-    ``read`` is called from several threads at once.
+    ``read`` is called from several threads at once. Whatever it raises, a reader of the store sees a ValueError.
     """
 
     def fill(domain: ts.IndexDomain, array: np.ndarray[Any, Any], _parameters: Any) -> None:
-        array[...] = read(tuple(slice(int(i.inclusive_min), int(i.exclusive_max)) for i in domain))
+        try:
+            array[...] = read(tuple(slice(int(i.inclusive_min), int(i.exclusive_max)) for i in domain))
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # decoders raise nearly everything on damaged data
+            raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
 
     return ts.virtual_chunked(
         read_function=fill,

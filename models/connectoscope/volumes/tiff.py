@@ -8,6 +8,7 @@ import math
 import re
 import threading
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ import tifffile
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
-from connectoscope.volumes.geometry import Float3, canonical_unit
+from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit
 from connectoscope.volumes.memory import stored
 from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
 
@@ -224,8 +225,8 @@ class _Pages:
                 if self._flat:
                     self._read_segments(flat, plane[0], plane[1], out[index])
                 else:
-                    with self._file.lock:
-                        out[index] = self._page(flat).asarray().reshape(self._plane)[plane]
+                    with self._file.lock, _opened(page := self._page(flat)):
+                        out[index] = page.asarray().reshape(self._plane)[plane]
             except Exception as error:  # decoders raise nearly everything on damaged data
                 raise ValueError(f"plane {flat}: {type(error).__name__}: {first_line(error)}") from error
         return out
@@ -239,8 +240,7 @@ class _Pages:
     def _read_segments(self, flat: int, ys: slice, xs: slice, out: Array) -> None:
         high, wide = self._segment
         columns = -(-self._plane[1] // wide)
-        with self._file.lock:
-            page = self._page(flat)
+        with self._file.lock, _opened(page := self._page(flat)):
             keyframe, handle = page.keyframe, page.parent.filehandle
             tables: dict[str, Any] = {}
             if keyframe.compression in (6, 7, 34892, 33007):  # kinds of JPEG share tables between segments
@@ -259,6 +259,19 @@ class _Pages:
             out[y0 - ys.start : y1 - ys.start, x0 - xs.start : x1 - xs.start] = pixels[
                 y0 - y : y1 - y, x0 - x : x1 - x
             ]
+
+
+@contextlib.contextmanager
+def _opened(page: Any) -> Iterator[None]:
+    """The file of ``page`` is open: of an image in many files only the first stays so."""
+    handle = page.parent.filehandle
+    closed = handle.closed
+    handle.open()  # does nothing where it is open
+    try:
+        yield
+    finally:
+        if closed:
+            handle.close()
 
 
 Space = tuple[Float3 | None, Float3 | None, str | None, tuple[str, ...]]
@@ -297,7 +310,25 @@ def _ome_space(tif: tifffile.TiffFile, index: int) -> Space:
         missing = ", ".join(a for a, s in zip("ZYX", sizes, strict=True) if s is None)
         return None, None, None, (f"the OME metadata state no PhysicalSize{missing}",) if known else ()
     scale, unit = common_unit(known, units)
-    return (scale if unit else None), None, unit, doubt
+    return (scale if unit else None), _ome_position(pixels, unit), unit, doubt
+
+
+def _ome_position(pixels: ElementTree.Element, unit: str | None) -> Float3 | None:
+    """Where the first plane says that it lies (z, y, x), in ``unit``; None where it does not, or not in a length."""
+    for plane in pixels.iterfind("{*}Plane"):
+        if any(plane.get(f"The{a}") != "0" for a in "ZCT"):
+            continue
+        places = [plane.get(f"Position{a}") for a in "ZYX"]
+        units = [canonical_unit(plane.get(f"Position{a}Unit", "")) for a in "ZYX"]
+        try:
+            z, y, x = (
+                float(p or "") * (NANOMETRES[u or ""] / NANOMETRES[unit or ""])
+                for p, u in zip(places, units, strict=True)
+            )
+        except (ValueError, KeyError):
+            return None
+        return (z, y, x) if all(map(math.isfinite, (z, y, x))) else None
+    return None
 
 
 def _imagej_space(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Space:

@@ -12,6 +12,7 @@ import tensorstore as ts
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
+from connectoscope.volumes.stores import is_url
 
 _SAMPLED_CHUNKS = 16
 _SAMPLED_SIDE = 128  # a sampled chunk is clipped to this many voxels a side: plane-sized chunks stay cheap
@@ -105,9 +106,8 @@ class Volume:
     def unreadable(self, box: Box, error: Exception) -> UserError:
         """The error for voxels of ``box`` that the file promises but does not hold."""
         reason = " ".join(str(error).split())[:200]
-        return UserError(
-            f"{self.source or self.name}: cannot read voxels {box} (damaged or incomplete file?): {reason}"
-        )
+        doubt = "is the connection gone?" if is_url(self.source) else "damaged or incomplete file?"
+        return UserError(f"{self.source or self.name}: cannot read voxels {box} ({doubt}): {reason}")
 
     def voxel_size_nm(self, level: int = 0) -> Float3:
         """Voxel size (z, y, x) in nanometres.

@@ -135,7 +135,7 @@ def test_refused_destinations(tmp_path: Path, source) -> None:
     path, _ = source
     local = Context.local(tmp_path / "job", overwrite=True)
     cases = {
-        "out.tif": "convert makes OME-Zarr; name it out.ome.zarr",
+        "out.doc": r"name it out\.ome\.zarr, or for another format out\.n5",
         "missing/out.zarr": "does not exist",
         "photos.zarr": "no result of connectoscope",
     }

@@ -1,0 +1,43 @@
+"""Writing HDF5: one chunked dataset ``volume`` with CREMI's attributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from connectoscope.volumes.conversion import Progress, Read, regions
+from connectoscope.volumes.geometry import Index3, convert_length
+from connectoscope.volumes.ome_zarr_write import ImageSpec
+
+
+def write_hdf5(path: Path, spec: ImageSpec, read: Read, *, source_chunks: Index3, progress: Progress) -> None:
+    """Write level 0 of the image as the file ``path``; axes as in ``spec``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    lead_shape = spec.lead_shape
+    chunks = tuple(min(c, n) for c, n in zip(spec.chunks, spec.shape, strict=True))
+    work = [
+        (lead, box)
+        for lead in np.ndindex(*lead_shape)
+        for box in regions(spec.shape, spec.chunks, spec.dtype.itemsize, source_chunks)
+    ]
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset(
+            "volume", (*lead_shape, *spec.shape), spec.dtype,
+            chunks=((1,) * len(lead_shape) + chunks), compression="gzip", compression_opts=3, shuffle=True,
+        )  # fmt: skip
+        data.attrs["axes"] = spec.axes
+        if spec.unit is not None:
+            data.attrs["resolution"], data.attrs["offset"] = spec.scale, spec.translation
+            data.attrs["units"] = spec.unit
+            data.attrs["element_size_um"] = convert_length(spec.scale, spec.unit, "micrometer")
+        if spec.channels:
+            data.attrs["channels"] = list(spec.channels)
+        for done, (lead, box) in enumerate(work):
+            progress(done, len(work))
+            data[(*lead, *box.slices)] = read(lead, box)
+    progress(len(work), len(work))

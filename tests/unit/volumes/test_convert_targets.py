@@ -1,0 +1,199 @@
+"""Converting to other formats than OME-Zarr: pyramids, going on, and never half a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+
+from connectoscope.blockwise import destination as places
+from connectoscope.errors import Cancelled, Stopped, UserError
+from connectoscope.jobs.context import Context
+from connectoscope.tasks import convert
+from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
+from connectoscope.volumes.geometry import Box
+
+SHAPE = (20, 300, 290)
+CHUNKED = ("out.n5", "out.precomputed")
+SINGLE = ("out.h5", "out.ome.tif")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    pixels = np.random.default_rng(0).integers(0, 1000, SHAPE).astype("u2")
+    with h5py.File(tmp_path / "source.h5", "w") as file:
+        data = file.create_dataset("raw", data=pixels, chunks=(10, 64, 64), compression="gzip")
+        data.attrs.update({"resolution": (40.0, 4.0, 4.0), "offset": (80.0, 0.0, -16.0)})
+    return tmp_path / "source.h5", pixels
+
+
+class Stopping(Context):
+    left = 3
+
+    def check_cancelled(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Cancelled("stop")
+
+
+def converted(folder: Path, source: Path, name: str, context: Context | None = None, **more):
+    destination = folder / name
+    parameters = convert.Convert(source=str(source), destination=str(destination), **more)
+    return destination, convert.run(parameters, context or Context.local(folder / "job"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_pyramids_are_those_of_ome_zarr(tmp_path: Path, source, name: str) -> None:
+    path, _ = source
+    zarr, _ = converted(tmp_path, path, "out.ome.zarr")
+    other, summary = converted(tmp_path, path, name)
+    wanted, found = open_volume(zarr), open_volume(other)
+    assert summary["levels"] == len(wanted.levels) == len(found.levels) == 3
+    assert found.warnings == ()
+    for k, (a, b) in enumerate(zip(wanted.levels, found.levels, strict=True)):
+        np.testing.assert_array_equal(wanted.read(Box.of(a.shape), k), found.read(Box.of(b.shape), k))
+        assert (a.scale, a.translation) == (b.scale, b.translation)
+    assert read_marks(other)["finished"] is True
+
+
+@pytest.mark.parametrize("band", [2**26, 2**18])  # several sections at a time; a part of one
+def test_ome_tiff_has_a_pyramid_in_y_and_x(tmp_path: Path, monkeypatch, band: int) -> None:
+    monkeypatch.setattr(tiff_write, "_BAND_BYTES", band)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 700, 1100)).astype("u1")
+    metadata = {"axes": "CZYX", "Channel": {"Name": ["a<b", "µ"]}}
+    tifffile.imwrite(tmp_path / "in.ome.tif", pixels, photometric="minisblack", metadata=metadata)
+    path, summary = converted(tmp_path, tmp_path / "in.ome.tif", "out.ome.tif", voxel_size="40,4,4nm")
+    assert (summary["axes"], summary["levels"]) == ("czyx", 3)
+    with tifffile.TiffFile(path) as tif:
+        assert (tif.is_ome, tif.is_bigtiff, len(tif.series), len(tif.series[0].levels)) == (True, True, 1, 3)
+    for c, name in enumerate(("a<b", "µ")):
+        volume = open_volume(path, channel=name)
+        assert volume.voxel_size_nm(1) == (40, 8, 8)
+        expected = pixels[c]
+        for k, level in enumerate(volume.levels):
+            expected = expected if k == 0 else downsample(expected, (1, 2, 2), labels=False)
+            np.testing.assert_array_equal(volume.read(Box.of(level.shape), k), expected)
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+def test_an_interrupted_folder_is_gone_on_with(tmp_path: Path, source, name: str) -> None:
+    path, _ = source
+    whole, _ = converted(tmp_path, path, name)
+    expected = files_of(whole)
+    whole.rename(tmp_path / "whole")
+    with pytest.raises(Cancelled):
+        converted(tmp_path, path, name, Stopping.local(tmp_path / "job2"))
+    destination = tmp_path / name
+    kept = {p: p.stat().st_mtime_ns for p in destination.rglob("s0/**/*") if p.is_file() and p.suffix == ""}
+    assert kept
+    with pytest.raises(UserError, match="another request"):
+        converted(tmp_path, path, name, box="0:1,0:9,0:9")
+    converted(tmp_path, path, name, Context.local(tmp_path / "job3"))
+    assert files_of(destination) == expected
+    assert all(p.stat().st_mtime_ns == then for p, then in kept.items())
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_file_is_whole_or_not_there(tmp_path: Path, source, name: str) -> None:
+    path, pixels = source
+    stopping = Stopping.local(tmp_path / "job2")
+    stopping.left = 0
+    with pytest.raises(Cancelled):
+        converted(tmp_path, path, name, stopping)
+    assert not list(tmp_path.glob("out*"))
+    assert not list((tmp_path / "job2").rglob("new*"))
+    destination, summary = converted(tmp_path, path, name)
+    np.testing.assert_array_equal(open_volume(destination).read(Box.of(SHAPE)), pixels)
+    marks = read_marks(destination)
+    assert (marks["finished"], marks["signature"]["task"]) == (True, "convert")
+    assert (tmp_path / f"{name}.json").is_file()
+    stamp = destination.stat().st_mtime_ns
+    assert converted(tmp_path, path, name)[1] == summary
+    assert destination.stat().st_mtime_ns == stamp
+    with pytest.raises(UserError, match="another request"):
+        converted(tmp_path, path, name, box="0:1,0:9,0:9")
+    again = Context.local(tmp_path / "job4", overwrite=True)
+    assert converted(tmp_path, path, name, again, box="0:1,0:9,0:9")[1]["shape"] == [1, 9, 9]
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path, source, monkeypatch) -> None:
+    def full(new: Path, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(places, "put_file", full)
+    with pytest.raises(Stopped, match=r"No space left on device\); make room and start it again"):
+        converted(tmp_path, source[0], "out.h5")
+    assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])
+def test_what_is_somebody_elses_stays(tmp_path: Path, source, name: str) -> None:
+    path, _ = source
+    theirs = tmp_path / name
+    if name in SINGLE:
+        theirs.write_bytes(b"precious")
+    else:
+        theirs.mkdir()
+        (theirs / "precious").write_bytes(b"precious")
+    before = files_of(tmp_path)
+    with pytest.raises(UserError, match="no result of connectoscope"):
+        converted(tmp_path, path, name, Context.local(tmp_path / "job", overwrite=True))
+    assert {k: v for k, v in files_of(tmp_path).items() if not k.startswith("job")} == before
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])
+def test_unreadable_voxels_leave_nothing_behind(tmp_path: Path, source, name: str) -> None:
+    path, _ = source
+    with h5py.File(path) as file:
+        chunk = file["raw"].id.get_chunk_info(9)
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset : chunk.byte_offset + 100] = bytes(100)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="cannot read voxels"):
+        converted(tmp_path, path, name)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "i8"))
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file.create_dataset("raw", data=np.zeros((2, 2, 3, 4), "u1")).attrs["axes"] = "czyx"
+    for source, name, said in (
+        ("a.npy", "out.ome.tif", "OME-TIFF cannot hold int64 values"),
+        ("a.npy", "out.precomputed", "precomputed cannot hold int64"),
+        ("c.h5", "out.precomputed", "one channel and time; choose with --channel"),
+    ):
+        with pytest.raises(UserError, match=said):
+            converted(tmp_path, tmp_path / source, name)
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "u1"))
+    with pytest.raises(UserError, match=r"need a voxel size.*--voxel-size"):
+        converted(tmp_path, tmp_path / "a.npy", "out.precomputed")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_segmentations_for_neuroglancer(tmp_path: Path) -> None:
+    labels = np.arange(4 * 5 * 6, dtype="u8").reshape(4, 5, 6) * 10**12
+    np.save(tmp_path / "a.npy", labels)
+    more = {"labels": True, "voxel_size": "40,4,4nm"}
+    path, _ = converted(tmp_path, tmp_path / "a.npy", "out.precomputed", **more)
+    info = json.loads((path / "info").read_text())
+    assert (info["type"], info["scales"][0]["encoding"]) == ("segmentation", "compressed_segmentation")
+    np.testing.assert_array_equal(open_volume(path).read(Box.of(labels.shape)), labels)
+
+
+def test_offsets_that_precomputed_cannot_hold_are_rounded_with_a_word(tmp_path: Path, source) -> None:
+    context = Context.local(tmp_path / "job")
+    path, _ = source
+    with h5py.File(path, "r+") as file:
+        file["raw"].attrs["offset"] = (81.0, 0.0, -9.0)
+    destination, _ = converted(tmp_path, path, "out.precomputed", context)
+    assert open_volume(destination).levels[0].translation == (80.0, 0.0, -8.0)
+    assert "begin at whole voxels" in (tmp_path / "job" / "events.jsonl").read_text()

@@ -1,0 +1,330 @@
+"""What single formats have of their own: conventions of their programs, and what they leave open."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import imagecodecs
+import mrcfile
+import nibabel
+import nrrd
+import numpy as np
+import pytest
+import tensorstore as ts
+import tifffile
+from format_files import FORMATS, Given
+
+from connectoscope.errors import UserError
+from connectoscope.volumes import open_volume
+from connectoscope.volumes.geometry import Box
+
+PIXELS = np.random.default_rng(0).integers(0, 100, (4, 5, 6)).astype("u1")
+
+
+def everything(volume, level: int = 0) -> np.ndarray:
+    return volume.read(Box.of(volume.levels[level].shape), level)
+
+
+# MRC
+
+
+@pytest.fixture
+def mrc_path(tmp_path: Path) -> Path:
+    return Path(FORMATS["MRC"].write(tmp_path, Given(PIXELS.astype("i1"))))
+
+
+def test_mrc_axes_follow_the_header(mrc_path: Path) -> None:
+    with mrcfile.open(mrc_path, "r+") as file:
+        file.header.mapc, file.header.mapr, file.header.maps = 3, 2, 1  # columns run along z
+    volume = open_volume(mrc_path)
+    np.testing.assert_array_equal(everything(volume), PIXELS.transpose(2, 1, 0))
+    assert volume.axes == "xyz"
+
+
+def test_mrc_of_imod_holds_unsigned_bytes(mrc_path: Path) -> None:
+    data = bytearray(mrc_path.read_bytes())
+    data[152:160] = np.array([1146047817, 0], "<i4").tobytes()
+    data[1024] = 200
+    mrc_path.write_bytes(data)
+    volume = open_volume(mrc_path)
+    assert (volume.dtype, everything(volume)[0, 0, 0]) == (np.uint8, 200)
+
+
+def test_old_mrc_without_a_mark_is_known_by_its_name(mrc_path: Path) -> None:
+    data = bytearray(mrc_path.read_bytes())
+    data[208:216] = bytes(8)
+    mrc_path.write_bytes(data)
+    np.testing.assert_array_equal(everything(open_volume(mrc_path)), PIXELS)
+    other = mrc_path.rename(mrc_path.with_suffix(".bin"))
+    with pytest.raises(UserError, match=r"readable are OME-Zarr.*MRC"):
+        open_volume(other)
+
+
+def test_mrc_without_a_voxel_size_and_cut_short(mrc_path: Path) -> None:
+    with mrcfile.open(mrc_path, "r+") as file:
+        file.voxel_size = 0
+    assert open_volume(mrc_path).unit is None
+    mrc_path.write_bytes(mrc_path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="incomplete: the file ends before its voxels do"):
+        open_volume(mrc_path)
+
+
+def test_mrc_stack_of_volumes_has_times(tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "a.mrc") as file:
+        file.set_data(np.stack([PIXELS.astype("i2"), PIXELS.astype("i2") + 1]))
+    volume = open_volume(tmp_path / "a.mrc", time=1)
+    assert (volume.times, volume.axes) == (2, "tzyx")
+    np.testing.assert_array_equal(everything(volume), PIXELS + 1)
+
+
+# NIfTI and NRRD
+
+
+@pytest.mark.parametrize(
+    ("affine", "axes", "said"),
+    [
+        ([[0, 0, 5.0, 7], [3, 0, 0, 8], [0, 4, 0, 9]], "xzy", ""),
+        ([[-3, 0, 0, 7], [0, 4, 0, 8], [0, 0, 5, 9]], "zyx", "x runs against the world axis"),
+        ([[3, 1, 0, 7], [-1, 4, 0, 8], [0, 0, 5, 9]], "zyx", "oblique"),
+    ],
+)
+def test_nifti_affine(tmp_path: Path, affine: list[list[float]], axes: str, said: str) -> None:
+    image = nibabel.Nifti1Image(PIXELS.T, np.array([*affine, [0, 0, 0, 1]]))
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "a.nii")
+    volume = open_volume(tmp_path / "a.nii")
+    assert (volume.axes, volume.unit) == (axes, "millimeter")
+    assert said in " ".join(volume.warnings)
+    assert bool(said) == bool(volume.warnings)
+    if axes == "xzy":  # the file's fastest axis runs along y, then z, then x
+        assert volume.levels[0].scale == pytest.approx((4, 3, 5))
+        assert volume.levels[0].translation == pytest.approx((9, 8, 7))
+        np.testing.assert_array_equal(everything(volume), PIXELS.transpose(1, 2, 0))
+    elif "runs" in said:
+        assert volume.levels[0].translation == pytest.approx((9, 8, 0))
+
+
+def test_nifti_times_slope_and_unknown_unit(tmp_path: Path) -> None:
+    data = np.stack([PIXELS.T, PIXELS.T + 1], axis=-1).astype("i2")
+    image = nibabel.Nifti1Image(data, np.eye(4))
+    image.header.set_slope_inter(0.5, 10)
+    for ending in (".nii", ".nii.gz"):
+        nibabel.save(image, tmp_path / f"a{ending}")
+        with (tmp_path / "a.nii").open("r+b") as file:  # nibabel rescales what it saves: state it by hand
+            file.seek(112)
+            file.write(np.array([0.5, 10], "<f4").tobytes())
+    stored = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj.get_unscaled())
+    volume = open_volume(tmp_path / "a.nii", time=1)
+    assert (volume.dtype, volume.unit, volume.times) == (np.float32, None, 2)
+    np.testing.assert_allclose(everything(volume), stored[..., 1].T * 0.5 + 10)
+
+
+def test_nifti_pair_is_refused(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(PIXELS.T, np.eye(4)), tmp_path / "a.hdr")
+    with pytest.raises(UserError, match=r"pair of files.*save it as one \.nii"):
+        open_volume(tmp_path / "a.hdr")
+
+
+def test_nrrd_with_its_data_beside_it(tmp_path: Path) -> None:
+    header = {"spacings": [8.0, 4.0, 40.0], "units": ["nm"] * 3}
+    for encoding in ("raw", "gzip"):
+        nrrd.write(str(tmp_path / "a.nhdr"), PIXELS, {**header, "encoding": encoding}, index_order="C")
+        volume = open_volume(tmp_path / "a.nhdr")
+        np.testing.assert_array_equal(everything(volume), PIXELS)
+        assert volume.voxel_size_nm() == (40.0, 4.0, 8.0)
+    for data in tmp_path.glob("a.raw*"):
+        data.unlink()
+    with pytest.raises(UserError, match="put it beside the header"):
+        open_volume(tmp_path / "a.nhdr")
+
+
+def test_nrrd_of_text_and_with_channels(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "a.nrrd"), PIXELS, {"encoding": "text"})
+    with pytest.raises(UserError, match="save it as raw or gzip"):
+        open_volume(tmp_path / "a.nrrd")
+    both = np.stack([PIXELS, PIXELS + 1], axis=-1)  # samples of a voxel lie together
+    header = {
+        "kinds": ["list", "domain", "domain", "domain"],
+        "space directions": np.array([[np.nan] * 3, [8, 0, 0], [0, 4, 0], [0, 0, 40.0]]),
+        "space units": ["nm"] * 3, "space": "left-posterior-superior",
+    }  # fmt: skip
+    nrrd.write(str(tmp_path / "b.nrrd"), both, header, index_order="C")
+    volume = open_volume(tmp_path / "b.nrrd", channel=1)
+    assert (volume.axes, volume.voxel_size_nm()) == ("zyxc", (40, 4, 8))
+    np.testing.assert_array_equal(everything(volume), PIXELS + 1)
+
+
+# Folders of images
+
+
+def test_missing_sections_are_named(tmp_path: Path) -> None:
+    for k in (8, 9, 10, 11, 14, 15, 17):
+        (tmp_path / f"img_w2_{k}.png").write_bytes(imagecodecs.png_encode(np.full((3, 4), k, "u1")))
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "overview.jpg").write_bytes(imagecodecs.jpeg_encode(PIXELS[0]))
+    volume = open_volume(tmp_path)
+    assert everything(volume)[:, 0, 0].tolist() == [8, 9, 10, 11, 14, 15, 17]
+    said = " ".join(volume.warnings)
+    assert "3 sections are missing (12 to 13, 16)" in said
+    assert "also holds 1 JPEG images; the PNG images are taken" in said
+
+
+def test_every_second_number_is_no_gap(tmp_path: Path) -> None:
+    for k in (0, 2, 4, 10):
+        (tmp_path / f"{k:03d}.png").write_bytes(imagecodecs.png_encode(PIXELS[0]))
+    assert "2 sections are missing (6 to 8)" in " ".join(open_volume(tmp_path).warnings)
+
+
+def test_sections_that_differ_are_named(tmp_path: Path) -> None:
+    for k in range(3):
+        (tmp_path / f"{k}.png").write_bytes(imagecodecs.png_encode(PIXELS[0, : 5 - (k == 2)]))
+    volume = open_volume(tmp_path)
+    volume.read(Box((0, 0, 0), (2, 5, 6)))
+    with pytest.raises(UserError, match=r"2\.png is 4 x 6 uint8, the first section 5 x 6 uint8"):
+        everything(volume)
+    (tmp_path / "0.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"0\.png is damaged or no image"):
+        open_volume(tmp_path)
+
+
+def test_a_single_image_and_colour(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(PIXELS[0]))
+    assert open_volume(tmp_path / "a.png").shape == (1, 5, 6)
+    (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(np.stack([PIXELS[0]] * 3, axis=-1)))
+    with pytest.raises(UserError, match="colour image"):
+        open_volume(tmp_path / "a.png")
+    assert open_volume(tmp_path / "a.png", channel="green").shape == (1, 5, 6)
+
+
+def test_a_stack_in_a_folder_is_no_section(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="minisblack")
+    with pytest.raises(UserError, match="holds 4 images; open it by itself"):
+        open_volume(tmp_path)
+
+
+# BigDataViewer
+
+
+def test_bigdataviewer_levels_channels_and_times(tmp_path: Path) -> None:
+    path = Path(FORMATS["BigDataViewer HDF5"].write(tmp_path, Given(PIXELS.astype("u2"))))
+    data = path.with_suffix(".h5")
+    with h5py.File(data, "r+") as file:
+        del file["s00/resolutions"]
+        file["s00/resolutions"] = [[1.0, 1, 1], [2, 2, 1]]
+        for time in range(2):
+            for setup in range(2):
+                for level, step in enumerate((1, 2)):
+                    place = f"t0000{time}/s0{setup}/{level}/cells"
+                    if place in file:
+                        del file[place]
+                    file[place] = PIXELS[:, ::step, ::step].astype("i2") - 200 * time + setup
+        file["s01/resolutions"] = file["s00/resolutions"][...]
+    with pytest.raises(UserError, match=r"several places; name one, as a\.h5::s00: s00, s01"):
+        open_volume(data)  # the XML knows nothing of the second setup
+    text = path.read_text()
+    setup = text[text.index("<ViewSetup>") : text.index("</ViewSetups>")]
+    place = text[text.index("<ViewRegistration ") : text.index("</ViewRegistrations>")]
+    text = text.replace(setup, setup + setup.replace("<id>0", "<id>1").replace("one", "two"))
+    path.write_text(text.replace(place, place + place.replace('setup="0"', 'setup="1"')))
+    volume = open_volume(path, channel="two", time=1)
+    assert (volume.channels, volume.times, volume.format) == (("one", "two"), 2, "BigDataViewer HDF5")
+    # What HDF5 stores as negative is above 32767.
+    np.testing.assert_array_equal(everything(volume), PIXELS.astype("i2").__sub__(199).view("u2"))
+    assert volume.levels[1].scale == (40.0, 8.0, 16.0)
+    assert volume.levels[1].translation == (80.0, -10.0, 20.0)
+    assert open_volume(f"{data}::s01").channels == ("two",)
+    assert open_volume(f"{data}::/t00000/s00/0/cells").dtype == np.int16
+    with pytest.raises(UserError, match="no view setup 's07'"):
+        open_volume(f"{data}::s07")
+    data.unlink()
+    with pytest.raises(UserError, match="put it beside the XML"):
+        open_volume(path)
+    path.write_text(path.read_text().replace("UTF-8", "WTF-8"))
+    with pytest.raises(UserError, match="is damaged"):
+        open_volume(path)
+
+
+# N5 and precomputed
+
+
+def test_n5_levels_and_single_datasets(tmp_path: Path) -> None:
+    path = Path(FORMATS["N5"].write(tmp_path, Given(PIXELS)))
+    shutil.copytree(path / "s0", path / "s1")
+    coarse = json.loads((path / "s1" / "attributes.json").read_text())
+    (path / "s1" / "attributes.json").write_text(
+        json.dumps({**coarse, "dimensions": [3, 3, 4], "downsamplingFactors": [2, 2, 1]})
+    )
+    volume = open_volume(path)
+    assert volume.warnings == ()
+    assert [level.scale for level in volume.levels] == [(40, 4, 8), (40, 8, 16)]
+    assert volume.levels[1].translation == (80.0, -10.0, 20.0)
+    single = open_volume(f"{path}::s0")
+    assert (single.unit, single.shape) == (None, PIXELS.shape)
+    (tmp_path / "attributes.json").write_text('{"n5": "2.0.0"}')
+    with pytest.raises(UserError, match=r"N5 group without a volume \(s0\); open one of: a\.n5"):
+        open_volume(tmp_path)
+
+
+def test_n5_in_the_ways_of_its_programs(tmp_path: Path) -> None:
+    path = Path(FORMATS["N5"].write(tmp_path, Given(PIXELS)))
+    (path / "attributes.json").write_text('{"n5": "2.0.0"}')
+    attributes = path / "s0" / "attributes.json"
+    plain = json.loads(attributes.read_text())
+    cosem = {
+        "axes": ["z", "y", "x"],
+        "scale": [40, 4, 8],
+        "translate": [1, 2, 3],
+        "units": ["nm", "nm", "nm"],
+    }
+    for more, place in (
+        ({"transform": cosem}, (1, 2, 3)),
+        ({"resolution": [8, 4, 40], "offset": [3, 2, 1]}, (1, 2, 3)),
+        ({"resolution": [8, 4, 40], "units": ["nm"] * 3, "axes": ["x", "y", "z"]}, (0, 0, 0)),
+    ):
+        attributes.write_text(json.dumps(plain | more))
+        volume = open_volume(path)
+        assert (volume.voxel_size_nm(), volume.levels[0].translation) == ((40, 4, 8), place)
+    attributes.write_text(json.dumps(plain | {"axes": ["z", "y", "x"]}))
+    np.testing.assert_array_equal(everything(open_volume(path)), PIXELS.T)
+
+
+def test_precomputed_levels_cover_the_same_space(tmp_path: Path) -> None:
+    spec = {
+        "driver": "neuroglancer_precomputed",
+        "kvstore": {"driver": "file", "path": f"{tmp_path}/a/"},
+        "multiscale_metadata": {"data_type": "uint8", "num_channels": 2, "type": "image"},
+    }
+    for f in (1, 2):
+        scale = {"size": [8 // f, 8 // f, 4], "resolution": [4 * f, 4 * f, 40], "chunk_size": [8, 8, 4],
+                 "voxel_offset": [8 // f, 4 // f, 2], "encoding": "raw"}  # fmt: skip
+        ts.open({**spec, "scale_metadata": scale}, open=True, create=True).result()[..., 1] = f
+    volume = open_volume(tmp_path / "a", channel=1)
+    assert volume.format == "Neuroglancer precomputed image"
+    assert volume.levels[0].translation == (80.0, 16.0, 32.0)
+    assert volume.levels[1].translation == (80.0, 18.0, 34.0)  # + (f - 1) / 2 of the finest
+    assert [int(everything(volume, k).max()) for k in (0, 1)] == [1, 2]
+    info = tmp_path / "a" / "info"
+    for text, said in (
+        ('{"@type": "neuroglancer_legacy_mesh"}', "holds neuroglancer_legacy_mesh, no volume"),
+        ('{"scales": []}', "info file is damaged"),
+        ("{", "is damaged: it is no JSON"),
+    ):
+        info.write_text(text)
+        with pytest.raises(UserError, match=said):
+            open_volume(tmp_path / "a")
+
+
+# HDF5
+
+
+def test_hdf5_in_the_ways_of_its_programs(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("raw", data=np.stack([PIXELS, PIXELS + 1]))
+        data.attrs.update({"axes": "czyx", "channels": ["raw", "stain"], "resolution": (0.04, 0.004, 0.008)})
+        data.attrs.update({"units": "um", "offset": (1.0, 2.0, 3.0)})
+    volume = open_volume(tmp_path / "a.h5", channel="stain")
+    assert (volume.unit, volume.levels[0].translation) == ("micrometer", (1.0, 2.0, 3.0))
+    np.testing.assert_array_equal(everything(volume), PIXELS + 1)
