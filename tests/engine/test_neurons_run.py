@@ -37,7 +37,7 @@ def rows_of(path):
     ("outputs", "voxel", "limit"),
     [
         (None, (8.0, 8.0, 8.0), 0.01),
-        (("boundary",), (8.0, 8.0, 8.0), 0.4),
+        (("boundary",), (8.0, 8.0, 8.0), 0.45),
         (("boundary",), (40.0, 8.0, 8.0), 0.6),
     ],
     ids=["affinities", "boundary", "boundary, thick sections"],
@@ -110,7 +110,9 @@ def test_only_within_the_mask(run, tmp_path):
     from connectoscope.volumes import ImageSpec, create_image
 
     truth = tissue((16, 32, 32), 5, 4)
-    spec = ImageSpec((16, 32, 32), np.dtype(np.uint8), (8.0, 8.0, 8.0), (0.0, 0.0, 0.0), "nanometer", (16, 16, 16))
+    spec = ImageSpec(
+        (16, 32, 32), np.dtype(np.uint8), (8.0, 8.0, 8.0), (0.0, 0.0, 0.0), "nanometer", (16, 16, 16)
+    )
     mask = np.zeros((16, 32, 32), np.uint8)
     mask[:, 4:20] = 1
     create_image(tmp_path / "mask.ome.zarr", spec)[0].write(mask).result()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NEURONS = "neurons"
 BEFORE: tuple[Index3, ...] = ((-1, 0, 0), (0, -1, 0), (0, 0, -1))
+"""The neighbours whose affinities a voxel holds."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Evidence:
 
     Attributes:
         channels: Which are read.
-        offsets: To the partner of each affinity: first one neighbour along each of z, y, x, then those further away.
+        offsets: To the partner of each affinity: first the voxels before along z, y, x, then those further away.
         from_boundary: The one channel is ``boundary``, and the affinities to the three neighbours follow from it.
     """
 
@@ -58,20 +59,15 @@ def choose_evidence(card: Card) -> Evidence:
     """The affinities of a model, else its ``boundary``.
 
     Raises:
-        UserError: it has neither affinities to the three neighbours of a voxel nor ``boundary``.
+        UserError: it has neither affinities to the three voxels before each nor ``boundary``.
     """
     found = {offset: c for c, o in enumerate(card.outputs) if (offset := offset_of(o.name)) is not None}
-    near = [min((o for o in found if _is_next(o, axis)), default=None) for axis in range(3)]
-    if all(offset is not None for offset in near):
-        offsets = [*near, *(o for o in found if sum(map(abs, o)) > 1)]
-        return Evidence(tuple(found[o] for o in offsets if o), tuple(o for o in offsets if o))
+    if all(offset in found for offset in BEFORE):
+        offsets = (*BEFORE, *(o for o in found if o not in BEFORE))
+        return Evidence(tuple(found[o] for o in offsets), offsets)
     boundary = next((c for c, o in enumerate(card.outputs) if o.name == "boundary"), None)
     if boundary is None:
         raise UserError(
             f"model '{card.name}' has neither affinities nor boundary, of which neurons are made; choose another model"
         )
     return Evidence((boundary,), BEFORE, from_boundary=True)
-
-
-def _is_next(offset: Index3, axis: int) -> bool:
-    return abs(offset[axis]) == 1 and sum(map(abs, offset)) == 1

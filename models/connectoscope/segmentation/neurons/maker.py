@@ -41,6 +41,7 @@ from connectoscope.segmentation.neurons.agglomeration import agglomerate
 from connectoscope.segmentation.neurons.contacts import Contacts, add_contacts, find_contacts
 from connectoscope.segmentation.neurons.evidence import NEURONS, Evidence
 from connectoscope.segmentation.neurons.fragments import mutex_fragments, seeded_fragments, split
+from connectoscope.segmentation.neurons.seams import Seams, from_bytes, seams_of, strengthen, to_bytes
 from connectoscope.volumes.geometry import Box, Float3, Index3
 from connectoscope.volumes.ome_zarr_write import ImageSpec
 
@@ -133,13 +134,15 @@ class NeuronMaker:
 
         def compute(block: Block, read: Read) -> Output:
             probabilities, box = read
-            inner = block.write.shifted(_minus(box.start)).slices
+            inner = block.write.shifted(_minus(box.start))
             affinities = self.evidence.affinities(probabilities)
-            labels = self._fragments(block, probabilities, affinities, inner)
-            sure = affinities[(slice(3), *inner)].mean(axis=0).astype(np.uint8)
+            found = self._fragments(block, box, probabilities, affinities)
+            labels = split(found[inner.slices])
+            sure = affinities[(slice(3), *inner.slices)].mean(axis=0).astype(np.uint8)
             parts = describe(labels, sure, block.write, self.spec.shape)
             if len(parts):
                 write_file(self._file("fragments", block.id), parts.to_bytes())
+                write_file(self._file("seams", block.id), to_bytes(seams_of(found, inner)))
             return Output(labels, {"parts": len(parts)})
 
         def write(block: Block, labels: NDArray[Any]) -> ts.WriteFutures:
@@ -147,7 +150,8 @@ class NeuronMaker:
             ids[labels > 0] += np.uint64(self._base(_place(block.id)))
             return image[block.write.slices].write(ids)
 
-        (self.scratch / "fragments").mkdir(parents=True, exist_ok=True)
+        for kind in ("fragments", "seams"):
+            (self.scratch / kind).mkdir(parents=True, exist_ok=True)
         margin = tuple(max(h, r) for h, r in zip(cell_of(self.voxel, HALO), self.evidence.reach, strict=True))
         return Phase(self.fragments_name, self.cells, self._read(margin), compute, write)  # type: ignore[arg-type]
 
@@ -160,6 +164,9 @@ class NeuronMaker:
             ids = np.asarray(image[box.slices].read().result())
             within = block.write.shifted(_minus(box.start))
             affinities = self.evidence.affinities(probabilities)
+            z, y, x = _place(block.id)
+            before = tuple(self._seams(place) for place in ((z - 1, y, x), (z, y - 1, x), (z, y, x - 1)))
+            strengthen(affinities, within, self._seams((z, y, x)), before)
             found = find_contacts(ids, affinities, self.evidence.offsets, within)
             return Output(np.frombuffer(found.to_bytes(), np.uint8), {"contacts": len(found)})
 
@@ -206,24 +213,24 @@ class NeuronMaker:
         return Phase(self.labels_name, self.blocks, read, compute, write, pyramid)
 
     def _fragments(
-        self,
-        block: Block,
-        probabilities: NDArray[np.uint8],
-        affinities: NDArray[np.uint8],
-        inner: tuple[slice, ...],
+        self, block: Block, box: Box, probabilities: NDArray[np.uint8], affinities: NDArray[np.uint8]
     ) -> Labels:
-        """Of a cell alone, inside of the mask, each connected."""
-        inside = np.ones(block.write.shape, bool)
+        """Of a cell and what is around it, ``box``; 0 where the mask is 0."""
+        inside = np.ones(box.shape, bool)
         if self.mask is not None:
             mask, grid, place = self.mask
-            inside = mask.on(grid, block.write.shifted(place.start))
-        if not inside.any():
+            inside = mask.on(grid, box.shifted(place.start))
+        if not inside[block.write.shifted(_minus(box.start)).slices].any():
             return np.zeros(inside.shape, np.uint32)
         if self.evidence.from_boundary:
             found = seeded_fragments(probabilities[0], 255 - self.threshold, self.voxel)
         else:
             found = mutex_fragments(affinities, self.evidence.offsets, self.threshold)
-        return split(found[inner] * inside)
+        return found * inside
+
+    def _seams(self, place: Place) -> Seams:
+        file = self._file("seams", _id(place))
+        return from_bytes(file.read_bytes()) if file.exists() else {}
 
     def _read(self, margin: Index3) -> Any:
         """Reads the evidence of a cell and ``margin`` around it, as far as there is an image."""
