@@ -31,8 +31,8 @@ def ids_of(tile):
     return np.rint((tile + 1) * 10000).astype(np.int64)
 
 
-def affinities(tile, seed=0):
-    """uint8 (c, z, y, x), smooth: what is near a border is doubtful."""
+def affinities(tile):
+    """uint8 (c, z, y, x)."""
     ids, out = ids_of(tile), []
     for offset in OFFSETS:
         same = np.ones(ids.shape, np.int64)
@@ -42,11 +42,11 @@ def affinities(tile, seed=0):
     return np.stack(out)
 
 
-def outlines(tile):
-    """uint8 (1, z, y, x): 255 between bodies, falling off."""
-    ids = ids_of(tile)
-    edge = ndimage.maximum_filter(ids, 3) != ndimage.minimum_filter(ids, 3)
-    near = ndimage.maximum_filter(edge, 3)
+def outlines(tile, flat=False):
+    """uint8 (1, z, y, x): high between bodies, falling off; flat: between those of one section."""
+    ids, around = ids_of(tile), (1, 3, 3) if flat else 3
+    edge = ndimage.maximum_filter(ids, around) != ndimage.minimum_filter(ids, around)
+    near = ndimage.maximum_filter(edge, around)
     return (edge * 140 + near * 100).astype(np.uint8)[None]
 
 
@@ -54,6 +54,7 @@ def outlines(tile):
 class NeuronPredictor:
     tile: tuple[int, int, int]
     outputs: tuple[str, ...]
+    flat: bool = False
     halo: tuple[int, int, int] = HALO
     calls: int = field(default=0)
 
@@ -61,7 +62,7 @@ class NeuronPredictor:
         assert tile.shape == self.tile
         self.calls += 1
         inner = tuple(slice(h, t - h) for h, t in zip(self.halo, self.tile, strict=True))
-        made = outlines(tile) if self.outputs == ("boundary",) else affinities(tile)
+        made = outlines(tile, self.flat) if self.outputs == ("boundary",) else affinities(tile)
         return made[(slice(None), *inner)]
 
 
@@ -85,5 +86,6 @@ class NeuronBundle(FilterBundle):
         return HALO
 
     def predictor(self, *, tile, exact, device, precision, threads):
-        self.made.append(NeuronPredictor(tile, tuple(o.name for o in self.card.outputs)))
+        voxel = self.card.inputs.voxel_size
+        self.made.append(NeuronPredictor(tile, tuple(o.name for o in self.card.outputs), voxel[0] > voxel[1]))
         return self.made[-1]

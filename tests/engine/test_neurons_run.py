@@ -38,7 +38,7 @@ def rows_of(path):
     [
         (None, (8.0, 8.0, 8.0), 0.01),
         (("boundary",), (8.0, 8.0, 8.0), 0.45),
-        (("boundary",), (40.0, 8.0, 8.0), 0.6),
+        (("boundary",), (40.0, 8.0, 8.0), 0.9),
     ],
     ids=["affinities", "boundary", "boundary, thick sections"],
 )

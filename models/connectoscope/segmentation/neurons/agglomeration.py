@@ -1,11 +1,10 @@
 """Which fragments are of one neuron: average-linkage agglomeration of their contacts.
 
 The pair of the highest score is joined, its contacts added up, and so on until no score is above 0 (Bailoni et al.
-2022, "GASP, a generalized framework for agglomerative clustering of signed graphs"). With t the threshold::
+2022, "GASP, a generalized framework for agglomerative clustering of signed graphs"). With t the threshold, over the
+voxel faces that two fragments share::
 
-    score = (sum of (affinity - t) across faces + FAR * the same over longer offsets) / (number of them + DOUBT)
-
-Only fragments that share a face are joined; affinities over longer offsets also count between those that do not yet.
+    score = sum of (affinity - t) / (number + DOUBT)
 """
 
 from __future__ import annotations
@@ -17,10 +16,9 @@ from numpy.typing import NDArray
 
 from connectoscope.segmentation.neurons.contacts import Contacts
 
-DOUBT = 10.0  # affinities that say nothing, added to each contact: a few noisy voxels do not come first
-FAR = 0.0  # weight of an affinity over a longer offset
+DOUBT = 10.0  # faces that say nothing, added to each contact: a few noisy voxels do not come first
 
-Node = list[float]  # of a contact: faces, sum of affinity - t, weighed number of all, weighed sum of all
+Contact = tuple[int, float]  # faces, and the sum of affinity - t across them
 
 
 def agglomerate(
@@ -46,40 +44,27 @@ class _Graph:
     def __init__(self, count: int, contacts: Contacts, voxels: NDArray[np.int64], threshold: float) -> None:
         self.parent = list(range(count))
         self.voxels = voxels.tolist()
-        self.near: list[dict[int, Node]] = [{} for _ in range(count)]  # both ends hold the same list
-        faces = contacts.faces.sum(axis=1).astype(float)
+        self.near: list[dict[int, Contact]] = [{} for _ in range(count)]
+        faces = contacts.faces.sum(axis=1)
         gain = contacts.affinity - threshold * faces
-        number = faces + FAR * contacts.far
-        total = gain + FAR * (contacts.far_affinity - threshold * contacts.far)
         ends = (contacts.pairs.astype(np.int64) - 1).tolist()
-        for (a, b), *edge in zip(
-            ends, faces.tolist(), gain.tolist(), number.tolist(), total.tolist(), strict=True
-        ):
-            self.near[a][b] = self.near[b][a] = edge
+        for (a, b), *contact in zip(ends, faces.tolist(), gain.tolist(), strict=True):
+            self.near[a][b] = self.near[b][a] = (contact[0], contact[1])
 
     def join_alike(self) -> None:
         """Join the pair of the highest score as long as there is one above 0."""
-        heap: list[tuple[float, int, int]] = []
-
-        def push(a: int, b: int) -> None:
-            faces, _, number, total = self.near[a][b]
-            if faces and total > 0:
-                heap.append((-total / (number + DOUBT), min(a, b), max(a, b)))
-
-        for a, others in enumerate(self.near):
-            for b in others:
-                if a < b:
-                    push(a, b)
+        heap = [_rank(a, b, edge) for a, near in enumerate(self.near) for b, edge in near.items() if a < b]
+        heap = [ranked for ranked in heap if ranked[0] < 0]
         heapq.heapify(heap)
         while heap:
-            score, a, b = heapq.heappop(heap)
-            edge = self.near[a].get(b)
-            if edge is None or not edge[0] or -edge[3] / (edge[2] + DOUBT) != score:
+            ranked = heapq.heappop(heap)
+            _, a, b = ranked
+            if b not in self.near[a] or _rank(a, b, self.near[a][b]) != ranked:
                 continue  # one of the two has changed since
             for other in self.join(a, b):
-                faces, _, number, total = self.near[a][other]
-                if faces and total > 0:
-                    heapq.heappush(heap, (-total / (number + DOUBT), min(a, other), max(a, other)))
+                again = _rank(a, other, self.near[a][other])
+                if again[0] < 0:
+                    heapq.heappush(heap, again)
 
     def absorb_small(self, min_voxels: float) -> None:
         """Give what is smaller than ``min_voxels``, the smallest first, to the neighbour of the highest mean affinity."""
@@ -89,10 +74,9 @@ class _Graph:
             voxels, a = heapq.heappop(heap)
             if self.parent[a] != a or self.voxels[a] != voxels:
                 continue  # it has been joined since
-            touching = [(-edge[1] / edge[0], b) for b, edge in self.near[a].items() if edge[0]]
-            if not touching:
+            if not self.near[a]:
                 continue
-            b = min(touching)[1]
+            b = min((-gain / faces, b) for b, (faces, gain) in self.near[a].items())[1]
             self.join(*sorted((a, b)))
             if self.voxels[min(a, b)] < min_voxels:
                 heapq.heappush(heap, (self.voxels[min(a, b)], min(a, b)))
@@ -109,7 +93,7 @@ class _Graph:
             del self.near[other][b]
             mine = self.near[a].get(other)
             if mine is not None:
-                edge = [x + y for x, y in zip(mine, edge, strict=True)]
+                edge = (mine[0] + edge[0], mine[1] + edge[1])
             self.near[a][other] = self.near[other][a] = edge
             changed.append(other)
         self.near[b] = {}
@@ -120,3 +104,9 @@ class _Graph:
         for a, up in enumerate(self.parent):  # a parent is smaller than its children, so it is final already
             self.parent[a] = self.parent[up]
         return np.array(self.parent, dtype=np.int64)
+
+
+def _rank(a: int, b: int, contact: Contact) -> tuple[float, int, int]:
+    """The highest score first, as a key to sort by."""
+    faces, gain = contact
+    return (-gain / (faces + DOUBT), min(a, b), max(a, b))

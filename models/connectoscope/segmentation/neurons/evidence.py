@@ -25,14 +25,16 @@ class Evidence:
     """Channels of the stored probabilities, and what they are about.
 
     Attributes:
-        channels: Which are read.
+        channels: Which are read: one for each affinity that the model has, and its ``boundary``.
         offsets: To the partner of each affinity: first the voxels before along z, y, x, then those further away.
-        from_boundary: The one channel is ``boundary``, and the affinities to the three neighbours follow from it.
+        boundary: Whether the last channel is ``boundary``.
+        mutex: Fragments are made of affinities, not of ``boundary``.
     """
 
     channels: tuple[int, ...]
     offsets: tuple[Index3, ...]
-    from_boundary: bool = False
+    boundary: bool
+    mutex: bool
 
     @property
     def reach(self) -> Index3:
@@ -43,15 +45,19 @@ class Evidence:
     def affinities(self, probabilities: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(offsets, z, y, x) uint8 of read channels (c, z, y, x); 0 where the partner is outside of the array.
 
-        The affinity of neighbours across a membrane is 255 less the larger of their two probabilities of membrane.
+        The affinity of neighbours by ``boundary`` is 255 less the larger of their two probabilities of membrane. Where
+        the model also has affinities of its own it is the mean of the two, which separates better than either.
         """
+        own = len(self.channels) - self.boundary
         made = np.zeros((len(self.offsets), *probabilities.shape[1:]), np.uint8)
         for index, offset in enumerate(self.offsets):
             here, there = pairs(made[index].shape, offset)
-            if self.from_boundary:
-                made[index][here] = 255 - np.maximum(probabilities[0][here], probabilities[0][there])
-            else:
+            if index < own:
                 made[index][here] = probabilities[index][here]
+            if self.boundary and index < len(BEFORE):
+                membrane = np.maximum(probabilities[-1][here], probabilities[-1][there])
+                weight = 2 if own else 1
+                made[index][here] = (made[index][here].astype(np.uint16) + (255 - membrane)) // weight
         return made
 
 
@@ -62,12 +68,14 @@ def choose_evidence(card: Card) -> Evidence:
         UserError: it has neither affinities to the three voxels before each nor ``boundary``.
     """
     found = {offset: c for c, o in enumerate(card.outputs) if (offset := offset_of(o.name)) is not None}
+    boundary = tuple(c for c, o in enumerate(card.outputs) if o.name == "boundary")
     if all(offset in found for offset in BEFORE):
-        offsets = (*BEFORE, *(o for o in found if o not in BEFORE))
-        return Evidence(tuple(found[o] for o in offsets), offsets)
-    boundary = next((c for c, o in enumerate(card.outputs) if o.name == "boundary"), None)
-    if boundary is None:
+        mutex = not boundary or card.neurons is None or card.neurons.fragments == "affinities"
+        far = [offset for offset in found if offset not in BEFORE and mutex]
+        own = tuple(found[offset] for offset in (*BEFORE, *far))
+        return Evidence((*own, *boundary), (*BEFORE, *far), bool(boundary), mutex)
+    if not boundary:
         raise UserError(
             f"model '{card.name}' has neither affinities nor boundary, of which neurons are made; choose another model"
         )
-    return Evidence((boundary,), BEFORE, from_boundary=True)
+    return Evidence(boundary, BEFORE, boundary=True, mutex=False)

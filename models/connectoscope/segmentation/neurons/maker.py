@@ -167,14 +167,14 @@ class NeuronMaker:
             z, y, x = _place(block.id)
             before = tuple(self._seams(place) for place in ((z - 1, y, x), (z, y - 1, x), (z, y, x - 1)))
             strengthen(affinities, within, self._seams((z, y, x)), before)
-            found = find_contacts(ids, affinities, self.evidence.offsets, within)
+            found = find_contacts(ids, affinities, within)
             return Output(np.frombuffer(found.to_bytes(), np.uint8), {"contacts": len(found)})
 
         def write(block: Block, data: NDArray[Any]) -> None:
             write_file(self._file("contacts", block.id), data.tobytes())
 
         (self.scratch / "contacts").mkdir(parents=True, exist_ok=True)
-        return Phase(self.contacts_name, self.cells, self._read(self.evidence.reach), compute, write)
+        return Phase(self.contacts_name, self.cells, self._read((1, 1, 1)), compute, write)
 
     def objects(self, ledger: Ledger) -> Neurons:
         """The neurons; both phases must be complete."""
@@ -222,10 +222,10 @@ class NeuronMaker:
             inside = mask.on(grid, box.shifted(place.start))
         if not inside[block.write.shifted(_minus(box.start)).slices].any():
             return np.zeros(inside.shape, np.uint32)
-        if self.evidence.from_boundary:
-            found = seeded_fragments(probabilities[0], 255 - self.threshold, self.voxel)
-        else:
+        if self.evidence.mutex:
             found = mutex_fragments(affinities, self.evidence.offsets, self.threshold)
+        else:
+            found = seeded_fragments(probabilities[-1], 255 - self.threshold, self.voxel)
         return found * inside
 
     def _seams(self, place: Place) -> Seams:
