@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from filter_model import FilterBundle, Killed, files_of
 from neuron_model import NeuronBundle, tissue
 
+from connectoscope.cli import main
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.evaluation.partitions import Contingency, adapted_rand_error, variation_of_information
+from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.segmentation.neurons import maker
-from connectoscope.volumes import open_volume
+from connectoscope.volumes import ImageSpec, create_image, open_volume
+from connectoscope.zoo import Card
+from connectoscope.zoo.bundle import write_bundle
 
 
 def opened(array, voxel="8nm"):
@@ -107,8 +113,6 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(run, tmp_path, mo
 
 
 def test_only_within_the_mask(run, tmp_path):
-    from connectoscope.volumes import ImageSpec, create_image
-
     truth = tissue((16, 32, 32), 5, 4)
     spec = ImageSpec(
         (16, 32, 32), np.dtype(np.uint8), (8.0, 8.0, 8.0), (0.0, 0.0, 0.0), "nanometer", (16, 16, 16)
@@ -128,6 +132,55 @@ def test_only_within_the_mask(run, tmp_path):
     labels = labels_of(out)
     assert not labels[mask == 0].any()
     assert (labels > 0)[mask > 0].mean() > 0.95
+
+
+def test_command_segments_and_evaluates_and_refuses_in_one_line(tmp_path, capsys, monkeypatch):
+    """Through the command line, with a network that has learned nothing."""
+    truth = np.zeros((16, 24, 24), np.uint16)
+    truth[:] = 1 + (np.arange(24) > 11)
+    truth[0, :4, :4] = 3  # too few voxels to be scored
+    rng = np.random.default_rng(0)
+    for name, data in (("truth", truth), ("raw", rng.integers(0, 255, truth.shape).astype(np.uint8))):
+        spec = ImageSpec(data.shape, data.dtype, (8.0, 8.0, 8.0), (0.0, 0.0, 0.0), "nanometer", (16, 24, 24))
+        create_image(tmp_path / f"{name}.ome.zarr", spec)[0].write(data).result()
+    architecture = UNet3dArguments(6, (4, 4), (((3, 3, 3),), ((3, 3, 3),)), ((2, 2, 2),))
+    card = NeuronBundle().card.model_dump(by_alias=True) | {
+        "architecture": {"name": "unet3d", "arguments": architecture.to_json()},
+        "receptive_field": architecture.receptive_field(),
+        "stride": architecture.total_stride,
+        "halo": {"exact": architecture.halo(), "practical": architecture.halo()},
+    }
+    torch.manual_seed(0)
+    weights = UNet3d(architecture).state_dict()
+    write_bundle(tmp_path / "models" / "filter", Card.model_validate(card), weights)
+    card["outputs"] = [o | {"name": f"thing{i}"} for i, o in enumerate(card["outputs"])]
+    write_bundle(tmp_path / "models" / "blind", Card.model_validate(card | {"name": "blind"}), weights)
+
+    def command(*words):
+        monkeypatch.setattr("sys.argv", ["connectoscope", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    raw, out = tmp_path / "raw.ome.zarr", tmp_path / "out.ome.zarr"
+    options = ("--target", "neurons", "--json")
+    code, said, err = command("segment", raw, out, "--model", tmp_path / "models" / "filter", *options)
+    assert code == 0, err
+    assert set(json.loads(said)["objects"]) == {"neurons"}
+    code, said, err = command(
+        "evaluate", out, tmp_path / "truth.ome.zarr", *options, "--box", "0:12,0:24,0:24"
+    )
+    assert code == 0, err
+    known = truth[:12] < 3
+    table = Contingency.of(labels_of(out)[:12][known], truth[:12][known])
+    scores = json.loads(said)
+    assert (scores["vi_split"], scores["vi_merge"]) == pytest.approx(variation_of_information(table))
+    assert scores["arand"] == pytest.approx(adapted_rand_error(table))
+    other = tmp_path / "other.ome.zarr"
+    code, _, err = command("segment", raw, other, "--model", tmp_path / "models" / "blind", *options[:2])
+    assert code == 2
+    assert "neither affinities nor boundary" in err
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_what_cannot_be_done_is_refused(run, tmp_path):
