@@ -56,12 +56,13 @@ class Output(_Part):
 class Neurons(_Part):
     """How neurons are made of affinities or ``boundary`` (:mod:`connectoscope.segmentation.neurons`).
 
-    Fragments are found in the ``affinities`` (mutex watershed) or in ``boundary`` (watershed of the distance to it, ten
-    times faster), as far as the model has them. They are joined while their mean affinity is >= ``threshold`` (0-255);
-    those smaller than ``min_volume_nm3`` are absorbed by the neighbour of the weakest boundary.
+    Fragments are found in ``boundary`` (watershed of the distance to it) or in the ``affinities`` (mutex watershed, ten
+    times slower, and less alike on both sides of a block's face), as far as the model has them. They are joined while
+    their mean affinity is >= ``threshold`` (0-255); those smaller than ``min_volume_nm3`` are absorbed by the neighbour of
+    the weakest boundary.
     """
 
-    fragments: Literal["affinities", "boundary"] = "affinities"
+    fragments: Literal["boundary", "affinities"] = "boundary"
     threshold: int = Field(default=128, ge=1, le=255)
     min_volume_nm3: float = Field(default=0.0, ge=0)
 

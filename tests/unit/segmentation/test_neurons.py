@@ -215,11 +215,11 @@ def test_evidence_is_read_off_the_names_of_outputs():
     assert offset_of("affinity_-9_0_12") == (-9, 0, 12)
     assert [offset_of(n) for n in ("affinity_0_0_0", "affinity_1_2", "boundary")] == [None] * 3
     names = ["boundary", "affinity_0_0_-9", "affinity_0_0_-1", "affinity_0_-1_0", "affinity_-1_0_0"]
-    evidence = choose_evidence(a_card(*names))
+    slow = a_card(*names).model_copy(update={"neurons": Neurons(fragments="affinities")})
+    evidence = choose_evidence(slow)
     assert evidence == Evidence((4, 3, 2, 1, 0), (*BEFORE, (0, 0, -9)), boundary=True, mutex=True)
     assert evidence.reach == (1, 1, 9)
-    fast = a_card(*names).model_copy(update={"neurons": Neurons(fragments="boundary")})
-    assert choose_evidence(fast) == Evidence((4, 3, 2, 0), BEFORE, boundary=True, mutex=False)
+    assert choose_evidence(a_card(*names)) == Evidence((4, 3, 2, 0), BEFORE, boundary=True, mutex=False)
     assert choose_evidence(a_card(*names[1:])).channels == (3, 2, 1, 0)
     assert choose_evidence(a_card(*names[:2])) == Evidence((0,), BEFORE, boundary=True, mutex=False)
     with pytest.raises(UserError, match="'m' has neither affinities nor boundary"):

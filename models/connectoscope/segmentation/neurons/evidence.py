@@ -70,7 +70,7 @@ def choose_evidence(card: Card) -> Evidence:
     found = {offset: c for c, o in enumerate(card.outputs) if (offset := offset_of(o.name)) is not None}
     boundary = tuple(c for c, o in enumerate(card.outputs) if o.name == "boundary")
     if all(offset in found for offset in BEFORE):
-        mutex = not boundary or card.neurons is None or card.neurons.fragments == "affinities"
+        mutex = not boundary or (card.neurons is not None and card.neurons.fragments == "affinities")
         far = [offset for offset in found if offset not in BEFORE and mutex]
         own = tuple(found[offset] for offset in (*BEFORE, *far))
         return Evidence((*own, *boundary), (*BEFORE, *far), bool(boundary), mutex)
