@@ -72,10 +72,8 @@ class _Graph:
         heapq.heapify(heap)
         while heap:
             voxels, a = heapq.heappop(heap)
-            if self.parent[a] != a or self.voxels[a] != voxels:
-                continue  # it has been joined since
-            if not self.near[a]:
-                continue
+            if self.parent[a] != a or self.voxels[a] != voxels or not self.near[a]:
+                continue  # it has been joined since, or touches nothing
             b = min((-gain / faces, b) for b, (faces, gain) in self.near[a].items())[1]
             self.join(*sorted((a, b)))
             if self.voxels[min(a, b)] < min_voxels:
