@@ -144,7 +144,9 @@ def test_plans_and_points_in_napari_itself(make_napari_viewer, volume_path, tmp_
     plan.plotted.emit({"name": "Time against recall", "series": {"two levels": [[0.1, 0.9], [0.2, 1.0]]}})
     plan.metric.emit({"name": "curve", "step": 1, "values": {"loss": 2.0}})
     plan.metric.emit({"name": "curve", "step": 2, "values": {"loss": 1.0}})
-    plan.plan_made.emit({"kind": "plan", "name": "c", "path": "/x.cascade.json", "text": "It pays.", "task": "segment"})
+    plan.plan_made.emit(
+        {"kind": "plan", "name": "c", "path": "/x.cascade.json", "text": "It pays.", "task": "segment"}
+    )
     docks = viewer.window.dock_widgets
     assert {"Time against recall", "curve", "Plan of a cascade"} <= set(docks)
     docks["Plan of a cascade"].run_button.click()

@@ -157,7 +157,7 @@ Signature = dict[str, Any]
 """
 
 PLAN_VERSION = 1
-LIBRARIES = ("connectoscope", "numpy", "tensorstore", "torch", "connected-components-3d")
+LIBRARIES = ("connectoscope", "numpy", "tensorstore", "torch", "connected-components-3d", "edt", "mwatershed")
 
 
 @dataclass(frozen=True)

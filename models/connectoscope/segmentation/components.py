@@ -153,13 +153,9 @@ def join(counts: Mapping[Place, int], load: Callable[[Place], Parts], min_voxels
         min_voxels: Objects of fewer voxels are dropped.
     """
     places = sorted(counts)
-    offsets = dict(zip(places, np.cumsum([0, *(counts[p] for p in places)]), strict=False))
-    total = sum(counts.values())
-    if total == 0:
-        none = np.zeros((0, 3), np.int64)
-        return Objects(none[:, 0], none, none[:, 0], none, none, {})
+    offsets = offsets_of(counts)
     recent = lru_cache(maxsize=32)(load)
-    parent = np.arange(total)
+    parent = np.arange(sum(counts.values()))
     rows: list[Parts] = []
     for place in places:
         parts = recent(place)
@@ -169,7 +165,30 @@ def join(counts: Mapping[Place, int], load: Callable[[Place], Parts], min_voxels
             if other in counts:
                 a, b = touching(parts.faces, recent(other).faces, direction)
                 _union(parent, a + (offsets[place] - 1), b + (offsets[other] - 1))
-    root = _roots(parent)
+    return objects_of(counts, rows, _roots(parent), min_voxels)
+
+
+def offsets_of(counts: Mapping[Place, int]) -> dict[Place, int]:
+    """Index of the first part of each block among the parts of all, blocks in the order of their places."""
+    places = sorted(counts)
+    return dict(zip(places, np.cumsum([0, *(counts[p] for p in places)]).tolist(), strict=False))
+
+
+def objects_of(
+    counts: Mapping[Place, int], rows: list[Parts], root: NDArray[np.int64], min_voxels: float
+) -> Objects:
+    """Objects from parts, numbered 1..N in raster order of their first voxel.
+
+    Args:
+        counts: Number of parts of each block that has any.
+        rows: Parts of each block, in the order of their places.
+        root: Of each part, in that order, one part of its object.
+        min_voxels: Objects of fewer voxels are dropped.
+    """
+    if len(root) == 0:
+        none = np.zeros((0, 3), np.int64)
+        return Objects(none[:, 0], none, none[:, 0], none, none, {})
+    offsets = offsets_of(counts)
 
     def column(name: str) -> NDArray[np.int64]:
         values: NDArray[np.int64] = np.concatenate([getattr(parts, name) for parts in rows])
@@ -193,7 +212,7 @@ def join(counts: Mapping[Place, int], load: Callable[[Place], Parts], min_voxels
             place: np.concatenate(
                 [np.zeros(1, np.uint64), own[offsets[place] : offsets[place] + counts[place]]]
             )
-            for place in places
+            for place in offsets
         },
     )
 

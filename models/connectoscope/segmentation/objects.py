@@ -50,6 +50,10 @@ class ObjectMaker:
     def labels_name(self) -> str:
         return f"{self.target}: labels"
 
+    def phases(self) -> list[Phase[NDArray[np.uint8]]]:
+        """What must be complete before there are objects."""
+        return [self.parts_phase()]
+
     def parts_phase(self) -> Phase[NDArray[np.uint8]]:
         """First pass: the parts of each block into scratch."""
         self.scratch.mkdir(parents=True, exist_ok=True)

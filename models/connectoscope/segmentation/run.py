@@ -41,8 +41,11 @@ from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
 from connectoscope.cascade.run import Cascade, place_of, read_share, touched
 from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
+from connectoscope.errors import UserError
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
+from connectoscope.segmentation.neurons.maker import NeuronMaker, Neurons
+from connectoscope.segmentation.neurons.table import adjacency_table
 from connectoscope.segmentation.objects import ObjectMaker
 from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor, copy_phase
 from connectoscope.segmentation.setup import Setup, set_up
@@ -70,6 +73,8 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     targets, target_warnings = choose_targets(
         bundle.card, parameters.target, parameters.threshold, parameters.min_volume
     )
+    if parameters.cascade != "off" and any(target.evidence for target in targets):
+        raise UserError("neurons fill the volume, so there is nothing to leave out: use --cascade off")
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
     mask = None if parameters.within is None else open_volume(parameters.within)
     basis = identity_of(setup, targets, parameters.exact, mask)
@@ -217,7 +222,10 @@ class _Run:
         if not self.setup.chunks_on_lattice:
             weights["alignment"] = 5.0
         for target in self.targets:
-            weights |= {f"{target.name}: components": 4.0, f"{target.name}: labels": 6.0}
+            parts = {"fragments": 60.0, "contacts": 8.0} if target.evidence else {"components": 4.0}
+            weights |= {
+                f"{target.name}: {part}": weight for part, weight in (parts | {"labels": 6.0}).items()
+            }
         self.context.phases(**weights)
         self.engine = Engine(self.context, self.ledger, revision=self.plan.revision)
         stores, factors = self._image()
@@ -331,16 +339,9 @@ class _Run:
         self, target: Target, store: ts.TensorStore, factors: tuple[tuple[int, int, int], ...]
     ) -> int:
         """Labels and table of one target; the number of its objects."""
-        maker = ObjectMaker(
-            target=target.name,
-            channel=target.channel,
-            threshold=target.threshold,
-            min_voxels=target.min_volume_nm3 / self.setup.voxel_nm3 * (1 - 1e-12),
-            store=store,
-            blocks=self.blocks,
-            scratch=self.context.scratch / target.name,
-        )
-        self.engine.run(maker.parts_phase())
+        maker = self._maker(target, store)
+        for phase in maker.phases():
+            self.engine.run(phase)
         objects = maker.objects(self.ledger)
         spec = self._labels_spec(target, objects, factors)
         path = self.destination / "labels" / target.name
@@ -351,6 +352,25 @@ class _Run:
         self._table(target, objects)
         _tell_objects(self.destination, target.name, len(objects), self.context)
         return len(objects)
+
+    def _maker(self, target: Target, store: ts.TensorStore) -> ObjectMaker | NeuronMaker:
+        setup, scratch = self.setup, self.context.scratch / target.name
+        min_voxels = target.min_volume_nm3 / setup.voxel_nm3 * (1 - 1e-12)
+        if target.evidence is None:
+            return ObjectMaker(
+                target.name, target.channel, target.threshold, min_voxels, store, self.blocks, scratch
+            )
+        return NeuronMaker(
+            target.evidence,
+            target.threshold,
+            min_voxels,
+            store,
+            setup.image(np.dtype(np.uint64)),
+            setup.voxel_nm,
+            self.blocks,
+            scratch,
+            None if self.mask is None else (self.mask, setup.grid, setup.box),
+        )
 
     def _labels_spec(
         self, target: Target, objects: Objects, factors: tuple[tuple[int, int, int], ...]
@@ -373,8 +393,12 @@ class _Run:
             threshold=target.threshold, min_volume_nm3=target.min_volume_nm3, objects=len(objects)
         )["connectoscope"]
         del about["finished"]
-        write_file(folder / f"{target.name}.json", (json.dumps(about, indent=1) + "\n").encode())
-        write_file(folder / f"{target.name}.csv", text.encode())
+        tables = {target.name: text}
+        if isinstance(objects, Neurons):
+            tables["neurons-adjacency"] = adjacency_table(objects.contacts, self.setup.voxel_nm)
+        for name, lines in tables.items():
+            write_file(folder / f"{name}.json", (json.dumps(about, indent=1) + "\n").encode())
+            write_file(folder / f"{name}.csv", lines.encode())
 
     def _warn_of_blocks(self) -> None:
         """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""

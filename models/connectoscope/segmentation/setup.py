@@ -9,7 +9,7 @@ from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.blockwise.plan import Lattice, chunk_of
 from connectoscope.networks.normalise import intensity_range
 from connectoscope.networks.predictor import choose_tile
-from connectoscope.volumes.geometry import NANOMETRES, Box, parse_box
+from connectoscope.volumes.geometry import NANOMETRES, Box, Float3, parse_box
 from connectoscope.volumes.ome_zarr_write import ImageSpec
 
 if TYPE_CHECKING:
@@ -34,9 +34,15 @@ class Setup:
     lattice: Lattice
 
     @property
+    def voxel_nm(self) -> Float3:
+        """Size of a voxel of the result."""
+        z, y, x = (s * NANOMETRES[self.volume.unit or "nanometer"] for s in self.grid.scale)
+        return (z, y, x)
+
+    @property
     def voxel_nm3(self) -> float:
         """Volume of a voxel of the result."""
-        z, y, x = (s * NANOMETRES[self.volume.unit or "nanometer"] for s in self.grid.scale)
+        z, y, x = self.voxel_nm
         return z * y * x
 
     @property

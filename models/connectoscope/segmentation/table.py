@@ -33,13 +33,13 @@ def objects_table(objects: Objects, grid: Grid, box: Box, voxel_nm3: float) -> s
         low, high = objects.low[i].tolist(), objects.high[i].tolist()
         source = grid.box_in_level0(Box(tuple(low), tuple(high)).shifted(box.start))
         numbers = [*centre, voxels * voxel_nm3, int(objects.probability[i]) / voxels / 255]
-        z, y, x, volume, mean = (_number(n) for n in numbers)
+        z, y, x, volume, mean = (number(n) for n in numbers)
         ends = (str(n) for pair in zip(source.start, source.stop, strict=True) for n in pair)
         lines.append(",".join([str(i + 1), z, y, x, grid.volume.unit or "", volume, mean, *ends]))
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Seven decimals at most: far below a voxel, and free of the last bits of binary fractions."""
     text = f"{value:.7f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" or not math.isfinite(value) else text

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from connectoscope.errors import UserError
+from connectoscope.segmentation.neurons.evidence import NEURONS, Evidence, choose_evidence
+from connectoscope.zoo.card import Neurons
 
 if TYPE_CHECKING:
     from connectoscope.zoo import Card
@@ -16,12 +18,16 @@ SHOWN_AS = {"boundary": "membranes"}
 
 @dataclass(frozen=True)
 class Target:
-    """One output that becomes objects: foreground is ``>= threshold`` (uint8), objects have ``min_volume_nm3``."""
+    """One output that becomes objects: foreground is ``>= threshold`` (uint8), objects have ``min_volume_nm3``.
+
+    ``neurons`` are made of several outputs, their ``evidence``; the threshold is that of their agglomeration.
+    """
 
     name: str
     channel: int
     threshold: int
     min_volume_nm3: float
+    evidence: Evidence | None = None
 
 
 def choose_targets(
@@ -34,11 +40,12 @@ def choose_targets(
         threshold, min_volume: In place of the card's.
 
     Raises:
-        UserError: the model has no output of that name.
+        UserError: the model has no output of that name, or none that neurons are made of.
     """
     outputs = {output.name: output for output in card.outputs}
     own = {shown: name for name, shown in SHOWN_AS.items() if name in outputs}
-    wanted = [own.get(name, name) for name in names] or [o.name for o in card.outputs if o.instances]
+    given = [own.get(name, name) for name in names if name != NEURONS]
+    wanted = given if names else [o.name for o in card.outputs if o.instances]
     unknown = [name for name in wanted if name not in outputs]
     if unknown:
         there = ", ".join(SHOWN_AS.get(name, name) for name in outputs)
@@ -58,4 +65,15 @@ def choose_targets(
         for channel, output in enumerate(card.outputs)
         if output.name in wanted and output.instances
     ]
+    if NEURONS in names:
+        evidence, usual = choose_evidence(card), card.neurons or Neurons()
+        targets.append(
+            Target(
+                NEURONS,
+                evidence.channels[0],
+                usual.threshold if threshold is None else threshold,
+                usual.min_volume_nm3 if min_volume is None else min_volume,
+                evidence,
+            )
+        )
     return targets, warnings

@@ -1,7 +1,8 @@
-"""Segment a volume with a trained network: synapses, mitochondria, membranes.
+"""Segment a volume with a trained network: synapses, mitochondria, membranes, neurons.
 
 The network's probabilities come from :mod:`connectoscope.blockwise` (same lattice, any size of volume); objects are
-connected components above the card's threshold (:mod:`connectoscope.segmentation`).
+connected components above the card's threshold (:mod:`connectoscope.segmentation`), neurons are agglomerated from
+affinities or membranes (:mod:`connectoscope.segmentation.neurons`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Segment(Searching):
     model: str = parameter("synapse-vnc", role="model", help="Model: a name from 'models list' or a folder.")
     target: tuple[str, ...] = parameter(
         (),
-        help="Output to make objects of (repeat for several): synapses, mitochondria, membranes. "
+        help="Output to make objects of (repeat for several): synapses, mitochondria, membranes, neurons. "
         "Default: each that the model makes objects of.",
     )
     threshold: int | None = parameter(
@@ -32,14 +33,15 @@ class Segment(Searching):
         ge=1,
         le=255,
         advanced=True,
-        help="Foreground from this probability on (0-255). Default: the card's.",
+        help="Foreground from this probability on (0-255); for neurons, parts are joined while their mean affinity "
+        "is at least this. Default: the card's.",
     )
     min_volume: float | None = parameter(
         None,
         ge=0,
         unit="nm³",
         advanced=True,
-        help="Objects smaller than this are dropped. Default: the card's.",
+        help="Objects smaller than this are dropped; for neurons, absorbed by a neighbour. Default: the card's.",
     )
     cascade: str = parameter(
         "off",
@@ -75,7 +77,7 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
 
 TASK = Task(
     name="segment",
-    summary="Find synapses, mitochondria or membranes in a volume.",
+    summary="Find synapses, mitochondria, membranes or neurons in a volume.",
     parameters=Segment,
     run=run,
     destination="destination",

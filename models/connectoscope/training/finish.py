@@ -70,6 +70,7 @@ def finish(
                 }
                 for o in recipe.outputs
             ],
+            "neurons": recipe.neurons,
             "receptive_field": arguments.receptive_field(),
             "stride": arguments.total_stride,
             "halo": {"exact": arguments.halo(), "practical": practical},

@@ -1,9 +1,18 @@
-"""Losses on logits ``(B, C, Z, Y, X)`` against labels of 0 and 1 of the same shape."""
+"""Losses on logits ``(B, C, Z, Y, X)`` against labels of 0 and 1 (below 0: unknown) of the same shape."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+SURE = 40.0  # a logit whose loss and gradient are 0 in float32
+
+
+def leave_out(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits and labels where nothing is learned from labels below 0: they count as 0 and as surely found."""
+    known = labels >= 0
+    return torch.where(known, logits, -SURE), torch.where(known, labels, 0.0)
 
 
 def bce_dice(logits: Tensor, labels: Tensor, weight: float) -> Tensor:

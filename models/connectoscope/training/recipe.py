@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from connectoscope.errors import UserError
+from connectoscope.zoo.card import Neurons
 
 
 class _Part(BaseModel):
@@ -85,7 +86,11 @@ class Training(_Part):
 
 
 class Recipe(_Part):
-    """See ``recipes/synapse-vnc.toml`` for one with comments."""
+    """See ``recipes/synapse-vnc.toml`` for one with comments.
+
+    Where a volume has the label ``neuron`` (ids of objects), outputs named ``boundary`` and ``affinity_Z_Y_X`` are derived
+    from it (:mod:`connectoscope.training.instances`); ``neurons`` is for the card and has no part in the training.
+    """
 
     name: str
     version: str
@@ -99,6 +104,7 @@ class Recipe(_Part):
     volumes: tuple[TrainingVolume, ...] = Field(min_length=1)
     sampling: Sampling
     training: Training
+    neurons: Neurons | None = None
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +13,11 @@ from torch import Generator, Tensor
 
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.training.augment import MARGIN, intensity, turn, warp
+from connectoscope.training.augment import MARGIN, intensity, orient, turn, warp
+from connectoscope.training.instances import INSTANCES, UNKNOWN, can_derive, derive
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
-from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.geometry import Box, Index3
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,15 @@ class LabelledVolume:
 
     Attributes:
         image: ``(Z, Y, X)`` float32, normalised.
-        labels: ``(C, Z, Y, X)`` uint8, 0 or 1, channels in the recipe's order of outputs.
+        labels: ``(C, Z, Y, X)`` uint8, 0, 1 or ``UNKNOWN``, channels in the recipe's order of outputs.
         split: The recipe's entry.
+        instances: ``(Z, Y, X)`` int32, where the labels are derived from them.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     split: TrainingVolume
+    instances: NDArray[np.int32] | None = None
 
 
 def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
@@ -41,20 +45,24 @@ def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
     """
     raw = open_volume(find_data(entry.raw, entry.published))
     low, high = intensity_range(raw.read, raw.shape, *recipe.inputs.percentiles)
-    labels = []
-    for output in recipe.outputs:
-        if output.name not in entry.labels:
-            raise UserError(
-                f"recipe {recipe.name}: volume {entry.name} has no label for the output '{output.name}'"
-            )
-        label = open_volume(find_data(entry.labels[output.name], entry.published))
-        if label.shape != raw.shape:
-            raise UserError(
-                f"label {label.source} has shape {label.shape}, its image {raw.shape}; they must agree"
-            )
-        labels.append(label.read(Box.of(label.shape)) > 0)
     image = normalise(raw.read(Box.of(raw.shape)), low, high)
+    names = [output.name for output in recipe.outputs]
+    if INSTANCES in entry.labels and all(can_derive(name) for name in names):
+        ids = np.unique(_label(entry, INSTANCES, raw.shape), return_inverse=True)
+        instances = (ids[1].reshape(raw.shape) + (ids[0][0] != 0)).astype(np.int32)  # 0 stays 0
+        return LabelledVolume(image, derive(instances, names), entry, instances)
+    for name in names:
+        if name not in entry.labels:
+            raise UserError(f"recipe {recipe.name}: volume {entry.name} has no label for the output '{name}'")
+    labels = [_label(entry, name, raw.shape) > 0 for name in names]
     return LabelledVolume(image, np.stack(labels).astype(np.uint8), entry)
+
+
+def _label(entry: TrainingVolume, name: str, shape: Index3) -> NDArray[Any]:
+    label = open_volume(find_data(entry.labels[name], entry.published))
+    if label.shape != shape:
+        raise UserError(f"label {label.source} has shape {label.shape}, its image {shape}; they must agree")
+    return label.read(Box.of(label.shape))
 
 
 class Sampler:
@@ -71,8 +79,11 @@ class Sampler:
                     f"recipe {recipe.name}: patches of {depth} planes do not fit "
                     f"the {last - first} training planes of {volume.split.name}"
                 )
-        if recipe.sampling.plain and recipe.sampling.patch[1] != recipe.sampling.patch[2]:
-            raise UserError(f"recipe {recipe.name}: sampling.plain needs patches that are square in y and x")
+        turned = recipe.sampling.plain or any(volume.instances is not None for volume in volumes)
+        if turned and recipe.sampling.patch[1] != recipe.sampling.patch[2]:
+            raise UserError(
+                f"recipe {recipe.name}: sampling.plain and instances need patches that are square in y and x"
+            )
         names = [output.name for output in recipe.outputs]
         unknown = set(recipe.sampling.centred) - set(names)
         if unknown:
@@ -80,13 +91,13 @@ class Sampler:
                 f"recipe {recipe.name}: sampling.centred names {sorted(unknown)}, outputs are {names}"
             )
         self.centres = {
-            (v, name): np.argwhere(volume.labels[names.index(name), slice(*volume.split.train)])
+            (v, name): np.argwhere(volume.labels[names.index(name), slice(*volume.split.train)] == 1)
             for v, volume in enumerate(volumes)
             for name in recipe.sampling.centred
         }  # voxels of each label, z relative to the first training plane
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """image ``(B, 1, Z, Y, X)`` and labels ``(B, C, Z, Y, X)`` of an update, float32."""
+        """image ``(B, 1, Z, Y, X)`` and labels ``(B, C, Z, Y, X)`` of an update, float32; -1 is unknown."""
         pairs = [self.patch(step, place) for place in range(self.recipe.sampling.batch)]
         return torch.stack([i for i, _ in pairs])[:, None], torch.stack([t for _, t in pairs])
 
@@ -95,19 +106,27 @@ class Sampler:
         digest = hashlib.sha256(f"{self.recipe.seed}/{step}/{place}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         chance = torch.Generator().manual_seed(int.from_bytes(digest[8:15], "little"))
-        image, labels = self._cut(generator)
+        image, labels, derived = self._cut(generator)
+        if derived:  # an affinity has a direction, and ids cannot be interpolated
+            image, ids = orient(image, labels[0], generator)
+            names = [output.name for output in self.recipe.outputs]
+            targets = torch.from_numpy(derive(ids.numpy(), names))
+            return intensity(image, generator), torch.where(targets == UNKNOWN, -1.0, targets.float())
         sampling = self.recipe.sampling
         plain = step >= sampling.plain_from and float(torch.rand((), generator=chance)) < sampling.plain
         image, labels = (turn if plain else warp)(image, labels, sampling.patch[1:], generator)
         return intensity(image, generator), labels
 
-    def _cut(self, generator: Generator) -> tuple[Tensor, Tensor]:
+    def _cut(self, generator: Generator) -> tuple[Tensor, Tensor, bool]:
+        """Image ``(Z, Y, X)``, labels ``(C, Z, Y, X)`` or instances ``(1, Z, Y, X)``, and whether it is the latter."""
         draw = float(torch.rand((), generator=generator))
         v = int(torch.randint(len(self.volumes), (), generator=generator))
         volume = self.volumes[v]
         first, last = volume.split.train
         depth, rows, columns = self.recipe.sampling.patch
-        size = np.array([depth, int(rows * MARGIN), int(columns * MARGIN)])
+        derived = volume.instances is not None
+        margin = 1.0 if derived else MARGIN
+        size = np.array([depth, int(rows * margin), int(columns * margin)])
         shape = np.array([last - first, *volume.image.shape[1:]])
         size = np.minimum(size, shape)
         start = np.array([int(torch.randint(int(n) + 1, (), generator=generator)) for n in shape - size])
@@ -130,4 +149,7 @@ class Sampler:
             slice(x, x + int(size[2])),
         )
         image = torch.from_numpy(np.ascontiguousarray(volume.image[where]))
-        return image, torch.from_numpy(np.ascontiguousarray(volume.labels[(slice(None), *where)])).float()
+        if volume.instances is not None:
+            return image, torch.from_numpy(volume.instances[where].copy())[None], True
+        labels = torch.from_numpy(np.ascontiguousarray(volume.labels[(slice(None), *where)])).float()
+        return image, labels, False

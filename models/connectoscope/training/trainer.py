@@ -20,11 +20,12 @@ from connectoscope.networks.registry import build_network
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.pruning.pruner import Pruner
 from connectoscope.training.checkpoint import Progress, load_checkpoint, save_checkpoint
-from connectoscope.training.losses import bce_dice
+from connectoscope.training.instances import UNKNOWN
+from connectoscope.training.losses import bce_dice, leave_out
 from connectoscope.training.recipe import Recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler
 
-CONTEXT = 8  # planes read on each side of scored planes; more than any bundled network reaches
+CONTEXT = 8  # planes read on each side of scored planes, at least
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -79,7 +80,9 @@ class Trainer:
     @property
     def signature(self) -> str:
         """Hash of the recipe, and of how it prunes; a checkpoint of another one is refused."""
-        text = self.recipe.model_dump_json() + (self.pruner.signature if self.pruner else "")
+        text = self.recipe.model_dump_json(exclude={"neurons"}) + (
+            self.pruner.signature if self.pruner else ""
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -143,8 +146,9 @@ class Trainer:
         if self.teacher is not None:
             with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16):
                 told = self.teacher(image).float().sigmoid()
-            labels = (labels + told.clone()) / 2
-        loss = bce_dice(logits.float(), labels, dice)
+            labels = torch.where(labels >= 0, (labels + told.clone()) / 2, labels)
+        logits, labels = leave_out(logits.float(), labels)
+        loss = bce_dice(logits, labels, dice)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.pruner is not None:
@@ -210,11 +214,14 @@ def score_planes(
     outside = np.zeros_like(inside)
     for volume in volumes:
         first, last = getattr(volume.split, part)
-        low = max(first - CONTEXT, 0)
-        high = min(last + CONTEXT, len(volume.image))
+        context = max(CONTEXT, network.arguments.halo()[0])  # type: ignore[union-attr,operator]
+        low = max(first - context, 0)
+        high = min(last + context, len(volume.image))
         p = predict_planes(network, volume.image[low:high], device)[:, first - low : last - low]
         for c in range(len(recipe.outputs)):
-            a, b = histograms(p[c], volume.labels[c, first:last] > 0)
+            truth = volume.labels[c, first:last]
+            known = truth != UNKNOWN
+            a, b = histograms(p[c][known], truth[known] > 0)
             inside[c] += a
             outside[c] += b
     return {o.name: precision_recall(inside[c], outside[c]) for c, o in enumerate(recipe.outputs)}

@@ -53,6 +53,20 @@ class Output(_Part):
     min_volume_nm3: float = Field(0.0, ge=0)
 
 
+class Neurons(_Part):
+    """How neurons are made of affinities or ``boundary`` (:mod:`connectoscope.segmentation.neurons`).
+
+    Fragments are found in ``boundary`` (watershed of the distance to it) or in the ``affinities`` (mutex watershed, ten
+    times slower, and less alike on both sides of a block's face), as far as the model has them. They are joined while
+    their mean affinity is >= ``threshold`` (0-255); those smaller than ``min_volume_nm3`` are absorbed by the neighbour of
+    the weakest boundary.
+    """
+
+    fragments: Literal["boundary", "affinities"] = "boundary"
+    threshold: int = Field(default=128, ge=1, le=255)
+    min_volume_nm3: float = Field(default=0.0, ge=0)
+
+
 class Halo(_Part):
     """Voxels per side, z, y, x. ``practical`` changes at most 0.1 % of the voxels by more than 1 of 255."""
 
@@ -103,6 +117,7 @@ class Card(_Part):
     members: tuple[str, ...] = ()
     inputs: Inputs
     outputs: tuple[Output, ...] = Field(min_length=1)
+    neurons: Neurons | None = None
     receptive_field: Steps
     stride: Steps
     halo: Halo

@@ -1,0 +1,1 @@
+"""Neurons from affinities or membranes: fragments of each cell, their contacts, agglomeration across all cells."""
