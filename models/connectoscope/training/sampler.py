@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.training.augment import MARGIN, intensity, turn, warp
+from connectoscope.training.labels import boundaries, plane_grid, resampled_mask
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
@@ -34,26 +35,30 @@ class LabelledVolume:
 
 
 def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
-    """Read a recipe's volume and its labels.
+    """Read a recipe's volume and its labels, with the pixels that the recipe wants.
 
     Raises:
         UserError: when a file is missing, a label's shape differs, or an output has no label.
     """
     raw = open_volume(find_data(entry.raw, entry.published))
-    low, high = intensity_range(raw.read, raw.shape, *recipe.inputs.percentiles)
+    grid = plane_grid(raw, recipe.inputs.voxel_size)
+    low, high = intensity_range(grid.read, grid.shape, *recipe.inputs.percentiles)
     labels = []
     for output in recipe.outputs:
-        if output.name not in entry.labels:
+        derived = output.name in entry.boundaries_of
+        file = (entry.boundaries_of if derived else entry.labels).get(output.name)
+        if file is None:
             raise UserError(
                 f"recipe {recipe.name}: volume {entry.name} has no label for the output '{output.name}'"
             )
-        label = open_volume(find_data(entry.labels[output.name], entry.published))
+        label = open_volume(find_data(file, entry.published))
         if label.shape != raw.shape:
             raise UserError(
                 f"label {label.source} has shape {label.shape}, its image {raw.shape}; they must agree"
             )
-        labels.append(label.read(Box.of(label.shape)) > 0)
-    image = normalise(raw.read(Box.of(raw.shape)), low, high)
+        values = label.read(Box.of(label.shape))
+        labels.append(resampled_mask(boundaries(values) if derived else values > 0, grid))
+    image = normalise(grid.read(Box.of(grid.shape)), low, high)
     return LabelledVolume(image, np.stack(labels).astype(np.uint8), entry)
 
 

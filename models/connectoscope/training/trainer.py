@@ -208,10 +208,11 @@ def score_planes(
     network.eval()
     inside = np.zeros((len(recipe.outputs), 256), np.int64)
     outside = np.zeros_like(inside)
+    context = min(CONTEXT, network.arguments.reach()[0])  # type: ignore[union-attr, operator]
     for volume in volumes:
         first, last = getattr(volume.split, part)
-        low = max(first - CONTEXT, 0)
-        high = min(last + CONTEXT, len(volume.image))
+        low = max(first - context, 0)
+        high = min(last + context, len(volume.image))
         p = predict_planes(network, volume.image[low:high], device)[:, first - low : last - low]
         for c in range(len(recipe.outputs)):
             a, b = histograms(p[c], volume.labels[c, first:last] > 0)
