@@ -319,7 +319,7 @@ class TaskForm(QWidget):
 
 def command_line(task: Task, values: Mapping[str, Any]) -> str:
     """``connectoscope TASK ...`` with arguments in order and the options that are not at their default."""
-    words = ["connectoscope", task.name]
+    words = ["connectoscope", *task.name.split()]
     options: list[str] = []
     for name, info in task.parameters.model_fields.items():
         value = values.get(name)

@@ -95,9 +95,7 @@ def _median(squared: NDArray[np.float64]) -> float:
     return float(np.median(np.sqrt(squared[np.triu_indices(len(squared), 1)]))) or 1.0
 
 
-def _kernel(
-    source: Vectors, target: Vectors, bandwidth: float | None
-) -> tuple[NDArray[np.float32], float]:
+def _kernel(source: Vectors, target: Vectors, bandwidth: float | None) -> tuple[NDArray[np.float32], float]:
     """The kernel of all pairs of the pooled set, (m + n, m + n), 0 on the diagonal, and σ."""
     squared = _squared_distances(np.concatenate([source, target]))
     if bandwidth is None:

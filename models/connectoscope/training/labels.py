@@ -38,7 +38,7 @@ def resampled_mask(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
     return result
 
 
-def boundaries(instances: NDArray[np.integer]) -> NDArray[np.bool_]:
+def boundaries(instances: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Boundaries of instance labels ``(z, y, x)``: voxels next to another label (6 neighbours), dilated once.
 
     0 is a label like the others here: where nothing is labelled, boundaries enclose it.

@@ -288,9 +288,7 @@ def write_signed(
     data = save(vectors)
     own = tuple(f for f in bundle.card.files if f.name != SIGNATURE)
     files = {f.name: bundle.read_file(f.name) for f in own}
-    card = bundle.card.model_copy(
-        update={"signature": signature, "files": (*own, _file(SIGNATURE, data))}
-    )
+    card = bundle.card.model_copy(update={"signature": signature, "files": (*own, _file(SIGNATURE, data))})
     return _write(path, card, {**files, SIGNATURE: data})
 
 
