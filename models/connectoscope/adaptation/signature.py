@@ -42,7 +42,7 @@ def common_network() -> Bundle | None:
 
 
 def vectors_of(
-    bundle: Bundle, parts: Sequence[Part], seed: int, device: str, count: int = VECTORS
+    bundle: Bundle, parts: Sequence[Part], count: int, seed: int, device: str
 ) -> NDArray[np.float16]:
     """Features by ``bundle``'s network of patches of ``parts``, (n, features) float16.
 
@@ -62,7 +62,13 @@ def vectors_of(
 
 
 def write_signature(
-    bundle: Bundle, parts: Sequence[Part], out: Path | None = None, *, seed: int = 0, device: str = "cpu"
+    bundle: Bundle,
+    parts: Sequence[Part],
+    out: Path | None = None,
+    *,
+    count: int = VECTORS,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> Bundle:
     """Give a bundle the signature of what it was trained on; its hash stays.
 
@@ -71,15 +77,16 @@ def write_signature(
     Args:
         parts: The training data, at least one.
         out: Where the signed bundle goes; None: in the place of ``bundle``.
+        count: Vectors in each space, over all parts.
 
     Raises:
         UserError: a volume is too small, shows no tissue, or its voxel size is unknown or unsuitable.
     """
     common = bundle if bundle.card.name == COMMON else common_network()
-    vectors = {"own": vectors_of(bundle, parts, seed, device)}
+    vectors = {"own": vectors_of(bundle, parts, count, seed, device)}
     if common is not None:
         same = common.hash == bundle.hash
-        vectors["common"] = vectors["own"].copy() if same else vectors_of(common, parts, seed, device)
+        vectors["common"] = vectors["own"].copy() if same else vectors_of(common, parts, count, seed, device)
     signature = Signature(
         own=_space(bundle, vectors["own"]),
         common=None if common is None else _space(common, vectors["common"]),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from made_domains import RECIPE, membranes, random_bundle, save, tissue
 
+from connectoscope.adaptation.signature import write_signature
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.train import Train
 from connectoscope.tasks.train import run as train
+
+SMALL = partial(write_signature, count=32)  # vectors, so that tests are quick
 
 
 @pytest.fixture
@@ -29,6 +34,7 @@ def trained(tmp_path_factory):
     save(folder / "cells_labels.ome.tif", membranes(cells))
     (folder / "cells.toml").write_text(RECIPE.replace("NAME", "cells"))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("connectoscope.training.finish.write_signature", SMALL)
         patch.setenv("CONNECTOSCOPE_DATA", str(folder))
         patch.setenv("CONNECTOSCOPE_MODELS", str(folder / "models"))
         random_bundle(folder / "models" / "features-em", seed=7)
@@ -40,6 +46,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def target(trained, tmp_path, monkeypatch):
     """Another domain (bright membranes): raw.tif, its membranes and its cells, in tmp_path."""
+    monkeypatch.setattr("connectoscope.adaptation.signature.write_signature", SMALL)
     monkeypatch.setenv("CONNECTOSCOPE_MODELS", str(trained))
     image, cells = tissue(2, "inverted")
     save(tmp_path / "raw.ome.tif", image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,16 +21,27 @@ from connectoscope.zoo import find_model
 from connectoscope.zoo.bundle import SIGNATURE
 
 
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """A model for each look, signed, beside a volume that it saw and one that no model saw."""
+    folder = tmp_path_factory.mktemp("domains")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONNECTOSCOPE_MODELS", str(folder / "models"))
+        random_bundle(folder / "models" / "features-em", seed=7)
+        for number, look in enumerate(("cells", "grainy", "fine")):
+            bundle = random_bundle(folder / "models" / look, seed=number)
+            seen = open_volume(save(folder / f"{look}1.ome.tif", tissue(10 + number, look)[0]))
+            write_signature(bundle, [Part(seen)], count=64)
+            save(folder / f"{look}2.ome.tif", tissue(20 + number, look)[0])
+    return folder
+
+
 @pytest.fixture
-def domains(models, tmp_path):
-    """A model for each look, signed; the path of a volume of each look that no model saw."""
-    paths = {}
-    for number, look in enumerate(("cells", "grainy", "fine")):
-        image, _ = tissue(10 + number, look)
-        bundle = random_bundle(models / look, seed=number)
-        write_signature(bundle, [Part(open_volume(save(tmp_path / f"{look}1.ome.tif", image)))])
-        paths[look] = save(tmp_path / f"{look}2.ome.tif", tissue(20 + number, look)[0])
-    return paths
+def domains(made, models):
+    """The path of a volume of each look; the models are the test's own copies."""
+    shutil.rmtree(models)
+    shutil.copytree(made / "models", models)
+    return {look: made / f"{look}2.ome.tif" for look in ("cells", "grainy", "fine")}
 
 
 def rank(folder, source, **more):
@@ -135,14 +147,17 @@ def test_what_cannot_be_ranked_is_one_line(domains, models, tmp_path, capsys):
     )
 
 
-def test_from_the_command_line_and_a_signature_made_there(domains, models, tmp_path, capsys):
+def test_from_the_command_line_and_a_signature_made_there(made, domains, models, capsys):
     random_bundle(models / "bare", seed=4)
-    assert cli.run(["adapt", "sign", "bare", "signed", "--on", str(tmp_path / "grainy1.ome.tif")]) == 0
+    assert (
+        cli.run(["adapt", "sign", "bare", "signed", "--on", str(made / "grainy1.ome.tif"), "--vectors", "64"])
+        == 0
+    )
     capsys.readouterr()
-    arguments = ["adapt", "rank", str(domains["grainy"]), "--json"]
+    arguments = ["adapt", "rank", str(domains["grainy"]), "--vectors", "64", "--json"]
     arguments += [w for m in ("cells", "signed") for w in ("--model", m)]
     assert cli.run(arguments) == 0
     out, _ = capsys.readouterr()
     assert [m["model"] for m in json.loads(out)["models"]] == ["signed", "cells"]
-    assert cli.run(arguments[:3]) == 0
+    assert cli.run(arguments[:5]) == 0
     assert "MMD²" in capsys.readouterr().out

@@ -26,6 +26,7 @@ class AdaptSign(OnVolume):
         role="source",
         help="Volume that the model was trained on: file, folder, URL or sample:NAME; with --box the part of it.",
     )
+    vectors: int = parameter(512, ge=16, le=1024, advanced=True, help="Patches that are looked at.")
     seed: int = parameter(0, ge=0, advanced=True, help="Which patches are drawn.")
 
 
@@ -52,7 +53,9 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
     bundle = find_model(parameters.model)
     volume = open_source(parameters, parameters.on)
     part = Part(volume, None if parameters.box is None else parse_box(parameters.box), parameters.level)
-    signed = write_signature(bundle, [part], out, seed=parameters.seed, device=context.device)
+    signed = write_signature(
+        bundle, [part], out, count=parameters.vectors, seed=parameters.seed, device=context.device
+    )
     signature = signed.card.signature
     if signature is None or signature.common is None:
         context.warn(f"without the model '{COMMON}' there is no common space; only --space own will do")
