@@ -188,7 +188,7 @@ class TaskForm(QWidget):
         ):
             values = {name: f.value() for name, f in self.fields.items()}
             target = values.get("target") or ()
-            what = target[0] if len(target) == 1 else values.get("detector") or self.task.name
+            what = target[0] if len(target) == 1 else values.get("detector") or self.task.name.split()[-1]
             field.set_value(default_destination(source.value(), what, self.task.ending(values)))
 
     def _take_cards(self, cards: dict[str, Any]) -> None:

@@ -119,6 +119,6 @@ def test_a_file_that_is_no_patches_or_overlaps_is_named(tmp_path):
     boxes = ["0:4,0:4,0:4", "3:8,0:4,0:4"]
     patches = [{"id": f"p{i}", "box": box} for i, box in enumerate(boxes)]
     file.write_text(json.dumps({"schema": 1, "source": source, "patches": patches}))
-    with pytest.raises(UserError, match="p0 and p1 of .* overlap"):
+    with pytest.raises(UserError, match=r"p0 and p1 of .* overlap"):
         read_patches(file)
     assert parse_box(boxes[0]).size == 64

@@ -37,8 +37,9 @@ class AdaptSuggest(OnVolume):
         help="Mean entropy nearest to the median of all; highest median entropy; at random; highest mean entropy; "
         "spread out in feature space.",
     )
-    target: str | None = parameter(
-        None, help="Output of the model whose uncertainty counts. Default: membranes, else all outputs."
+    target: tuple[str, ...] = parameter(
+        (),
+        help="Output of the model whose uncertainty counts (repeat for several). Default: membranes, else all.",
     )
     patch: str | None = parameter(
         None,
@@ -166,13 +167,13 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     }
 
 
-def _channels(card: Card, target: str | None) -> list[int]:
+def _channels(card: Card, targets: tuple[str, ...]) -> list[int]:
     """Which outputs count."""
     from connectoscope.adaptation.labels import output_index
 
-    if target is None and "boundary" not in {o.name for o in card.outputs}:
+    if not targets and "boundary" not in {o.name for o in card.outputs}:
         return list(range(len(card.outputs)))
-    return [output_index(card, target)]
+    return sorted({output_index(card, target) for target in targets or (None,)})
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -45,8 +45,8 @@ class AdaptTrain(OnVolume):
         role="truth",
         help="Labels of the patches: a volume in the frame of the image, or a folder with a file ID.tif for each.",
     )
-    target: str | None = parameter(
-        None, help="Output of the model that the labels are of. Default: membranes, else its only one."
+    target: tuple[str, ...] = parameter(
+        (), help="The one output of the model that the labels are of. Default: membranes, else its only one."
     )
     instances: bool = parameter(
         False, help="The labels are instances (neurons, cells); their boundaries are learned."
@@ -90,7 +90,9 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
     if (parameters.patches is None) != (parameters.labels is None):
         raise UserError("--patches and --labels go together; without both, only statistics are taken anew")
-    channel = output_index(bundle.card, parameters.target)
+    if len(parameters.target) > 1:
+        raise UserError("labels are of one output: name one --target")
+    channel = output_index(bundle.card, parameters.target[0] if parameters.target else None)
     volume = open_source(parameters, parameters.on)
     for text in volume.warnings:
         context.warn(text)
