@@ -96,7 +96,7 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
             x="first main axis of the features",
             y="second main axis",
             marked={name: _centre(p) for name, p in points.items()},
-            **{name: p[::4].round(4).tolist() for name, p in points.items()},
+            **{f"vectors of {name}": p[::4].round(4).tolist() for name, p in points.items()},
         )
         centres = {name: _centre(p) for name, p in points.items()}
     else:

@@ -141,9 +141,11 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     card = _card(bundle, out, channel, outcome, scores, parameters, volume.name, len(boxes))
     made = write_bundle(out, card, network.state_dict())
     box = None if parameters.box is None else parse_box(parameters.box)
-    made = write_signature(
-        made, [Part(volume, box, parameters.level)], seed=parameters.seed, device=context.device
-    )
+    part_of = [Part(volume, box, parameters.level)]
+    try:
+        made = write_signature(made, part_of, seed=parameters.seed, device=context.device)
+    except UserError as error:  # the common network may see less in the volume than the model does
+        context.warn(f"the new model has no signature, so 'adapt rank' cannot judge it: {error}")
     verdict = _verdict(outcome, scores)
     if outcome.kept != "trained" and boxes:
         context.warn(verdict)
