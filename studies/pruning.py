@@ -37,7 +37,7 @@ from connectoscope.pruning.receipt import macs, weights_kept
 from connectoscope.pruning.wiring import wiring_of
 from connectoscope.training.recipe import Recipe, load_recipe
 from connectoscope.training.sampler import LabelledVolume, load_volume
-from connectoscope.training.trainer import CONTEXT, Trainer, predict_planes
+from connectoscope.training.trainer import Trainer, predict_planes
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
@@ -275,7 +275,8 @@ def measure(run: Run) -> dict[str, Any]:
         network, pruner = trained(run, volumes)
     seconds = time.process_time() - started
     low, high = held_out(run.fold)
-    first, last = max(low - CONTEXT, 0), min(high + CONTEXT, len(volumes[0].image))
+    reach = network.arguments.halo()[0]
+    first, last = max(low - reach, 0), min(high + reach, len(volumes[0].image))
     rates = OnRates(network)
     with rates.watching(), watching_likeness(network) as likeness:
         p = predict_planes(network, volumes[0].image[first:last], "cpu")[:, low - first : high - first]

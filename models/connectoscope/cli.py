@@ -6,6 +6,7 @@ Nothing heavy is imported here: ``connectoscope --help`` answers at once.
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 import json
 import re
@@ -88,10 +89,12 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _commands() -> list[str]:
-    return [*task_names(), "run"]
+    return [*dict.fromkeys(name.partition(" ")[0] for name in task_names()), "run"]
 
 
 def _command_of(arguments: Sequence[str]) -> str:
+    if " ".join(arguments[:2]) in task_names():
+        return f"{arguments[0]} {arguments[1]} "
     return f"{arguments[0]} " if arguments and arguments[0] in _commands() else ""
 
 
@@ -104,12 +107,19 @@ def _app(first: str) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(help=_HELP)(_callback)
+    groups: dict[str, typer.Typer] = {}
     for name in task_names():
-        if first.startswith("-") or first == name:
-            task = load_task(name)
-            app.command(name, help=_long_help(task), short_help=task.summary, hidden=task.hidden)(
-                _command(task)
-            )
+        command, _, action = name.partition(" ")
+        if not (first.startswith("-") or first == command):
+            continue
+        task = load_task(name)
+        if action and command not in groups:
+            told = inspect.getdoc(importlib.import_module(f"connectoscope.tasks.{command}"))
+            groups[command] = typer.Typer(rich_markup_mode=None)
+            app.add_typer(groups[command], name=command, help=told)
+        groups.get(command, app).command(
+            action or name, help=_long_help(task), short_help=task.summary, hidden=task.hidden
+        )(_command(task))
     app.command("run", help="Run or resume a job folder.")(_run_command)
     return app
 

@@ -189,7 +189,7 @@ class TaskForm(QWidget):
         ):
             values = {name: f.value() for name, f in self.fields.items()}
             target = values.get("target") or ()
-            what = target[0] if len(target) == 1 else values.get("detector") or self.task.name
+            what = target[0] if len(target) == 1 else values.get("detector") or self.task.name.split()[-1]
             field.set_value(default_destination(source.value(), what, self.task.ending(values)))
 
     def _take_cards(self, cards: dict[str, Any]) -> None:
@@ -320,7 +320,7 @@ class TaskForm(QWidget):
 
 def command_line(task: Task, values: Mapping[str, Any]) -> str:
     """``connectoscope TASK ...`` with arguments in order and the options that are not at their default."""
-    words = ["connectoscope", task.name]
+    words = ["connectoscope", *task.name.split()]
     options: list[str] = []
     for name, info in task.parameters.model_fields.items():
         value = values.get(name)

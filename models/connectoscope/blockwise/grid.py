@@ -132,35 +132,38 @@ class Grid:
         return None
 
 
-def choose_grid(volume: Volume, voxel_size: Float3) -> Grid:
+def choose_grid(volume: Volume, voxel_size: Float3, *, planes: bool = False) -> Grid:
     """The grid on which a model of ``voxel_size`` (nm, z y x) sees ``volume``.
 
     The level nearest to the model that is nowhere coarser than 1.25 times its voxel size (else the
     finest); axes within 25 % are taken as they are, others are resampled by a rational factor.
 
+    Args:
+        planes: The model sees single planes: z is taken as it is, whatever it is.
+
     Raises:
         UserError: voxel size unknown, more than twice the model's, or finer than 1/32 of it.
     """
     sizes = [volume.voxel_size_nm(level) for level in range(len(volume.levels))]
-    if any(s > TOO_COARSE * m for s, m in zip(sizes[0], voxel_size, strict=True)):
+    axes = (1, 2) if planes else (0, 1, 2)
+    if any(sizes[0][a] > TOO_COARSE * voxel_size[a] for a in axes):
         raise UserError(
             f"{volume.name} has voxels of {_sizes(sizes[0])}, more than twice the model's "
             f"{_sizes(voxel_size)}: use a finer volume or another model, or correct the size with --voxel-size"
         )
 
-    def distance(level: int) -> float:
-        return sum(abs(math.log(s / m)) for s, m in zip(sizes[level], voxel_size, strict=True))
+    def distance(level: int) -> tuple[float, float]:
+        return sum(abs(math.log(sizes[level][a] / voxel_size[a])) for a in axes), sizes[level][0]
 
-    limit = [(1 + SAME) * m for m in voxel_size]
-    fine = [k for k, size in enumerate(sizes) if all(s <= m for s, m in zip(size, limit, strict=True))]
+    fine = [k for k, s in enumerate(sizes) if all(s[a] <= (1 + SAME) * voxel_size[a] for a in axes)]
     level = min(fine or [0], key=distance)
     size = sizes[level]
-    if any(s < TOO_FINE * m for s, m in zip(size, voxel_size, strict=True)):
+    if any(size[a] < TOO_FINE * voxel_size[a] for a in axes):
         raise UserError(
             f"{volume.name} has voxels of {_sizes(size)}, finer than 1/32 of the model's "
             f"{_sizes(voxel_size)}: convert it to a coarser volume first, or correct the size with --voxel-size"
         )
-    return Grid(volume, level, _three(lambda a: _factor(voxel_size[a] / size[a])))
+    return Grid(volume, level, _three(lambda a: _factor(voxel_size[a] / size[a]) if a in axes else ONE))
 
 
 def _factor(ratio: float) -> Fraction:

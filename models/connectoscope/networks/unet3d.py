@@ -208,20 +208,26 @@ class UNet3d(nn.Module):
         self.decoders.extend(reversed(decoders))
         self.head = nn.Conv3d(channels, a.outputs * stem, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """``(B, features, Z, Y, X)`` of each level, finest first, of an input as :meth:`forward` takes it."""
         a = self.arguments
         x = space_to_depth(x, a.stem)
-        skips: list[Tensor] = []
+        levels: list[Tensor] = []
         for level, encoder in enumerate(self.encoders):
             if level:
                 x = F.max_pool3d(x, a.strides[level - 1], a.strides[level - 1])
-            x = encoder(x)  # (B, features[level], Z, Y, X) of that level
-            skips.append(x)
+            x = encoder(x)
+            levels.append(x)
+        return levels
+
+    def forward(self, x: Tensor) -> Tensor:
+        skips = self.encode(x)
+        x = skips[-1]
         for level in reversed(range(len(self.decoders))):
             # Project before up-sampling: a 1 x 1 x 1 convolution and nearest neighbours commute.
             x = F.interpolate(self.ups[level](x), size=skips[level].shape[2:], mode="nearest")
             x = self.decoders[level](torch.cat((x, skips[level]), dim=1))
-        return depth_to_space(self.head(x), a.stem)
+        return depth_to_space(self.head(x), self.arguments.stem)
 
 
 def _block(channels: int, features: Sequence[int], kernels: Sequence[Index3]) -> nn.Sequential:

@@ -99,7 +99,7 @@ def set_up(volume: Volume, bundle: Bundle, *, box: str | None, level: int, exact
     Raises:
         UserError: voxel size unknown or unsuitable, no such level, or the box is outside.
     """
-    grid = choose_grid(volume, bundle.card.inputs.voxel_size)
+    grid = choose_grid(volume, bundle.card.inputs.voxel_size, planes=bundle.card.planes)
     volume.level(level)  # one that is not there is refused without a box, too
     whole = Box.of(grid.shape)
     part = whole if box is None else grid.box_from_level(parse_box(box), level)

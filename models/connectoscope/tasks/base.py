@@ -141,7 +141,7 @@ class MenuEntry:
 
 @dataclass(frozen=True)
 class Task:
-    """One thing a user can ask for. ``name`` is the command; ``summary`` its one-line help."""
+    """One thing a user can ask for. ``name`` is the command, in one word or two; ``summary`` its one-line help."""
 
     name: str
     summary: str
@@ -161,10 +161,20 @@ class Task:
 
 
 def task_names() -> list[str]:
-    """Commands in alphabetical order, from the files in this folder (``train_gate.py`` is ``train-gate``)."""
+    """Commands in alphabetical order, from the files in this folder.
+
+    ``train_gate.py`` is ``train-gate``; a folder is a command with actions: ``adapt/rank.py`` is ``adapt rank``.
+    """
     import connectoscope.tasks as here
 
-    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(here.__path__) if m.name != "base")
+    found = []
+    for module in pkgutil.iter_modules(here.__path__):
+        if module.ispkg:
+            actions = pkgutil.iter_modules([f"{path}/{module.name}" for path in here.__path__])
+            found += [f"{module.name} {action.name}" for action in actions]
+        elif module.name != "base":
+            found.append(module.name)
+    return sorted(name.replace("_", "-") for name in found)
 
 
 def load_task(name: str) -> Task:
@@ -175,6 +185,6 @@ def load_task(name: str) -> Task:
     """
     if name not in task_names():
         raise UserError(f"there is no task '{name}'; tasks are {', '.join(task_names())}")
-    module = importlib.import_module(f"connectoscope.tasks.{name.replace('-', '_')}")
+    module = importlib.import_module(f"connectoscope.tasks.{name.replace('-', '_').replace(' ', '.')}")
     task: Task = module.TASK
     return task

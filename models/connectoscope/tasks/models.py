@@ -94,7 +94,7 @@ def render(summary: dict[str, Any]) -> str:
         if done in summary:
             return f"{done} {summary[done]}"
     lines = [
-        f"{m['name']:<20} {m['description']}" + (f" Pruned from {m['parent']}." if m["parent"] else "")
+        f"{m['name']:<20} {m['description']}" + (f" Made from {m['parent']}." if m["parent"] else "")
         for m in summary["models"]
     ]
     return "\n".join(lines) or "no model found"

@@ -51,6 +51,11 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     trainer.run(checkpoint, report)
     network = trainer.finished_network()
     bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device)
+    if bundle.card.signature is None:
+        context.warn(
+            "the model has no signature of its training data, by which 'adapt rank' could judge it: "
+            "the volumes are too small or state no voxel size"
+        )
     context.result("model", bundle.path, recipe.name)
     return {
         "task": "train",

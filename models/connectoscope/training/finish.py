@@ -10,13 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from connectoscope.adaptation.signature import Part, write_signature
+from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.training.checkpoint import Progress
-from connectoscope.training.recipe import Recipe
+from connectoscope.training.recipe import Recipe, find_data
 from connectoscope.training.sampler import LabelledVolume
 from connectoscope.training.trainer import score_planes
-from connectoscope.volumes.geometry import Index3
+from connectoscope.volumes import open_volume
+from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.zoo.bundle import Bundle, write_bundle
 from connectoscope.zoo.card import Card
 
@@ -103,7 +106,20 @@ def finish(
             "files": (),
         }
     )
-    return write_bundle(out, card, network.state_dict())
+    return _signed(write_bundle(out, card, network.state_dict()), recipe, device)
+
+
+def _signed(bundle: Bundle, recipe: Recipe, device: str) -> Bundle:
+    """With the signature of the training planes; without, where volumes state no voxel size or are too small for it."""
+    parts = []
+    for entry in recipe.volumes:
+        volume = open_volume(find_data(entry.raw, entry.published))
+        first, last = entry.train
+        parts.append(Part(volume, Box((first, 0, 0), (last, *volume.shape[1:]))))
+    try:
+        return write_signature(bundle, parts, seed=recipe.seed, device=device)
+    except UserError:
+        return bundle
 
 
 def as_shipped(network: UNet3d) -> UNet3d:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from connectoscope.segmentation.neurons.offsets import offset_of, pairs
+from connectoscope.training.labels import boundaries
 from connectoscope.volumes.geometry import Index3
 
 INSTANCES = "neuron"
 """The label of a recipe's volume from which targets are derived: ids of objects, 0 is unlabelled."""
 UNKNOWN = 255
 """In a target, where there is nothing to learn."""
-
-_STEPS: tuple[Index3, ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def can_derive(name: str) -> bool:
@@ -37,7 +35,7 @@ def derive(instances: NDArray[np.int32], names: Sequence[str]) -> NDArray[np.uin
     for target, name in zip(targets, names, strict=True):
         offset = offset_of(name)
         if offset is None:
-            target[:] = boundary(instances)
+            target[:] = boundaries(instances)
             target[instances == 0] = UNKNOWN
             continue
         target[:] = UNKNOWN
@@ -45,15 +43,3 @@ def derive(instances: NDArray[np.int32], names: Sequence[str]) -> NDArray[np.uin
         a, b = instances[here], instances[there]
         target[here] = np.where((a > 0) & (b > 0), a == b, UNKNOWN)
     return targets
-
-
-def boundary(instances: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Voxels (Z, Y, X) whose 6-neighbourhood holds another id, dilated once."""
-    found = np.zeros(instances.shape, bool)
-    for step in _STEPS:
-        here, there = pairs(instances.shape, step)
-        differ = instances[here] != instances[there]
-        found[here] |= differ
-        found[there] |= differ
-    dilated: NDArray[np.bool_] = ndimage.binary_dilation(found)
-    return dilated

@@ -25,7 +25,10 @@ class Architecture(_Part):
 
 
 class Inputs(_Part):
-    """The grid that the network wants to see; voxel size in nm, z, y, x."""
+    """The grid that the network wants to see; voxel size in nm, z, y, x.
+
+    Training volumes with other pixels are resampled in y and x.
+    """
 
     voxel_size: tuple[float, float, float]
     percentiles: tuple[float, float] = (1.0, 99.0)
@@ -41,12 +44,16 @@ class OutputRecipe(_Part):
 
 
 class TrainingVolume(_Part):
-    """A labelled volume under the data folder, and its split by planes (half-open, axis z)."""
+    """A labelled volume under the data folder, and its split by planes (half-open, axis z).
+
+    ``labels`` names a mask for each output; ``boundaries_of`` instance labels, for outputs that are their boundaries.
+    """
 
     name: str
     published: str
     raw: str
-    labels: dict[str, str]
+    labels: dict[str, str] = {}
+    boundaries_of: dict[str, str] = {}
     train: tuple[int, int]
     choose: tuple[int, int]
     report: tuple[int, int]

@@ -15,6 +15,7 @@ from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.training.augment import MARGIN, intensity, orient, turn, warp
 from connectoscope.training.instances import INSTANCES, UNKNOWN, can_derive, derive
+from connectoscope.training.labels import boundaries, plane_grid, resampled_mask
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box, Index3
@@ -38,28 +39,37 @@ class LabelledVolume:
 
 
 def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
-    """Read a recipe's volume and its labels.
+    """Read a recipe's volume and its labels, with the pixels that the recipe wants.
 
     Raises:
         UserError: when a file is missing, a label's shape differs, or an output has no label.
     """
     raw = open_volume(find_data(entry.raw, entry.published))
-    low, high = intensity_range(raw.read, raw.shape, *recipe.inputs.percentiles)
-    image = normalise(raw.read(Box.of(raw.shape)), low, high)
+    grid = plane_grid(raw, recipe.inputs.voxel_size)
+    low, high = intensity_range(grid.read, grid.shape, *recipe.inputs.percentiles)
+    image = normalise(grid.read(Box.of(grid.shape)), low, high)
     names = [output.name for output in recipe.outputs]
     if INSTANCES in entry.labels and all(can_derive(name) for name in names):
-        ids = np.unique(_label(entry, INSTANCES, raw.shape), return_inverse=True)
+        if grid.shape != raw.shape:
+            raise UserError(
+                f"recipe {recipe.name}: instances of {entry.name} are learned at the volume's own voxel size only"
+            )
+        ids = np.unique(_label(entry.labels[INSTANCES], entry, raw.shape), return_inverse=True)
         instances = (ids[1].reshape(raw.shape) + (ids[0][0] != 0)).astype(np.int32)  # 0 stays 0
         return LabelledVolume(image, derive(instances, names), entry, instances)
+    labels = []
     for name in names:
-        if name not in entry.labels:
+        derived = name in entry.boundaries_of
+        file = (entry.boundaries_of if derived else entry.labels).get(name)
+        if file is None:
             raise UserError(f"recipe {recipe.name}: volume {entry.name} has no label for the output '{name}'")
-    labels = [_label(entry, name, raw.shape) > 0 for name in names]
+        values = _label(file, entry, raw.shape)
+        labels.append(resampled_mask(boundaries(values) if derived else values > 0, grid))
     return LabelledVolume(image, np.stack(labels).astype(np.uint8), entry)
 
 
-def _label(entry: TrainingVolume, name: str, shape: Index3) -> NDArray[Any]:
-    label = open_volume(find_data(entry.labels[name], entry.published))
+def _label(file: str, entry: TrainingVolume, shape: Index3) -> NDArray[Any]:
+    label = open_volume(find_data(file, entry.published))
     if label.shape != shape:
         raise UserError(f"label {label.source} has shape {label.shape}, its image {shape}; they must agree")
     return label.read(Box.of(label.shape))

@@ -25,8 +25,6 @@ from connectoscope.training.losses import bce_dice, leave_out
 from connectoscope.training.recipe import Recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler
 
-CONTEXT = 8  # planes read on each side of scored planes, at least
-
 
 def learning_rate(recipe: Recipe, step: int) -> float:
     """Linear warm-up, then half a cosine to 1 % of the highest rate."""
@@ -212,9 +210,9 @@ def score_planes(
     network.eval()
     inside = np.zeros((len(recipe.outputs), 256), np.int64)
     outside = np.zeros_like(inside)
+    context: int = network.arguments.halo()[0]  # type: ignore[union-attr, operator]
     for volume in volumes:
         first, last = getattr(volume.split, part)
-        context = max(CONTEXT, network.arguments.halo()[0])  # type: ignore[union-attr,operator]
         low = max(first - context, 0)
         high = min(last + context, len(volume.image))
         p = predict_planes(network, volume.image[low:high], device)[:, first - low : last - low]

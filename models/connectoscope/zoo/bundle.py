@@ -16,9 +16,11 @@ import platformdirs
 from pydantic import ValidationError
 
 from connectoscope.errors import UserError
-from connectoscope.zoo.card import Architecture, Card, Companion, File
+from connectoscope.zoo.card import Architecture, Card, Companion, File, Signature
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from connectoscope.networks.predictor import Predictor
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from connectoscope.volumes.geometry import Index3
 
 CARD, WEIGHTS, GATE = "card.json", "weights.safetensors", "gate.safetensors"
+SIGNATURE = "signature.safetensors"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Bundle:
             self.card.architecture.model_dump(),
             self.card.inputs.model_dump(),
             [o.name for o in self.card.outputs],
-            [f.model_dump() for f in self.card.files if f.name != GATE],
+            [f.model_dump() for f in self.card.files if f.name not in (GATE, SIGNATURE)],
         ]
         return _digest(facts)
 
@@ -79,6 +82,21 @@ class Bundle:
                 f"model '{self.card.name}' has no companion; make one with 'connectoscope train-gate'"
             )
         return self._load(GATE, self.card.companion.architecture)
+
+    def load_signature(self) -> dict[str, NDArray[np.float16]]:
+        """Feature vectors of the training data, ``(vectors, features)`` float16, by space: ``own``, ``common``.
+
+        Raises:
+            UserError: when the bundle has none, or the file is missing or damaged.
+        """
+        from safetensors.numpy import load
+
+        if self.card.signature is None:
+            raise UserError(
+                f"model '{self.card.name}' has no signature of its training data; "
+                f"make one: connectoscope adapt sign {self.card.name} OUT --on SRC"
+            )
+        return load(self.read_file(SIGNATURE))
 
     def _load(self, file: str, architecture: Architecture) -> UNet3d:
         import torch
@@ -264,6 +282,23 @@ def write_companion(path: Path, parent: Bundle, companion: Companion, tensors: d
     files = {f.name: parent.read_file(f.name) for f in own}  # also refuses one that was replaced meanwhile
     card = parent.card.model_copy(update={"companion": companion, "files": (*own, _file(GATE, data))})
     return _write(path, card, {**files, GATE: data})
+
+
+def write_signed(
+    path: Path, bundle: Bundle, signature: Signature, vectors: dict[str, NDArray[np.float16]]
+) -> Bundle:
+    """Make a bundle that is ``bundle``, unchanged, with a (new) signature; ``path`` may be its own.
+
+    Raises:
+        UserError: when ``path`` exists and is no bundle, or a file of the bundle is not the one on its card.
+    """
+    from safetensors.numpy import save
+
+    data = save(vectors)
+    own = tuple(f for f in bundle.card.files if f.name != SIGNATURE)
+    files = {f.name: bundle.read_file(f.name) for f in own}
+    card = bundle.card.model_copy(update={"signature": signature, "files": (*own, _file(SIGNATURE, data))})
+    return _write(path, card, {**files, SIGNATURE: data})
 
 
 def remove_bundle(bundle: Bundle) -> None:

@@ -106,6 +106,31 @@ class Companion(_Part):
     scores: tuple[Score, ...] = ()
 
 
+class Space(_Part):
+    """Feature vectors of the training data: which network made them, of patches of which shape (voxels of that network).
+
+    ``network`` and ``hash`` are its name and :attr:`connectoscope.zoo.Bundle.hash`; ``vectors`` is how many there are.
+    """
+
+    network: str
+    hash: str
+    patch: Steps
+    vectors: int = Field(ge=2)
+
+
+class Signature(_Part):
+    """What the model was trained on, as vectors in ``signature.safetensors``: enough to measure how far a volume is.
+
+    ``own``: features of the model's own network; ``common``: of the network that all models share. ``data`` names the
+    volumes, ``seed`` drew the patches.
+    """
+
+    own: Space
+    common: Space | None = None
+    data: tuple[str, ...]
+    seed: int = 0
+
+
 class Card(_Part):
     """``card.json``."""
 
@@ -126,7 +151,7 @@ class Card(_Part):
     licence: str
     data_licences: tuple[str, ...] = ()
     calibration: dict[str, Any] | None = None
-    signature: dict[str, Any] | None = None
+    signature: Signature | None = None
     companion: Companion | None = None
     lineage: tuple[dict[str, Any], ...] = ()
     files: tuple[File, ...]
@@ -146,6 +171,11 @@ class Card(_Part):
                 f"the companion has outputs that the model has not: {', '.join(sorted(unknown))}"
             )
         return self
+
+    @property
+    def planes(self) -> bool:
+        """The network sees single planes: the distance of sections is nothing to it."""
+        return self.receptive_field[0] == 1
 
     def output(self, name: str) -> Output:
         """The output of that name; KeyError when there is none."""

@@ -144,3 +144,18 @@ def test_level_nearest_to_the_model_is_chosen(tmp_path):
     assert choose_grid(volume, (8.0, 5.0, 5.0)).level == 1
     assert grid.box_from_level(Box((0, 4, 4), (16, 12, 9)), 0) == Box((0, 1, 1), (16, 3, 3))
     assert grid.box_in_level0(Box((0, 1, 1), (16, 3, 3))) == Box((0, 4, 4), (16, 12, 12))
+
+
+def test_a_network_of_planes_takes_sections_as_they_are(tmp_path):
+    from connectoscope.volumes import ImageSpec, create_image
+
+    volume, _ = volume_of((6, 6, 6), voxel_size="50,4,4nm")
+    assert choose_grid(volume, (10.0, 8.0, 8.0), planes=True).factor == (1, 2, 2)
+    with pytest.raises(UserError, match="--voxel-size"):
+        choose_grid(volume, (10.0, 8.0, 8.0))
+    spec = ImageSpec(
+        shape=(16, 64, 64), dtype=np.dtype(np.uint8), scale=(40.0, 8.0, 8.0), translation=(0.0, 0.0, 0.0),
+        unit="nanometer", chunks=(16, 16, 16), factors=((1, 1, 1), (2, 1, 1)),
+    )  # fmt: skip
+    create_image(tmp_path / "v.zarr", spec)
+    assert choose_grid(open_volume(tmp_path / "v.zarr"), (100.0, 8.0, 8.0), planes=True).level == 0

@@ -1,0 +1,165 @@
+"""Labels of patches: read, and refused in one line where they cannot be what was meant.
+
+Labels are whole numbers; 0 is background, everything else the object, and every voxel of a patch counts. They are either
+one volume in the frame of the image (or a part of it whose offset is stated), or a folder with one file a patch, ID.tif.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from connectoscope.adaptation.patches import Patch
+from connectoscope.errors import UserError
+from connectoscope.training.labels import boundaries
+from connectoscope.volumes import Volume, open_volume
+from connectoscope.volumes.geometry import Box, Float3, convert_length
+from connectoscope.zoo import Card
+
+REACH = 2  # voxels beyond a patch that the boundaries in it depend on
+
+Mask = NDArray[np.bool_]
+
+
+def output_index(card: Card, target: str | None) -> int:
+    """Which output of a model labels are of: the one named, else membranes, else the only one.
+
+    Raises:
+        UserError: there is none of that name, or it has to be said which.
+    """
+    names = [o.name for o in card.outputs]
+    wanted = {"membranes": "boundary"}.get(target or "", target)
+    if wanted is None:
+        wanted = "boundary" if "boundary" in names or len(names) > 1 else names[0]
+    if wanted not in names:
+        shown = ", ".join({"boundary": "membranes"}.get(n, n) for n in names)
+        asked = {"boundary": "membranes"}.get(wanted, wanted)
+        raise UserError(
+            f"model '{card.name}' makes {shown}, not {asked}; choose another model, or say --target"
+        )
+    return names.index(wanted)
+
+
+def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instances: bool) -> list[Mask]:
+    """The object of each patch, bool (z, y, x) on its level-0 voxels.
+
+    Args:
+        path: A folder with a file for each patch, or a volume.
+        instances: Labels are instances, and their boundaries are what is learned.
+
+    Raises:
+        UserError: labels are missing for a patch, have another frame or voxel size, are no whole numbers, or of one class.
+    """
+    if not path.exists():
+        raise UserError(f"labels {path} do not exist; check the name")
+    is_volume = path.is_file() or any(
+        (path / name).exists() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+    )
+    read = _from_volume if is_volume else _from_folder
+    arrays = read(path, patches, volume, REACH if instances else 0)
+    masks = []
+    for patch, (array, inside) in zip(patches, arrays, strict=True):
+        if array.dtype.kind not in "biu":
+            raise UserError(
+                f"labels {path} of {patch.id} hold {array.dtype} values; labels are whole numbers"
+            )
+        mask = boundaries(array) if instances else array.astype(bool)
+        masks.append(mask[inside.slices])
+    share = np.concatenate([m.ravel() for m in masks]).mean()
+    if share in (0, 1):
+        what = "of one segment only, so there are no boundaries" if instances else "all background"
+        if share == 1:
+            what = "all of one class, without background"
+        raise UserError(
+            f"labels {path} are {what} in the {len(masks)} patches: there is nothing to learn from them"
+        )
+    return masks
+
+
+def _from_folder(
+    folder: Path, patches: Sequence[Patch], volume: Volume, reach: int
+) -> list[tuple[NDArray[np.generic], Box]]:
+    found = {p.name.split(".")[0]: p for p in sorted(folder.iterdir())}
+    missing = [p.id for p in patches if p.id not in found]
+    if missing:
+        raise UserError(
+            f"{folder} has labels for {len(patches) - len(missing)} of {len(patches)} patches; "
+            f"missing: {', '.join(missing)} (a file {missing[0]}.tif)"
+        )
+    arrays = []
+    for patch in patches:
+        labels = open_volume(found[patch.id])
+        shape = patch.voxels.shape
+        if labels.shape != shape:
+            raise UserError(
+                f"labels {found[patch.id]} are {_text(labels.shape)} voxels, patch {patch.id} is {_text(shape)}"
+            )
+        _check_voxel_size(labels, volume)
+        arrays.append((labels.read(Box.of(shape)), Box.of(shape)))
+    return arrays
+
+
+def _from_volume(
+    path: Path, patches: Sequence[Patch], volume: Volume, reach: int
+) -> list[tuple[NDArray[np.generic], Box]]:
+    labels = open_volume(path)
+    offset = _offset(labels, volume)
+    whole = Box.of(labels.shape)
+    boxes = [p.voxels.shifted(offset) for p in patches]
+    inside = [whole.contains(box) for box in boxes]
+    if not all(inside):
+        if not any(whole.intersection(box).size for box in boxes):
+            raise UserError(
+                f"labels {path} do not overlap any patch of {volume.name}; check their offset (connectoscope info)"
+            )
+        missing = ", ".join(p.id for p, there in zip(patches, inside, strict=True) if not there)
+        raise UserError(f"labels {path} cover {sum(inside)} of {len(boxes)} patches; missing: {missing}")
+    arrays = []
+    for box in boxes:
+        wide = box.grown((reach, reach, reach)).intersection(whole)
+        back = (-wide.start[0], -wide.start[1], -wide.start[2])
+        arrays.append((labels.read(wide), box.shifted(back)))
+    return arrays
+
+
+def _offset(labels: Volume, volume: Volume) -> tuple[int, int, int]:
+    """What is added to voxel indices of the volume to get those of the labels."""
+    _check_voxel_size(labels, volume)
+    if labels.unit is None or volume.unit is None:
+        if labels.shape != volume.shape:
+            raise UserError(
+                f"labels {labels.name} state no voxel size and are {_text(labels.shape)} voxels, {volume.name} is "
+                f"{_text(volume.shape)}: save them in the frame of the volume, or a file for each patch in a folder"
+            )
+        return (0, 0, 0)
+    level = volume.levels[0]
+    at = convert_length(labels.levels[0].translation, labels.unit, volume.unit)
+    shift = [(t - u) / s for t, u, s in zip(level.translation, at, level.scale, strict=True)]
+    if any(abs(s - round(s)) > 0.05 for s in shift):
+        raise UserError(
+            f"labels {labels.name} lie between the voxels of {volume.name} "
+            f"(shifted by {', '.join(f'{s:.2f}' for s in shift)} voxels): save them in the frame of the volume"
+        )
+    return (round(shift[0]), round(shift[1]), round(shift[2]))
+
+
+def _check_voxel_size(labels: Volume, volume: Volume) -> None:
+    if labels.unit is None or volume.unit is None:
+        return
+    size = convert_length(labels.levels[0].scale, labels.unit, volume.unit)
+    if not np.allclose(size, volume.levels[0].scale, rtol=1e-3):
+        raise UserError(
+            f"labels {labels.name} have voxels of {_sizes(size)}, {volume.name} of "
+            f"{_sizes(volume.levels[0].scale)} {volume.unit}: they must be on the voxels of the volume"
+        )
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def _sizes(values: Float3) -> str:
+    return " x ".join(f"{v:g}" for v in values)

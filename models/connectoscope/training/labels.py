@@ -1,0 +1,55 @@
+"""Images and labels on the grid of a recipe: resampled within planes, and boundaries derived from instances.
+
+A training volume whose pixels are not those of the recipe is averaged or interpolated in y and x; sections stay as they
+are, so that splits by planes hold.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from connectoscope.blockwise.grid import Grid, choose_grid
+from connectoscope.blockwise.resample import resample_axis, taps
+from connectoscope.volumes import Volume
+from connectoscope.volumes.geometry import Float3
+
+HALF = 0.5 - 1e-4  # of a new voxel's area: labelled from here on, with room for rounding
+
+
+def plane_grid(volume: Volume, voxel_size: Float3) -> Grid:
+    """``volume`` with pixels of ``voxel_size`` (nm; z is not looked at).
+
+    A volume that does not state its voxel size is taken as it is.
+    """
+    if volume.unit is None:
+        return Grid(volume)
+    return choose_grid(volume, voxel_size, planes=True)
+
+
+def resampled_mask(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
+    """``mask`` ``(z, y, x)`` of the grid's whole source level, on the grid: True where at least half of the voxel is."""
+    array = mask.astype(np.float32)
+    for axis in range(3):
+        rows = taps(0, grid.shape[axis], grid.factor[axis], mask.shape[axis])
+        array = resample_axis(array, axis, rows, 0)
+    result: NDArray[np.bool_] = array >= HALF
+    return result
+
+
+def boundaries(instances: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Boundaries of instance labels ``(z, y, x)``: voxels next to another label (6 neighbours), dilated once.
+
+    0 is a label like the others here: where nothing is labelled, boundaries enclose it.
+    """
+    edge = np.zeros(instances.shape, bool)
+    for axis in range(3):
+        low = [slice(None)] * 3
+        high = [slice(None)] * 3
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        differs = instances[tuple(low)] != instances[tuple(high)]
+        edge[tuple(low)] |= differs
+        edge[tuple(high)] |= differs
+    dilated: NDArray[np.bool_] = ndimage.binary_dilation(edge)
+    return dilated
