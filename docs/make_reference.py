@@ -14,7 +14,18 @@ from pydantic_core import PydanticUndefined
 from connectoscope.tasks.base import Task, load_task, parameter_facts, task_names
 
 OUT = Path(__file__).parent / "reference"
-ROOMS = ["volumes", "networks", "zoo", "blockwise", "segmentation", "training", "evaluation", "tasks", "jobs"]
+ROOMS = [
+    "volumes",
+    "networks",
+    "zoo",
+    "blockwise",
+    "segmentation",
+    "xray2em",
+    "training",
+    "evaluation",
+    "tasks",
+    "jobs",
+]
 
 
 def command_page() -> str:

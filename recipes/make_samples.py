@@ -1,21 +1,27 @@
 """Cut the bundled samples (``sample:NAME``) from the full sets, into resources/connectoscope_resources/samples.
 
-Run from the root of the repository: ``python recipes/make_samples.py``. The full sets are found through
-``CONNECTOSCOPE_DATA`` (default ``../shared/data``). Samples come from the parts that models are chosen and reported
+Run from the root of the repository: ``python recipes/make_samples.py``, with names for some of them. The full sets are
+found through ``CONNECTOSCOPE_DATA`` (default ``../shared/data``). Samples come from the parts that models are chosen and reported
 on, never from what they are trained on. Each keeps its place in the set it was cut from (its translation).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from connectoscope.errors import UserError
+from connectoscope.jobs.context import Context
+from connectoscope.tasks.simulate_xray import SimulateXray
+from connectoscope.tasks.simulate_xray import run as simulate
 from connectoscope.volumes import (
     ImageSpec,
     add_labels_group_entry,
@@ -83,22 +89,37 @@ SPECIMENS = (
 )
 
 
+XNH = Sample(
+    name="xnh",
+    title="Fly medulla as X-ray nano-tomography (simulated)",
+    folder="fib_medulla_large",
+    box=parse_box("330:378,66:450,66:450"),  # whole voxels of 30 nm within the reporting planes
+    labels={},
+    source="https://github.com/janelia-flyem/neuroproof_examples (validation_sample)",
+    citation="Janelia FlyEM, neuroproof_examples. The X-ray volume is simulated from it.",
+    licence="CC-BY-3.0",
+)
+
+
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     data = Path(os.environ.get("CONNECTOSCOPE_DATA", "../shared/data"))
+    wanted = set(sys.argv[1:])
     try:
         for sample in SPECIMENS:
-            make(sample, data / sample.folder)
+            if not wanted or sample.name in wanted:
+                make(sample, data / sample.folder)
+        if not wanted or XNH.name in wanted:
+            make_xnh(data / XNH.folder)
     except UserError as error:
         log.error("%s", error)
         return error.exit_code
     return 0
 
 
-def make(sample: Sample, folder: Path) -> None:
-    """Cut one sample and its ground truth."""
-    root = SAMPLES / f"{sample.name}.ome.zarr"
-    attributes = {
+def about(sample: Sample) -> dict:
+    """The attributes that say what a sample is and where it comes from."""
+    return {
         "sample": {
             "title": sample.title,
             "source": sample.source,
@@ -107,6 +128,31 @@ def make(sample: Sample, folder: Path) -> None:
             "cut": f"{sample.folder} z,y,x {sample.box}",
         }
     }
+
+
+def make_xnh(folder: Path) -> None:
+    """Simulate one by the wave model, with its defaults."""
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "xnh.ome.zarr"
+        asked = SimulateXray(source=str(folder / "raw.ome.tif"), destination=str(made), box=str(XNH.box))
+        summary = simulate(asked, Context.local(Path(scratch) / "job"))
+        root = SAMPLES / made.name
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.move(made, root)
+    set_attributes(root, **about(XNH))
+    metadata = json.loads((root / "zarr.json").read_text(encoding="utf-8"))
+    for key in ("signature", "request"):  # they name a place on this machine; "sample" says where it is from
+        del metadata["attributes"]["connectoscope"][key]
+    (root / "zarr.json").write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+    log.info(
+        "%s: %s", root, {key: summary[key] for key in ("angles", "resolution_nm", "resolution_known_nm")}
+    )
+
+
+def make(sample: Sample, folder: Path) -> None:
+    """Cut one sample and its ground truth."""
+    root = SAMPLES / f"{sample.name}.ome.zarr"
+    attributes = about(sample)
     _write(root, folder / "raw.ome.tif", sample, sample.title, attributes, is_labels=False)
     for theirs, ours in sample.labels.items():
         add_labels_group_entry(root, ours)

@@ -227,9 +227,13 @@ class TaskForm(QWidget):
         layer = self.layer()
         if layer is not None:
             facts = layer_facts(layer)
-            for name in ("channel", "time", "voxel_size"):
-                if name in values and values[name] is None and facts.get(name) is not None:
-                    values[name] = facts[name]
+            for name, fact in (
+                ("channel", "channel"),
+                ("time", "time"),
+                (self.task.source_voxel_size, "voxel_size"),
+            ):
+                if name in values and values[name] is None and facts.get(fact) is not None:
+                    values[name] = facts[fact]
         return values
 
     def set_values(self, values: Mapping[str, Any]) -> None:
@@ -286,9 +290,9 @@ class TaskForm(QWidget):
         values, layer, image = self.values(), self.layer(), None
         if layer is not None and source_of(layer) is None:
             try:
-                image = snapshot(self._viewer, layer, values.get("voxel_size"))
+                image = snapshot(self._viewer, layer, values.get(self.task.source_voxel_size))
             except UserError as error:
-                self.reveal("voxel_size")
+                self.reveal(self.task.source_voxel_size)
                 self.show_error(str(error))
                 raise
         return Submission(self.task, values, image, options)

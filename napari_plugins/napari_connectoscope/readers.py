@@ -86,3 +86,4 @@ def sample(name: str) -> list[LayerData]:
 vnc = partial(sample, "vnc")
 fib = partial(sample, "fib")
 lightsheet = partial(sample, "lightsheet")
+xnh = partial(sample, "xnh")

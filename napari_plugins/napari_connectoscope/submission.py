@@ -49,13 +49,14 @@ class Submission:
             return jobs.submit(self.task.name, self.values, **self.options)
         found = agreeing_source(self.image)
         if found is not None:
-            known = {name: value for name, value in found.items() if name in self.values}
+            named = {self.task.source_voxel_size if k == "voxel_size" else k: v for k, v in found.items()}
+            known = {name: value for name, value in named.items() if name in self.values}
             return jobs.submit(self.task.name, {**self.values, **known}, **self.options)
         return self._run_on_copy(self.image, progress)
 
     def _run_on_copy(self, image: LayerSnapshot, progress: Callable[[int, int], None]) -> JobFolder:
         # The copy is the box, at its own place in the world, with the channel, time and voxel size of the layer.
-        taken = dict.fromkeys(("box", "voxel_size", "channel", "time"), None)
+        taken = ("box", self.task.source_voxel_size, "channel", "time")
         values = {**self.values, **{name: None for name in taken if name in self.values}}
         destination = Path(str(self.values[self.task.destination or "destination"])).expanduser().absolute()
         path = destination.with_name(destination.name + ".job") / SPILLED

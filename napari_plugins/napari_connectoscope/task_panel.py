@@ -152,7 +152,8 @@ class TaskPanel(QWidget):
     def _image(self, layer: Layer) -> Any:
         from napari_connectoscope.sources import snapshot
 
-        return snapshot(self.viewer, layer, self.form.values().get("voxel_size"))
+        size = self.form.values().get(self.form.task.source_voxel_size)
+        return snapshot(self.viewer, layer, size)
 
     def copy_command(self) -> None:
         """The command to the clipboard."""

@@ -159,6 +159,12 @@ class Task:
     render: Callable[[dict[str, Any]], str] | None = None
     """The summary as text for people, where key and value a line will not do."""
 
+    @property
+    def source_voxel_size(self) -> str:
+        """Name of the parameter that gives the source's voxel size where its file has none; "" if there is none."""
+        fields = self.parameters.model_fields.items()
+        return next((name for name, info in fields if parameter_facts(info).get("role") == "voxel_size"), "")
+
 
 def task_names() -> list[str]:
     """Commands in alphabetical order, from the files in this folder.

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from connectoscope.segmentation.neurons.offsets import offset_of, pairs
 from connectoscope.training.labels import boundaries
-from connectoscope.volumes.geometry import Index3
 
 INSTANCES = "neuron"
 """The label of a recipe's volume from which targets are derived: ids of objects, 0 is unlabelled."""
