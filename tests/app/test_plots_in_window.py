@@ -105,7 +105,7 @@ def test_an_earlier_plan_is_shown_again(make_window, make_job, volume_file, tmp_
 
 def test_a_plan_without_a_plot_is_listed_once(window, make_job):
     panel = window.plots
-    event = {"name": "c", "path": "x", "text": "Does not pay."}
+    event = {"kind": "plan", "name": "c", "path": "x", "text": "Does not pay."}
     panel.add_plan("job", event)
     assert [panel.choice.itemText(0), panel.view.isHidden()] == ["Plan — job", True]
     panel.add_plot("job", {"name": "p", "series": {"a": [1, 2]}})
