@@ -107,7 +107,7 @@ def test_a_plan_without_a_plot_is_listed_once(window, make_job):
     panel = window.plots
     event = {"kind": "plan", "name": "c", "path": "x", "text": "Does not pay."}
     panel.add_plan("job", event)
-    assert [panel.choice.itemText(0), panel.view.isHidden()] == ["Plan — job", True]
+    assert [panel.choice.itemText(0), panel.view.isHidden()] == ["Numbers — job", True]
     panel.add_plot("job", {"name": "p", "series": {"a": [1, 2]}})
     assert [panel.choice.itemText(i) for i in range(panel.choice.count())] == ["p — job"]
     assert not panel.plan.isHidden()

@@ -119,9 +119,7 @@ class Predictor:
         with torch.inference_mode():
             x = torch.from_numpy(np.ascontiguousarray(tile, dtype=np.float32))[None, None]
             x = x.to(self.device, dtype).contiguous(memory_format=torch.channels_last_3d)
-            logits = self.network(x)[0]  # (C, Z, Y, X)
-            inner = (slice(None), *(slice(h, t - h) for h, t in zip(self.halo, self.tile, strict=True)))
-            p = torch.sigmoid(logits[inner].float())
+            p = torch.sigmoid(self.network(x, self.halo)[0].float())  # (C, *core)
             # round half up, spelled out: torch.round is half to even
             return torch.floor(p * 255 + 0.5).to(torch.uint8).cpu().numpy()
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -220,14 +221,52 @@ class UNet3d(nn.Module):
             levels.append(x)
         return levels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, halo: Index3 = (0, 0, 0)) -> Tensor:
+        """Logits of ``x``, without the ``halo`` voxels at each side (multiples of the stem).
+
+        Decoders compute no more of the halo than what is kept depends on: the same values for less work.
+        """
         skips = self.encode(x)
-        x = skips[-1]
+        shapes = [tuple(skip.shape[2:]) for skip in skips]
+        regions = self._regions(shapes, halo)
+        x = _cut(skips[-1], regions[-1].wanted)
         for level in reversed(range(len(self.decoders))):
+            below, here, stride = regions[level + 1].wanted, regions[level], self.arguments.strides[level]
             # Project before up-sampling: a 1 x 1 x 1 convolution and nearest neighbours commute.
-            x = F.interpolate(self.ups[level](x), size=skips[level].shape[2:], mode="nearest")
-            x = self.decoders[level](torch.cat((x, skips[level]), dim=1))
+            size = [(stop - start) * s for (start, stop), s in zip(below, stride, strict=True)]
+            x = F.interpolate(self.ups[level](x), size=size, mode="nearest")
+            offset = [start * s for (start, _), s in zip(below, stride, strict=True)]
+            x = torch.cat((_cut(x, here.read, offset), _cut(skips[level], here.read)), dim=1)
+            x = _cut(self.decoders[level](x), here.wanted, [start for start, _ in here.read])
         return depth_to_space(self.head(x), self.arguments.stem)
+
+    def _regions(self, shapes: list[tuple[int, ...]], halo: Index3) -> list[_Region]:
+        """Of each level, finest first: from what is kept backwards, what each decoder must read and give."""
+        a = self.arguments
+        wanted = [(h // s, n - h // s) for h, s, n in zip(halo, a.stem, shapes[0], strict=True)]
+        regions = []
+        for level, stride in enumerate(a.strides):
+            radius = [sum(kernel[axis] // 2 for kernel in a.kernels[level]) for axis in range(3)]
+            read = [
+                (max(start - r, 0), min(stop + r, n))
+                for (start, stop), r, n in zip(wanted, radius, shapes[level], strict=True)
+            ]
+            regions.append(_Region(read, wanted))
+            wanted = [(start // s, -(-stop // s)) for (start, stop), s in zip(read, stride, strict=True)]
+        return [*regions, _Region(wanted, wanted)]
+
+
+class _Region(NamedTuple):
+    """(start, stop) for z, y, x at a level: what its decoder reads, and what of its output is used."""
+
+    read: list[tuple[int, int]]
+    wanted: list[tuple[int, int]]
+
+
+def _cut(x: Tensor, region: Sequence[tuple[int, int]], offset: Sequence[int] = (0, 0, 0)) -> Tensor:
+    """``region`` of ``x``, whose first voxel lies at ``offset``."""
+    z, y, w = (slice(a - o, b - o) for (a, b), o in zip(region, offset, strict=True))
+    return x[:, :, z, y, w]
 
 
 def _block(channels: int, features: Sequence[int], kernels: Sequence[Index3]) -> nn.Sequential:

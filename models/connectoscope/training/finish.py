@@ -193,7 +193,6 @@ def _probability(network: nn.Module, tile: NDArray[np.float32], halo: Index3) ->
         x = torch.from_numpy(np.ascontiguousarray(tile))[None, None].contiguous(
             memory_format=torch.channels_last_3d
         )
-        p = network(x)[0].sigmoid().numpy()
-    core = tuple(slice(h, n - h) for h, n in zip(halo, tile.shape, strict=True))
-    stored: NDArray[np.int16] = np.floor(p[(slice(None), *core)] * 255 + 0.5).astype(np.int16)
+        p = network(x, halo)[0].sigmoid().numpy()
+    stored: NDArray[np.int16] = np.floor(p * 255 + 0.5).astype(np.int16)
     return stored

@@ -98,3 +98,20 @@ def test_arguments_survive_json_and_bad_ones_are_refused() -> None:
         build_network("unet3d", values | {"kernels": [[[2, 3, 3]], [[1, 1, 1]]]})
     with pytest.raises(UserError, match="levels"):
         build_network("unet3d", values | {"strides": []})
+
+
+@settings(deadline=None, max_examples=60)
+@given(arguments=architectures(), cut=st.tuples(*[st.integers(0, 2)] * 3), seed=st.integers(0, 99))
+def test_without_its_halo_the_output_is_the_same(
+    arguments: UNet3dArguments, cut: tuple[int, int, int], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    network = UNet3d(arguments).eval()
+    stride = arguments.total_stride
+    halo = tuple(c * s for c, s in zip(cut, stride, strict=True))
+    shape = [2 * h + 2 * s for h, s in zip(halo, stride, strict=True)]
+    x = torch.randn(1, 1, *shape)
+    with torch.inference_mode():
+        whole, core = network(x), network(x, halo)
+    inner = (..., *(slice(h, n - h) for h, n in zip(halo, shape, strict=True)))
+    torch.testing.assert_close(core, whole[inner], atol=1e-5, rtol=1e-5)
