@@ -28,7 +28,7 @@ TITLES = {
     "narrow": "narrow from the start",
     "channels": "whole channels by traffic",
     "channels-taught": "whole channels by traffic, taught by the dense network",
-    "narrow-channels": "narrow from the start, of the width of half the channels",
+    "narrow-channels": "narrow from the start, as few channels",
     "library": "whole channels by torch-pruning",
 }
 
@@ -265,15 +265,14 @@ def _choices(found: Found) -> list[str]:
         curves = {
             o: precision_recall(*map(np.array, h)).average_precision for o, h in entry["histograms"].items()
         }
-        _, _, rest = arm.partition("-")
-        actuator, _, beta = rest.partition("-")
-        name = {"dense": "dense", "wide": "dense, half as wide again"}.get(
-            arm, f"SP-{actuator}, 0.3, β = {beta} · 4 / D"
-        )
+        name = {"dense": "dense", "wide": "dense, half as wide again"}.get(arm, "")
+        if arm.startswith("beta"):
+            _, actuator, density, beta = arm.split("-")
+            name = f"SP-{actuator}, {density}, β = {beta} · 4 / D"
         rows.append([name, f"{entry['macs']:,}", *(f"{value:.3f}" for value in curves.values())])
     text = (
         "Trained on sections 0–10, scored on 11–12 (average precision of voxels), one seed: whether the set-up is large "
-        "enough, and β. All other runs have β = 4 / D."
+        "enough, and β, of which the best is taken for each actuator and density (k changes by 1 / β for each unit of log-odds)."
     )
     return ["## Choices", text, _table(rows)]
 
