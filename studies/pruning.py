@@ -88,7 +88,7 @@ def unstructured(density: float) -> list[Arm]:
 
 BETAS = (0.5, 1.0, 2.0, 4.0)  # flatter than the specification's 2, too: at low densities 4 / D is steep
 DENSE = Arm("dense")
-CHANNELS = 0.140625  # density of whole channels, as of synapse-vnc-bb: three eighths of them
+CHANNELS = 0.25  # density of whole channels, as of synapse-vnc-bb: half of them
 ARMS = {
     arm.name: arm
     for arm in (
