@@ -227,18 +227,29 @@ class UNet3d(nn.Module):
         Decoders compute no more of the halo than what is kept depends on: the same values for less work.
         """
         skips = self.encode(x)
-        shapes = [tuple(skip.shape[2:]) for skip in skips]
-        regions = self._regions(shapes, halo)
+        x = self._decode_core(skips, halo) if any(halo) else self._decode(skips)
+        return depth_to_space(self.head(x), self.arguments.stem)
+
+    def _decode(self, skips: list[Tensor]) -> Tensor:
+        """All of it; an exporter can follow this for any shape."""
+        x = skips[-1]
+        for level in reversed(range(len(self.decoders))):
+            # Project before up-sampling: a 1 x 1 x 1 convolution and nearest neighbours commute.
+            x = F.interpolate(self.ups[level](x), size=skips[level].shape[2:], mode="nearest")
+            x = self.decoders[level](torch.cat((x, skips[level]), dim=1))
+        return x
+
+    def _decode_core(self, skips: list[Tensor], halo: Index3) -> Tensor:
+        regions = self._regions([tuple(skip.shape[2:]) for skip in skips], halo)
         x = _cut(skips[-1], regions[-1].wanted)
         for level in reversed(range(len(self.decoders))):
             below, here, stride = regions[level + 1].wanted, regions[level], self.arguments.strides[level]
-            # Project before up-sampling: a 1 x 1 x 1 convolution and nearest neighbours commute.
             size = [(stop - start) * s for (start, stop), s in zip(below, stride, strict=True)]
             x = F.interpolate(self.ups[level](x), size=size, mode="nearest")
             offset = [start * s for (start, _), s in zip(below, stride, strict=True)]
             x = torch.cat((_cut(x, here.read, offset), _cut(skips[level], here.read)), dim=1)
             x = _cut(self.decoders[level](x), here.wanted, [start for start, _ in here.read])
-        return depth_to_space(self.head(x), self.arguments.stem)
+        return x
 
     def _regions(self, shapes: list[tuple[int, ...]], halo: Index3) -> list[_Region]:
         """Of each level, finest first: from what is kept backwards, what each decoder must read and give."""

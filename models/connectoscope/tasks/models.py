@@ -52,7 +52,7 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
 
         remove_bundle(bundle)
         return {"task": "models", "removed": str(bundle.path)}
-    return {"task": "models", "exported": _export(bundle, Path(parameters.file or ""), context.overwrite)}
+    return {"task": "models", "exported": _export(bundle, Path(parameters.file or ""))}
 
 
 def _line(bundle: Bundle) -> dict[str, Any]:
@@ -69,14 +69,14 @@ def _line(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _export(bundle: Bundle, out: Path, overwrite: bool) -> str:
+def _export(bundle: Bundle, out: Path) -> str:
     from connectoscope.blockwise.destination import check_writable, write_file
     from connectoscope.zoo.export import onnx_bytes
 
     if out.suffix != ".onnx":
         raise UserError(f"{out}: export writes ONNX; give a name that ends in .onnx")
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} exists; choose another name, or --overwrite")
+    if out.exists():
+        raise UserError(f"{out} exists; choose another name")
     check_writable(out)
     write_file(out, onnx_bytes(bundle))
     return str(out)

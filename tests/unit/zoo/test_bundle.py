@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
@@ -178,7 +179,6 @@ def test_a_model_stands_below_the_one_it_was_made_of(bundle: Bundle) -> None:
 def test_exported_the_network_gives_the_same_elsewhere(
     bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "small.onnx"
     assert run_models("export", "small", str(out), capsys=capsys)[0] == 0
     session = onnxruntime.InferenceSession(str(out))
