@@ -15,7 +15,6 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -295,13 +294,11 @@ def dense_network(run: Run, volumes: list[LabelledVolume]) -> UNet3d:
 def measure(run: Run) -> dict[str, Any]:
     """Train, and score on what is held out."""
     torch.set_num_threads(1)
-    started = time.process_time()
     volumes = volumes_of(recipe_of(run), run.fold)
     if run.arm == "dense":
         network, pruner = dense_network(run, volumes), None
     else:
         network, pruner = trained(run, volumes)
-    seconds = time.process_time() - started
     low, high = held_out(run.fold)
     reach = network.arguments.halo()[0]
     first, last = max(low - reach, 0), min(high + reach, len(volumes[0].image))
@@ -312,7 +309,6 @@ def measure(run: Run) -> dict[str, Any]:
     kept, _ = weights_kept(network.arguments, network.state_dict())
     units = np.concatenate(list(rates.values().values()))
     found: dict[str, Any] = {
-        "cpu_seconds": round(seconds),
         "beta": chosen_beta(ARMS[run.arm]),
         "macs": round(macs(network.arguments, network.state_dict())),
         "weights": kept,

@@ -242,14 +242,12 @@ def _units(found: Found, scores: dict[str, Scores]) -> list[Row]:
     for arm, s in scores.items():
         runs = list(s.runs.values())
         kept = [list(run["layers"].values()) for run in runs if "layers" in run]
-        seconds = np.mean([run["cpu_seconds"] for run in runs])
         rows.append(
             [
                 title(arm),
                 f"{np.mean([run['entropy'] for run in runs]):.3f}",
                 f"{np.mean([run['likeness'] for run in runs]):.3f}",
                 f"{100 * np.min(kept):.0f} %, {100 * np.max(kept):.0f} %" if kept else "",
-                f"{seconds:.0f}",
             ]
         )
     return rows
@@ -271,7 +269,8 @@ def _choices(found: Found) -> list[str]:
             name = f"SP-{actuator}, {density}, β = {beta} · 4 / D"
         rows.append([name, f"{entry['macs']:,}", *(f"{value:.3f}" for value in curves.values())])
     text = (
-        "Trained on sections 0–10, scored on 11–12 (average precision of voxels), one seed: whether the set-up is large "
+        "Trained on sections 0–10, scored on 11–12 (average precision of voxels; these two are held out in the third fold as "
+        "well, so the choice has seen two of its five sections), one seed: whether the set-up is large "
         "enough, and β, of which the best is taken for each actuator and density (k changes by 1 / β for each unit of log-odds)."
     )
     return ["## Choices", text, _table(rows)]

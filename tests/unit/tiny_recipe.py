@@ -1,4 +1,4 @@
-"""Bright discs on noise, and a recipe that learns them in a second."""
+"""Bright discs on noise, and recipes that learn them in a second."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-RECIPE = """
+_RECIPE = """
 name = "tiny"
 version = "1"
 description = "A test."
@@ -16,7 +16,7 @@ licence = "CC0-1.0"
 data_licences = []
 [architecture]
 name = "unet3d"
-arguments = { outputs = 1, features = [6, 8], kernels = [[[1, 3, 3], [1, 3, 3]], [[3, 3, 3]]], strides = [[1, 2, 2]] }
+arguments = { outputs = 1, features = FEATURES, kernels = KERNELS, strides = [[1, 2, 2]] }
 [inputs]
 voxel_size = [40.0, 8.0, 8.0]
 [[outputs]]
@@ -36,12 +36,30 @@ patch = [4, 32, 32]
 batch = 2
 centred = { synapses = 0.5 }
 [training]
-steps = 40
-learning_rate = 2e-2
+steps = STEPS
+learning_rate = RATE
 warm_up = 2
-average = 0.8
-choose_every = 20
+average = AVERAGE
+choose_every = EVERY
 """
+
+
+def made(**values: object) -> str:
+    """The recipe with a network and a training."""
+    text = _RECIPE
+    for name, value in values.items():
+        text = text.replace(name.upper(), str(value))
+    return text
+
+
+RECIPE = made(
+    features=[6, 8],
+    kernels=[[[1, 3, 3], [1, 3, 3]], [[3, 3, 3]]],
+    steps=40,
+    rate=2e-2,
+    average=0.8,
+    every=20,
+)
 
 
 def write_discs(folder: Path) -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from connectoscope.adaptation.checkpoint import load_state, save_state
+from connectoscope.adaptation import checkpoint as states
 from connectoscope.adaptation.examples import Example
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
 from connectoscope.networks.unet3d import UNet3d
@@ -142,7 +142,7 @@ class FineTuning:
         self.start = {"source": source, "statistics": renewed}[start]
         network, optimizer = self._fresh()
         if checkpoint.exists():
-            self.stage, self.step, self.table = load_state(checkpoint, self.identity, network, optimizer)
+            self.stage, self.step, self.table = states.load(checkpoint, self.identity, network, optimizer)
         while self.stage < self.folds:
             held = self.examples[self.stage]
             learned = [e for e in self.examples if e is not held]
@@ -193,7 +193,7 @@ class FineTuning:
                 report(self.stage, self.step, {"loss": sum(losses) / len(losses)})
                 losses.clear()
                 yield math.ceil(self.step / self.plan.every)
-                save_state(checkpoint, self.identity, self.stage, self.step, self.table, network, optimizer)
+                states.save(checkpoint, self.identity, self.stage, self.step, self.table, network, optimizer)
 
     def _update(
         self, network: UNet3d, optimizer: torch.optim.Optimizer, examples: Sequence[Example]

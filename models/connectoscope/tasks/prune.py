@@ -71,11 +71,10 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     from connectoscope.training.sampler import load_volume
     from connectoscope.training.trainer import Trainer, score_planes
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import CARD, user_models
+    from connectoscope.zoo.bundle import check_new
 
     out = Path(parameters.destination)
-    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
-        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    check_new(out, replace=context.overwrite or context.resumed)
     page = None if parameters.report is None else Path(parameters.report)
     if page is not None:
         check_writable(page)
@@ -158,8 +157,6 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         title = f"{made.card.name}, pruned from {card.name}"
         text = report_html(title, asked, rows(**sides), pruner.wiring, masks, pruner.rates.values())
         write_file(page, text.encode())
-    own = made.path.resolve().parent == user_models().resolve()
-    name = made.path.name if own else str(made.path)
     context.result(
         "model",
         made.path,
@@ -167,7 +164,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         text=_verdict(sides),
         table=rows(**sides),
         task="segment",
-        parameters={"model": name},
+        parameters={"model": made.reference},
     )
     return {
         "task": "prune",

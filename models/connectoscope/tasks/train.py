@@ -25,17 +25,15 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
 
     import torch
 
-    from connectoscope.errors import UserError
     from connectoscope.training.finish import finish
     from connectoscope.training.recipe import load_recipe
     from connectoscope.training.sampler import load_volume
     from connectoscope.training.trainer import Trainer
-    from connectoscope.zoo.bundle import CARD
+    from connectoscope.zoo.bundle import check_new
 
     recipe = load_recipe(Path(parameters.recipe))
     out = Path(parameters.destination)
-    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
-        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    check_new(out, replace=context.overwrite or context.resumed)
     torch.set_num_threads(context.threads)
     trainer = Trainer(recipe, [load_volume(recipe, entry) for entry in recipe.volumes], context.device)
     checkpoint = context.scratch / "checkpoint.safetensors"

@@ -59,13 +59,12 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     from connectoscope.segmentation.setup import set_up
     from connectoscope.segmentation.targets import choose_targets
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import CARD, write_companion
+    from connectoscope.zoo.bundle import check_new, write_companion
     from connectoscope.zoo.card import Architecture, Companion, Score
 
     started = time.monotonic()
     out = Path(parameters.destination)
-    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
-        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    check_new(out, replace=context.overwrite or context.resumed)
     bundle = find_model(parameters.model)
     targets, warnings = choose_targets(bundle.card, parameters.target, None, None)
     if not targets:

@@ -47,16 +47,12 @@ def save_checkpoint(
     pruning: dict[str, Tensor],
 ) -> None:
     """Write everything that an exact resume needs. Patches are drawn from the step, so there is no random state."""
-    tensors: dict[str, Tensor] = {f"network/{k}": v for k, v in network.state_dict().items()}
-    tensors |= {f"average/{k}": v for k, v in average.items()}
-    tensors |= {f"best/{k}": v for k, v in best.items()}
-    tensors |= {f"pruning/{k}": v for k, v in pruning.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
-    part = path.with_name(path.name + ".part")
-    facts = {"signature": signature, "progress": json.dumps(vars(progress))}
-    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=facts)
-    part.replace(path)
+    more = {f"average/{k}": v for k, v in average.items()}
+    more |= {f"best/{k}": v for k, v in best.items()}
+    more |= {f"pruning/{k}": v for k, v in pruning.items()}
+    save_state(
+        path, {"signature": signature, "progress": json.dumps(vars(progress))}, network, optimizer, more
+    )
 
 
 def load_checkpoint(
@@ -67,24 +63,55 @@ def load_checkpoint(
     Raises:
         UserError: when the file is damaged, or is of another recipe.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            facts = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}); start anew with --overwrite") from None
+    facts, tensors = read_state(path)
     if facts["signature"] != signature:
         raise UserError(
             f"checkpoint {path} is of another recipe; continue with that one or start anew with --overwrite"
         )
+    restore(tensors, network, optimizer)
+    average, best, pruning = (_part(tensors, name) for name in ("average", "best", "pruning"))
+    return Progress(**json.loads(facts["progress"])), average, best, pruning
 
-    def part(name: str) -> dict[str, Tensor]:
-        return {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}
 
-    network.load_state_dict(part("network"))
+def save_state(
+    path: Path,
+    facts: dict[str, str],
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    more: dict[str, Tensor],
+) -> None:
+    """One safetensors file of network, optimizer, ``more`` tensors and ``facts``; all of it or none."""
+    tensors: dict[str, Tensor] = {f"network/{k}": v for k, v in network.state_dict().items()} | more
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{k}": v for k, v in state.items()}
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, part, metadata=facts)
+    part.replace(path)
+
+
+def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Facts and tensors of :func:`save_state`.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"checkpoint {path} is damaged ({error}); start anew with --overwrite") from None
+
+
+def restore(tensors: dict[str, Tensor], network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Network and optimizer as they were saved."""
+    network.load_state_dict(_part(tensors, "network"))
     state = optimizer.state_dict()
-    for key, value in part("optimizer").items():
+    for key, value in _part(tensors, "optimizer").items():
         index, _, name = key.partition("/")
         state["state"].setdefault(int(index), {})[name] = value
     optimizer.load_state_dict(state)
-    return Progress(**json.loads(facts["progress"])), part("average"), part("best"), part("pruning")
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {k.removeprefix(name + "/"): v for k, v in tensors.items() if k.startswith(name + "/")}

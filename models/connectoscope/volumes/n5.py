@@ -12,8 +12,7 @@ import tensorstore as ts
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
 from connectoscope.volumes.geometry import Float3, canonical_unit
-from connectoscope.volumes.ome_zarr import open_array
-from connectoscope.volumes.stores import Location
+from connectoscope.volumes.stores import Location, open_array
 
 KEY = "attributes.json"
 _MOST_LEVELS = 32

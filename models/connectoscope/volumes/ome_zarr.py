@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tensorstore as ts
-
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
 from connectoscope.volumes.geometry import canonical_unit
-from connectoscope.volumes.stores import Location, context, first_line
+from connectoscope.volumes.stores import Location, open_array
 
 Json = dict[str, Any]
 
@@ -86,26 +84,6 @@ def guessed_axes(rank: int, label: str) -> tuple[str, tuple[str, ...]]:
         )
     axes = "zyx"[-rank:]
     return axes, (f"{label} does not name its axes: taken as {', '.join(axes)}",)
-
-
-def open_array(location: Location, driver: str) -> ts.TensorStore:
-    """The zarr array at ``location``, read-only, all axes.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
-    spec = {
-        "driver": driver,
-        "kvstore": location.spec(),
-        # A local result may still be growing; asking a server again for every chunk would be slow.
-        "recheck_cached_data": "open" if location.remote else True,
-    }
-    try:
-        return ts.open(spec, read=True, open=True, context=context()).result()
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{location.text} cannot be opened (missing or damaged): {first_line(error)}"
-        ) from error
 
 
 def _group(location: Location, name: str, driver: str, attributes: Json, ome: Json, stamp: str) -> FileImage:

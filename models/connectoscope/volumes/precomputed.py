@@ -11,7 +11,7 @@ import tensorstore as ts
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, FileLevel
 from connectoscope.volumes.geometry import Float3
-from connectoscope.volumes.stores import Location, context, first_line
+from connectoscope.volumes.stores import Location, first_line, open_array
 
 KEY = "info"
 Json = dict[str, Any]
@@ -52,7 +52,7 @@ def _image(location: Location, name: str, info: Json, stamp: str) -> FileImage:
         size = _zyx(scale["resolution"])
         offset = _zyx(scale.get("voxel_offset", (0, 0, 0)))
         z, y, x = ((o + 0.5) * s - 0.5 * f for o, s, f in zip(offset, size, finest, strict=True))
-        array = _open(location, index)[ts.d[:].translate_to[0]]
+        array = open_array(location, "neuroglancer_precomputed", scale_index=index)[ts.d[:].translate_to[0]]
         levels.append(FileLevel(array, size, (z, y, x)))
     return FileImage(
         source=location.text,
@@ -71,18 +71,3 @@ def _zyx(values: Any) -> Float3:
     if not all(map(math.isfinite, (x, y, z))):
         raise ValueError(f"numbers {values}")
     return (z, y, x)
-
-
-def _open(location: Location, index: int) -> ts.TensorStore:
-    spec = {
-        "driver": "neuroglancer_precomputed",
-        "kvstore": location.spec(),
-        "scale_index": index,
-        "recheck_cached_data": "open" if location.remote else True,
-    }
-    try:
-        return ts.open(spec, read=True, open=True, context=context()).result()
-    except (ValueError, OSError) as error:
-        raise UserError(
-            f"{location.text} cannot be opened (missing or damaged): {first_line(error)}"
-        ) from error

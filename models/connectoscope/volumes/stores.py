@@ -138,3 +138,24 @@ def chunked_by(
         ),
         context=context(),
     )
+
+
+def open_array(location: Location, driver: str, **more: Any) -> ts.TensorStore:
+    """The chunked array at ``location``, read-only, all axes; ``more`` goes into its TensorStore spec.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    spec = {
+        "driver": driver,
+        "kvstore": location.spec(),
+        # A local result may still be growing; asking a server again for every chunk would be slow.
+        "recheck_cached_data": "open" if location.remote else True,
+        **more,
+    }
+    try:
+        return ts.open(spec, read=True, open=True, context=context()).result()
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"{location.text} cannot be opened (missing or damaged): {first_line(error)}"
+        ) from error

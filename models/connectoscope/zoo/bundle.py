@@ -54,6 +54,12 @@ class Bundle:
         """Name of the model that it was made of; None: it was trained from the start."""
         return str(self.card.lineage[-1]["parent"]["name"]) if self.card.lineage else None
 
+    @property
+    def reference(self) -> str:
+        """What a user calls it by: its bare name among their own models, else its path."""
+        own = self.path.resolve().parent == user_models().resolve()
+        return self.path.name if own else str(self.path)
+
     @cached_property
     def gate_hash(self) -> str | None:
         """sha256 over what decides the scores of the companion; None without one. It is no part of :attr:`hash`."""
@@ -258,6 +264,19 @@ def find_model(name: str | Path) -> Bundle:
                 return read_bundle(folder / path)
     names = ", ".join(b.path.name for b in list_models()) or "none"
     raise UserError(f"there is no model '{name}'; known: {names} (or give a folder with a {CARD})")
+
+
+def check_new(path: Path, *, replace: bool) -> None:
+    """Before work begins whose result is a model at ``path``.
+
+    Args:
+        replace: A model that is there already may be replaced.
+
+    Raises:
+        UserError: something is there that may not be replaced.
+    """
+    if path.exists() and not (replace and (path / CARD).exists()):
+        raise UserError(f"{path} exists; choose another name, or --overwrite where it is a model")
 
 
 def write_bundle(path: Path, card: Card, tensors: dict[str, Tensor]) -> Bundle:

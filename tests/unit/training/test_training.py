@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_recipe import made
 
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
@@ -18,41 +19,7 @@ from connectoscope.training.sampler import LabelledVolume, Sampler, load_volume
 from connectoscope.training.trainer import Trainer, learning_rate
 from connectoscope.zoo import find_model
 
-RECIPE = """
-name = "tiny"
-version = "1"
-description = "A test."
-seed = 1
-licence = "CC0-1.0"
-data_licences = []
-[architecture]
-name = "unet3d"
-arguments = { outputs = 1, features = [4, 4], kernels = [[[1, 3, 3]], [[3, 3, 3]]], strides = [[1, 2, 2]] }
-[inputs]
-voxel_size = [40.0, 8.0, 8.0]
-[[outputs]]
-name = "synapses"
-meaning = "discs"
-instances = true
-[[volumes]]
-name = "discs"
-published = "nowhere"
-raw = "raw.ome.tif"
-labels = { synapses = "labels.ome.tif" }
-train = [0, 6]
-choose = [6, 8]
-report = [8, 10]
-[sampling]
-patch = [4, 32, 32]
-batch = 2
-centred = { synapses = 0.5 }
-[training]
-steps = 8
-learning_rate = 1e-2
-warm_up = 2
-average = 0.5
-choose_every = 4
-"""
+RECIPE = made(features=[4, 4], kernels=[[[1, 3, 3]], [[3, 3, 3]]], steps=8, rate=1e-2, average=0.5, every=4)
 
 
 @pytest.fixture

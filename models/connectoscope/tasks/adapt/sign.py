@@ -41,14 +41,12 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
     import torch
 
     from connectoscope.adaptation.signature import COMMON, Part, write_signature
-    from connectoscope.errors import UserError
     from connectoscope.volumes.geometry import parse_box
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import CARD
+    from connectoscope.zoo.bundle import check_new
 
     out = Path(parameters.destination)
-    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
-        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    check_new(out, replace=context.overwrite or context.resumed)
     torch.set_num_threads(context.threads)
     bundle = find_model(parameters.model)
     volume = open_source(parameters, parameters.on)

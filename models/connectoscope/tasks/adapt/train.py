@@ -80,11 +80,10 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     from connectoscope.training.finish import as_shipped
     from connectoscope.volumes.geometry import parse_box
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import CARD, user_models, write_bundle
+    from connectoscope.zoo.bundle import check_new, write_bundle
 
     out = Path(parameters.destination)
-    if out.exists() and not ((context.overwrite or context.resumed) and (out / CARD).exists()):
-        raise UserError(f"{out} exists; choose another name, or --overwrite where it is a model")
+    check_new(out, replace=context.overwrite or context.resumed)
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
@@ -149,7 +148,6 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     verdict = _verdict(outcome, scores)
     if outcome.kept != "trained" and boxes:
         context.warn(verdict)
-    own = made.path.resolve().parent == user_models().resolve()
     context.result(
         "model",
         made.path,
@@ -157,7 +155,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
         text=verdict,
         table=_rows(scores, outcome.kept),
         task="segment",
-        parameters={"model": made.path.name if own else str(made.path)},
+        parameters={"model": made.reference},
     )
     return {
         "task": "adapt train",
