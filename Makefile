@@ -6,7 +6,7 @@ DEBS := libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon
 # A window needs a screen; without one the tests bring their own.
 SCREEN := $(if $(DISPLAY),,xvfb-run -a -s "-screen 0 1600x1000x24")
 
-.PHONY: setup run test check bench docs scores study-cascade study-pruning clean
+.PHONY: setup run test check bench docs scores study-cascade study-pruning study-adaptation clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,10 @@ study-cascade: setup
 # Budgeted Broadcast beside its rivals, three folds and seeds; runs are kept in studies/results and not repeated.
 study-pruning: setup
 	$(BIN)/python studies/pruning.py
+
+# Four labelled patches and the nearest model beside training from scratch; runs are kept likewise.
+study-adaptation: setup
+	$(BIN)/python studies/adaptation.py
 
 clean:
 	rm -rf .venv build dist

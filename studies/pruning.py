@@ -13,15 +13,14 @@ import argparse
 import json
 import logging
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from kept import keep, make
 from pruning_report import report
 from pruning_scores import candidates, objects
 from safetensors.torch import load_file, save_file
@@ -50,7 +49,6 @@ CHOOSING = 3  # index of the split that β is chosen on: trained on 0-10, scored
 HALVED = 2  # in y and x
 WARM = 400  # updates that dense and pruned networks share
 EVERY = 40  # updates between refreshes; the first one comes when on-rates have been watched for as many
-log = logging.getLogger("study")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ ARMS = {
         ),
     )
 }
-REPEATED = ("dense", "bb-in-0.3", "bb-out-0.3", "magnitude-0.3", "channels-taught", "narrow-channels")
+REPEATED = ("dense", "bb-in-0.3", "bb-out-0.3", "magnitude-0.3")
 
 
 @dataclass(frozen=True)
@@ -336,23 +334,13 @@ def main() -> None:
     if asked.run:
         arm, fold, seed = asked.run
         run = Run(arm, int(fold), int(seed))
-        text = json.dumps(measure(run))
-        part = run.path.with_suffix(".part")
-        part.write_text(text + "\n")
-        part.replace(run.path)
+        keep(run.path, measure(run))
         return
     if not asked.report:
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            for stage in (choices, core):
-                list(pool.map(start, [run for run in stage() if not is_kept(run)]))
+        for stage in (choices, core):
+            make(__file__, [(r.arm, str(r.fold), str(r.seed)) for r in stage() if not is_kept(r)])
     page = ROOT / "docs" / "studies" / "budgeted_broadcast.md"
     page.write_text(report(RESULTS, {r.name: (r.arm, r.fold, r.seed) for r in (*core(), *choices())}, page))
-
-
-def start(run: Run) -> None:
-    log.info("%s", run.name)
-    line = [sys.executable, __file__, "--run", run.arm, str(run.fold), str(run.seed)]
-    subprocess.run(line, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 if __name__ == "__main__":

@@ -198,9 +198,7 @@ class FineTuning:
     def _update(
         self, network: UNet3d, optimizer: torch.optim.Optimizer, examples: Sequence[Example]
     ) -> float:
-        network.train()
-        for norm in _norms(network):
-            norm.eval()
+        self._train_mode(network)
         for group in optimizer.param_groups:
             group["lr"] = self.plan.learning_rate * min((self.step + 1) / WARM_UP, 1)
         batch = [self._patch(examples, place) for place in range(min(BATCH, len(examples)))]
@@ -214,6 +212,11 @@ class FineTuning:
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         return float(loss.detach())
+
+    def _train_mode(self, network: UNet3d) -> None:
+        network.train()
+        for norm in _norms(network):
+            norm.eval()
 
     def _patch(self, examples: Sequence[Example], place: int) -> tuple[Tensor, Tensor]:
         """image (Z, Y, X) and (2, Z, Y, X): label, known."""

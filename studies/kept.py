@@ -1,0 +1,34 @@
+"""Runs of a study: each a process on one core, its figures kept in a file and not measured again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("study")
+
+
+def keep(path: Path, found: dict[str, Any]) -> None:
+    """Write the figures of a run: all of them or none."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(found) + "\n")
+    part.replace(path)
+
+
+def make(script: str, runs: Iterable[tuple[str, ...]]) -> None:
+    """``script --run WORDS`` for each run, one on each core at a time."""
+
+    def start(words: tuple[str, ...]) -> None:
+        log.info("%s", " ".join(words))
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, script, "--run", *words], check=True, env=env)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(start, runs))
