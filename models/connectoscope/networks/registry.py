@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from connectoscope.errors import UserError
+from connectoscope.networks import upscaling
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 
 
@@ -14,6 +15,8 @@ def parse_architecture(name: str, arguments: dict[str, Any]) -> UNet3dArguments:
     Raises:
         UserError: for an unknown name or arguments that it does not take.
     """
+    if name == upscaling.NAME:
+        raise UserError("this model makes EM from X-ray: use it with 'connectoscope reconstruct'")
     if name != "unet3d":
         raise UserError(
             f"architecture '{name}' is not known here; known: unet3d (is the bundle from a newer version?)"

@@ -29,13 +29,18 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     from connectoscope.training.recipe import load_recipe
     from connectoscope.training.sampler import load_volume
     from connectoscope.training.trainer import Trainer
+    from connectoscope.xray2em.finish import finish as finish_xray
+    from connectoscope.xray2em.training import XrayTrainer
     from connectoscope.zoo.bundle import check_new
 
     recipe = load_recipe(Path(parameters.recipe))
     out = Path(parameters.destination)
     check_new(out, replace=context.overwrite or context.resumed)
     torch.set_num_threads(context.threads)
-    trainer = Trainer(recipe, [load_volume(recipe, entry) for entry in recipe.volumes], context.device)
+    if recipe.xray is not None:
+        trainer: Trainer = XrayTrainer(recipe, recipe.xray, context.device)
+    else:
+        trainer = Trainer(recipe, [load_volume(recipe, entry) for entry in recipe.volumes], context.device)
     checkpoint = context.scratch / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
@@ -47,9 +52,14 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
         context.check_cancelled()
 
     trainer.run(checkpoint, report)
-    network = trainer.finished_network()
-    bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device)
-    if bundle.card.signature is None:
+    if isinstance(trainer, XrayTrainer):
+        bundle = finish_xray(trainer, trainer.finished_network(), out)
+        scores = {"scores": {s.metric: s.value for s in bundle.card.scores}}
+    else:
+        network = trainer.finished_network()
+        bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device)
+        scores = {"average_precision": {s.metric.split()[0]: s.value for s in bundle.card.scores}}
+    if bundle.card.signature is None and recipe.xray is None:
         context.warn(
             "the model has no signature of its training data, by which 'adapt rank' could judge it: "
             "the volumes are too small or state no voxel size"
@@ -61,7 +71,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
         "seconds": trainer.progress.seconds,
         "steps": trainer.progress.step,
         "chosen_step": trainer.progress.best_step,
-        "average_precision": {s.metric.split()[0]: s.value for s in bundle.card.scores},
+        **scores,
         "halo": bundle.card.halo.practical,
         "warnings": context.warnings,
     }

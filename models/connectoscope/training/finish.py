@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ CORE = (
     128,
 )  # rows and columns of the cores on which the promise is measured: small, so that faces are many
 PLACES = 3  # of them along y and x of each volume
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def finish(
@@ -122,7 +125,7 @@ def _signed(bundle: Bundle, recipe: Recipe, device: str) -> Bundle:
         return bundle
 
 
-def as_shipped(network: UNet3d) -> UNet3d:
+def as_shipped(network: Network) -> Network:
     """The network with its weights rounded to the float16 that goes to disk, so that scores are of that."""
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
@@ -146,13 +149,23 @@ def practical_halo(
     """
     network = fold_batch_norm(network).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     tiles = [tile for volume in volumes for tile in _tiles(volume, exact, stride)]
-    wanted = [_probability(network, tile, exact) for tile in tiles]
+    return smallest_halo(lambda tile, halo: _probability(network, tile, halo), tiles, exact, stride)
+
+
+def smallest_halo(
+    predict: Callable[[NDArray[np.float32], Index3], NDArray[np.int16]],
+    tiles: list[NDArray[np.float32]],
+    exact: Index3,
+    stride: Index3,
+) -> Index3:
+    """As :func:`practical_halo`, measured on ``tiles`` with the exact halo; ``predict`` gives a core in 1/255."""
+    wanted = [predict(tile, exact) for tile in tiles]
 
     def fits(halo: Index3) -> bool:
         changed = total = 0
         for tile, truth in zip(tiles, wanted, strict=True):
             cut = tuple(slice(e - h, n - (e - h)) for e, h, n in zip(exact, halo, tile.shape, strict=True))
-            difference = np.abs(_probability(network, tile[cut], halo).astype(np.int16) - truth)
+            difference = np.abs(predict(tile[cut], halo) - truth)
             changed += int((difference > 1).sum())
             total += difference.size
         return changed <= PROMISE * total

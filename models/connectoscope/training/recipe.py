@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from connectoscope.errors import UserError
 from connectoscope.zoo.card import Neurons
@@ -92,6 +92,38 @@ class Training(_Part):
     dice_until: int | None = Field(None, ge=0)
 
 
+Range = tuple[float, float]
+
+
+class Xray(_Part):
+    """X-ray to EM: volumes are EM without labels, of which X-ray scans are simulated on the fly
+    (:mod:`connectoscope.xray2em.pairs`), each with numbers drawn from these ranges.
+
+    ``resolution`` and ``halo`` are in nm (:class:`connectoscope.xray2em.surrogate.Surrogate`), ``counts`` photons per pixel,
+    ``rings`` the spread of the detector's gain. ``scored`` are the resolution and the counts of the scans that are scored.
+    ``beta`` weights the likelihood (Seitzer et al. 2022). ``membranes`` names a model with the output ``boundary``: what it
+    finds in the mean shall be what it finds in the EM, from update ``membranes_from`` on, with that ``membranes_weight``.
+    """
+
+    resolution: Range = (60.0, 130.0)
+    counts: Range = (1e3, 1e5)
+    rings: Range = (0.0, 0.02)
+    halo: Range = (1500.0, 4500.0)
+    scored: Range = (90.0, 1e4)
+    beta: float = Field(0.5, ge=0, le=1)
+    membranes: str | None = None
+    membranes_weight: float = Field(0.2, ge=0)
+    membranes_from: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for name in ("resolution", "counts", "rings", "halo"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"{name} must be a range, low before high")
+        return self
+
+
 class Recipe(_Part):
     """See ``recipes/synapse-vnc.toml`` for one with comments.
 
@@ -112,6 +144,7 @@ class Recipe(_Part):
     sampling: Sampling
     training: Training
     neurons: Neurons | None = None
+    xray: Xray | None = None
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -60,9 +60,9 @@ class Trainer:
         self.recipe, self.volumes, self.device = recipe, volumes, device
         self.pruner: Pruner | None = None
         self.teacher: nn.Module | None = None
-        self.sampler = Sampler(recipe, volumes)
+        self.sampler = self.make_sampler()
         torch.manual_seed(recipe.seed)
-        self.network = build_network(recipe.architecture.name, recipe.architecture.arguments).to(device)
+        self.network = self.make_network().to(device)
         if parent is not None:
             self.network.load_state_dict(parent)
         self.network = self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -75,12 +75,17 @@ class Trainer:
         self.best = dict(self.average)
         self.progress = Progress()
 
+    def make_sampler(self) -> Sampler:
+        return Sampler(self.recipe, self.volumes)
+
+    def make_network(self) -> UNet3d:
+        return build_network(self.recipe.architecture.name, self.recipe.architecture.arguments)
+
     @property
     def signature(self) -> str:
         """Hash of the recipe, and of how it prunes; a checkpoint of another one is refused."""
-        text = self.recipe.model_dump_json(exclude={"neurons"}) + (
-            self.pruner.signature if self.pruner else ""
-        )
+        unused = {"neurons"} if self.recipe.xray else {"neurons", "xray"}
+        text = self.recipe.model_dump_json(exclude=unused) + (self.pruner.signature if self.pruner else "")
         return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, path: Path) -> None:
@@ -135,18 +140,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step)
         image = image.to(self.device, memory_format=torch.channels_last_3d)
-        watching = self.pruner.rates.watching() if self.pruner else contextlib.nullcontext()
-        with watching, torch.autocast(self.device, torch.bfloat16):
-            logits = self.network(image)
-        t = self.recipe.training
-        dice = t.dice if t.dice_until is None or step < t.dice_until else 0.0
-        labels = labels.to(self.device)
-        if self.teacher is not None:
-            with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16):
-                told = self.teacher(image).float().sigmoid()
-            labels = torch.where(labels >= 0, (labels + told.clone()) / 2, labels)
-        logits, labels = leave_out(logits.float(), labels)
-        loss = bce_dice(logits, labels, dice)
+        loss = self.loss(step, image, labels.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.pruner is not None:
@@ -166,13 +160,31 @@ class Trainer:
             self.average = self.pruner.masked(self.average)
         return float(loss.detach())
 
+    def loss(self, step: int, image: Tensor, labels: Tensor) -> Tensor:
+        """Of one batch, a scalar."""
+        watching = self.pruner.rates.watching() if self.pruner else contextlib.nullcontext()
+        with watching, torch.autocast(self.device, torch.bfloat16):
+            logits = self.network(image)
+        t = self.recipe.training
+        dice = t.dice if t.dice_until is None or step < t.dice_until else 0.0
+        if self.teacher is not None:
+            with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16):
+                told = self.teacher(image).float().sigmoid()
+            labels = torch.where(labels >= 0, (labels + told.clone()) / 2, labels)
+        logits, labels = leave_out(logits.float(), labels)
+        return bce_dice(logits, labels, dice)
+
+    def scores(self) -> dict[str, float]:
+        """Of the network as it is, on the choosing planes: average precision of each output; higher is better."""
+        curves = score_planes(self.network, self.recipe, self.volumes, "choose", self.device)
+        return {name: curve.average_precision for name, curve in curves.items()}
+
     def _choose(self, step: int) -> dict[str, float]:
         """Score the averaged weights on the choosing planes; keep them when their mean is the best so far."""
         started = time.monotonic()
         kept = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.network.load_state_dict(self.average)
-        curves = score_planes(self.network, self.recipe, self.volumes, "choose", self.device)
-        values = {name: curve.average_precision for name, curve in curves.items()}
+        values = self.scores()
         mean = sum(values.values()) / len(values)
         final = (
             self.pruner is None or step >= self.pruner.schedule.frozen_from

@@ -1,0 +1,194 @@
+"""From trained weights to a bundle: calibrated on the choosing part, scored on the reporting part, all of it on the card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.upscaling import Upscaling, combined
+from connectoscope.training.finish import as_shipped, smallest_halo
+from connectoscope.volumes.geometry import Index3
+from connectoscope.xray2em.calibration import NOMINAL, calibration, coverage, scale_factor
+from connectoscope.xray2em.pairs import Pair, main_scan
+from connectoscope.xray2em.quality import psnr, ssim
+from connectoscope.xray2em.training import XrayTrainer, reconstruct, scored_scans
+from connectoscope.zoo.bundle import Bundle, write_bundle
+from connectoscope.zoo.card import Card
+
+Real = NDArray[np.float32]
+
+SIDE = 128  # X-ray rows and columns of the scans that calibrate
+CORE = 24  # X-ray voxels a side on which the practical halo is measured
+TRUSTED = 99.0  # percentile of the calibrating voxels' sd: beyond it hardly anything was ever checked
+LIKE = 0.5  # what a scan's texture may lie outside the range of the calibrating ones, in widths of that range
+
+
+def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:
+    """Write the bundle of a finished training."""
+    recipe, arguments, device = trainer.recipe, trainer.arguments, trainer.device
+    network = as_shipped(network)
+    member = arguments.member
+    exact, stride = member.halo(), member.total_stride
+    main = main_scan(trainer.xray, trainer.voxel_nm)
+    practical = _practical_halo(network, trainer.pairs("choose", [main], SIDE), exact, stride)
+    network = network.to(device)
+    found = calibrated(network, trainer.pairs("choose", scored_scans(trainer), SIDE), device)
+    scores, observed = reported(network, trainer.pairs("report", [main]), found["scale"], device)
+    low, high = recipe.inputs.percentiles
+    data = ", ".join(v.name for v in recipe.volumes if v.report[0] < v.report[1])
+    card = Card.model_validate(
+        {
+            "schema": 1,
+            "name": recipe.name,
+            "version": recipe.version,
+            "description": recipe.description,
+            "architecture": {"name": recipe.architecture.name, "arguments": arguments.to_json()},
+            "members": [f"seed {recipe.seed + k}" for k in range(arguments.members)],
+            "inputs": {
+                "voxel_size": recipe.inputs.voxel_size,
+                "normalisation": {"method": "percentile", "low": low, "high": high},
+            },
+            "outputs": [{"name": o.name, "meaning": o.meaning, "instances": False} for o in recipe.outputs],
+            "receptive_field": member.receptive_field(),
+            "stride": stride,
+            "halo": {"exact": exact, "practical": practical},
+            "training": {
+                "recipe": recipe.model_dump(mode="json"),
+                "pairs": "simulated: X-ray scans were made from EM by the surrogate of the forward model; no real scan was "
+                "seen in training, calibration or scores",
+                "data": [v.name for v in recipe.volumes],
+                "splits": {
+                    v.name: {"train": v.train, "choose": v.choose, "report": v.report} for v in recipe.volumes
+                },
+                "steps": trainer.progress.step,
+                "chosen_step": trainer.progress.best_step,
+                "seed": recipe.seed,
+                "seconds": round(trainer.progress.seconds),
+                "curve": trainer.progress.curve,
+                "torch": torch.__version__,
+            },
+            "scores": [
+                {
+                    "metric": name,
+                    "value": round(value, 4),
+                    "data": f"{data}; scans simulated by the surrogate, {trainer.xray.scored[0]:g} nm and "
+                    f"{trainer.xray.scored[1]:g} photons per pixel",
+                    "split": "report",
+                    "command": "connectoscope train RECIPE OUT",
+                }
+                for name, value in scores.items()
+            ],
+            "calibration": {
+                **found,
+                "split": "choose",
+                "reliability": {
+                    "split": "report",
+                    "nominal": NOMINAL.round(2).tolist(),
+                    "observed": observed,
+                },
+                "resolution_nm": trainer.xray.resolution,
+                "counts": trainer.xray.counts,
+            },
+            "licence": recipe.licence,
+            "data_licences": recipe.data_licences,
+            "files": (),
+        }
+    )
+    return write_bundle(out, card, network.state_dict())
+
+
+def calibrated(network: Upscaling, pairs: Iterable[Pair], device: str) -> dict[str, Any]:
+    """The factor that makes the network's sd mean what it says, and what usual scans look like.
+
+    ``scale`` is of maximum likelihood over all pairs; ``trusted_sd`` and ``epistemic_sd`` are with it. ``texture`` are
+    ranges of :func:`texture`.
+    """
+    errors, variances, epistemics, textures = [], [], [], []
+    for pair in pairs:
+        mean, aleatoric, epistemic = (v[pair.scored] for v in reconstruct(network, pair.xray, device))
+        errors.append((pair.em[pair.scored] - mean).ravel())
+        variances.append((aleatoric + epistemic).ravel())
+        epistemics.append(epistemic.ravel())
+        textures.append(texture([pair.xray]))
+    sd = np.sqrt(np.concatenate(variances))
+    scale = scale_factor(np.concatenate(errors), sd)
+    low, high = np.min(textures, 0), np.max(textures, 0)
+    room = LIKE * (high - low)
+    return {
+        "scale": round(scale, 4),
+        "trusted_sd": round(scale * float(np.percentile(sd, TRUSTED)), 4),
+        "epistemic_sd": round(scale * float(np.sqrt(np.median(np.concatenate(epistemics)))), 5),
+        "texture": {
+            name: [round(float(low[k] - room[k]), 4), round(float(high[k] + room[k]), 4)]
+            for k, name in enumerate(("skewness", "neighbours"))
+        },
+    }
+
+
+def texture(parts: Iterable[Real]) -> tuple[float, float]:
+    """Skewness of the intensities, and correlation of neighbours along x, of an image seen in parts (z, y, x)."""
+    values, before, after = [], [], []
+    for part in parts:
+        values.append(part.ravel())
+        before.append(part[..., :-1].ravel())
+        after.append(part[..., 1:].ravel())
+    correlation = np.corrcoef(np.concatenate(before), np.concatenate(after))[0, 1]
+    return float(stats.skew(np.concatenate(values))), float(correlation)
+
+
+def reported(
+    network: Upscaling, pairs: Iterable[Pair], scale: float, device: str
+) -> tuple[dict[str, float], list[float]]:
+    """Scores of all reporting voxels (PSNR and SSIM: means over the volumes), and the observed coverage of each
+    :data:`NOMINAL` one.
+    """
+    errors, sds, ratios, similarities = [], [], [], []
+    for pair in pairs:
+        mean, aleatoric, epistemic = (v[pair.scored] for v in reconstruct(network, pair.xray, device))
+        truth = pair.em[pair.scored]
+        errors.append((truth - mean).ravel())
+        sds.append(scale * np.sqrt(aleatoric + epistemic).ravel())
+        ratios.append(psnr(mean, truth))
+        similarities.append(ssim(mean, truth))
+    error, sd = np.concatenate(errors), np.concatenate(sds)
+    found = calibration(error, sd)
+    scores = {"psnr": float(np.mean(ratios)), "ssim": float(np.mean(similarities))}
+    scores |= {f"coverage_{round(100 * nominal)}": share for nominal, share in found.coverage.items()}
+    scores |= {"ece": found.ece, "ause": found.ause}
+    return scores, [round(float(share), 4) for share in coverage(error, sd, NOMINAL)]
+
+
+def _practical_halo(network: Upscaling, pairs: Iterable[Pair], exact: Index3, stride: Index3) -> Index3:
+    folded = fold_batch_norm(network).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+
+    def predict(tile: Real, halo: Index3) -> NDArray[np.int16]:
+        with torch.inference_mode():
+            mean, aleatoric, epistemic = combined(
+                folded(torch.from_numpy(tile.copy())[None, None], halo)[:, 0]
+            )
+        told = torch.stack((mean, (aleatoric + epistemic).sqrt()))
+        return np.asarray(torch.floor(told * 255 + 0.5).numpy(), np.int16)
+
+    tiles = []
+    for pair in pairs:
+        core = [-(-min(CORE, n) // s) * s for n, s in zip(pair.xray.shape, stride, strict=True)]
+        padded = np.pad(
+            pair.xray, [(e + c, e + c) for e, c in zip(exact, core, strict=True)], mode="symmetric"
+        )
+        middle = [n // 2 for n in padded.shape]
+        tiles.append(
+            padded[
+                tuple(
+                    slice(m - c // 2 - e, m - c // 2 + c + e)
+                    for m, c, e in zip(middle, core, exact, strict=True)
+                )
+            ]
+        )
+    return smallest_halo(predict, tiles, exact, stride)
