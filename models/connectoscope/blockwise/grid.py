@@ -62,7 +62,7 @@ class Grid:
     def translation(self) -> Float3:
         """World position of the centre of voxel 0, in ``volume.unit``."""
         source = self.volume.levels[self.level]
-        return _three(lambda a: source.translation[a] + (float(self.factor[a]) - 1) / 2 * source.scale[a])
+        return _three(lambda a: source.translation[a] + float((self.factor[a] - 1) / 2) * source.scale[a])
 
     def read(self, box: Box) -> NDArray[np.float32]:
         """Intensities of ``box`` (grid voxels, may reach or lie outside), (z, y, x) float32.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ class TilePredictor(Protocol):
     @property
     def outputs(self) -> tuple[str, ...]: ...
 
-    def __call__(self, tile: NDArray[np.float32]) -> NDArray[np.uint8]: ...
+    def __call__(self, tile: NDArray[np.float32]) -> NDArray[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,16 @@ class ProbabilityMaker:
         return Output(kept, facts)
 
 
-def predict_core(predictor: TilePredictor, tile: NDArray[np.float32], lattice: Lattice) -> NDArray[np.uint8]:
-    """Probabilities (c, *lattice.core) uint8 of a normalised tile of the lattice.
+def predict_core(
+    predictor: TilePredictor, tile: NDArray[np.float32], lattice: Lattice, scale: int = 1
+) -> NDArray[Any]:
+    """What the predictor says (c, *lattice.core) of a normalised tile of the lattice.
 
     One forward pass, or several where the predictor takes smaller tiles: those start at multiples of its core, the
     last one of each row early enough to end with the tile.
+
+    Args:
+        scale: Voxels that the predictor gives for each of the lattice, along each axis.
     """
     if predictor.tile == lattice.tile:
         return predictor(tile)
@@ -100,14 +106,16 @@ def predict_core(predictor: TilePredictor, tile: NDArray[np.float32], lattice: L
         [min(i, whole - part) for i in range(0, whole, part)]
         for whole, part in zip(lattice.core, inner, strict=True)
     ]
-    out = np.empty((len(predictor.outputs), *lattice.core), np.uint8)
-    for z in starts[0]:
-        for y in starts[1]:
-            for x in starts[2]:
-                low = (z, y, x)
-                seen = tuple(slice(i, i + n) for i, n in zip(low, predictor.tile, strict=True))
-                kept = tuple(slice(i, i + n) for i, n in zip(low, inner, strict=True))
-                out[(slice(None), *kept)] = predictor(tile[seen])
+    out: NDArray[Any] | None = None
+    for low in itertools.product(*starts):
+        seen = tuple(slice(i, i + n) for i, n in zip(low, predictor.tile, strict=True))
+        kept = tuple(slice(scale * i, scale * (i + n)) for i, n in zip(low, inner, strict=True))
+        core = predictor(tile[seen])
+        if out is None:
+            out = np.empty((len(core), *(scale * n for n in lattice.core)), core.dtype)
+        out[(slice(None), *kept)] = core
+    if out is None:
+        raise ValueError(f"a lattice without a core: {lattice}")
     return out
 
 
@@ -118,7 +126,7 @@ def copy_phase(
     offset: Index3,
     store: ts.TensorStore,
     pyramid: Pyramid | None,
-) -> Phase[NDArray[np.uint8]]:
+) -> Phase[NDArray[Any]]:
     """Bring probabilities from scratch, on the lattice, to a destination whose chunks lie off it.
 
     Args:
@@ -126,7 +134,7 @@ def copy_phase(
         offset: Voxel of ``source`` that is voxel 0 of ``store``.
     """
 
-    def read(block: Block) -> NDArray[np.uint8]:
+    def read(block: Block) -> NDArray[Any]:
         array = source[(slice(None), *block.write.shifted(offset).slices)].read().result()
         return np.ascontiguousarray(array)
 

@@ -14,6 +14,7 @@ import math
 import shutil
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from connectoscope.blockwise.destination import (
 from connectoscope.blockwise.engine import Engine, Phase
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask, read_mask
-from connectoscope.blockwise.plan import Plan, Signature, blocks_of, library_versions
+from connectoscope.blockwise.plan import Plan, Signature, blocks_of
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.blockwise.tile import told_of_tiles
 from connectoscope.cascade.ladder import Place
@@ -44,11 +45,12 @@ from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signe
 from connectoscope.errors import UserError
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
+from connectoscope.segmentation.elsewhere import make_block
 from connectoscope.segmentation.neurons.maker import NeuronMaker, Neurons
 from connectoscope.segmentation.neurons.table import adjacency_table
 from connectoscope.segmentation.objects import ObjectMaker
 from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor, copy_phase
-from connectoscope.segmentation.setup import Setup, set_up
+from connectoscope.segmentation.setup import Setup, fix_plan, set_up
 from connectoscope.segmentation.table import objects_table
 from connectoscope.segmentation.targets import Target, choose_targets
 from connectoscope.volumes import open_volume
@@ -75,6 +77,10 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     )
     if parameters.cascade != "off" and any(target.evidence for target in targets):
         raise UserError("neurons fill the volume, so there is nothing to leave out: use --cascade off")
+    if parameters.cascade != "off" and context.shared:
+        raise UserError(
+            "a cascade decides in one process where to look next: leave out --cascade, or --workers and --scheduler"
+        )
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
     mask = None if parameters.within is None else open_volume(parameters.within)
     basis = identity_of(setup, targets, parameters.exact, mask)
@@ -109,7 +115,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
             warnings.append(planned.verdict)
     if planned is not None and planned.pays:
         setup = with_tile(setup, planned.tile)
-    plan = _plan(setup, identity, destination, existing, context)
+    plan = fix_plan(setup, identity, destination, existing, context)
     predictor = bundle.predictor(
         tile=plan.tile,
         exact=parameters.exact,
@@ -123,9 +129,21 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     if planned is not None and planned.pays:
         gates = candidates(setup, targets, plan.intensity, plan.device, plan.threads)
         cascade = cascade_of(planned, gates, setup.lattice)
-    with Ledger(context.job.ledger_path) as ledger:
+    with Ledger(context.job.ledger_path) as ledger, context.crew() as crew:
+        engine = Engine(context, ledger, crew, revision=plan.revision)
         run = _Run(
-            setup, plan, predictor, targets, destination, context, ledger, warnings, within, cascade, planned
+            setup,
+            plan,
+            predictor,
+            targets,
+            destination,
+            context,
+            ledger,
+            engine,
+            warnings,
+            within,
+            cascade,
+            planned,
         )
         return run.all()
 
@@ -144,39 +162,6 @@ def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume |
         },
         "within": None if mask is None else mask.identity(),
     }
-
-
-def _plan(
-    setup: Setup, identity: Signature, destination: Path, existing: dict[str, Any] | None, context: Context
-) -> Plan:
-    """The plan in the job folder where there is one, else a new one; refused where it is another run's."""
-    from connectoscope.networks.predictor import best_precision
-
-    plan = Plan.read(context.job.plan_path)
-    stored: Signature | None = plan.signature if plan else existing["signature"] if existing else None
-    if stored is not None:
-        check_same(destination, {k: stored.get(k) for k in identity}, identity)
-    if existing is not None and stored is not None:
-        check_same(destination, existing["signature"], stored)
-    pinned = stored["plan"] if stored is not None else {}
-    low, high = pinned["intensity"] if pinned else setup.intensity()
-    fresh = Plan(
-        lattice=setup.lattice,
-        tile=setup.lattice.tile,
-        grid=setup.facts(),
-        precision=best_precision(context.device),
-        device=context.device,
-        threads=pinned.get("threads", context.threads),
-        intensity=(low, high),
-        identity=identity,
-        libraries=library_versions(),
-    )
-    if stored is not None:
-        check_same(destination, stored, fresh.signature)
-    now = fresh.halved(max(context.tile_scale, plan.revision if plan else 0))
-    if now != plan:
-        now.write(context.job.plan_path)
-    return now
 
 
 def _already_complete(
@@ -208,6 +193,7 @@ class _Run:
     destination: Path
     context: Context
     ledger: Ledger
+    engine: Engine
     warnings: list[str]
     mask: Mask | None
     cascade: Cascade | None
@@ -227,7 +213,6 @@ class _Run:
                 f"{target.name}: {part}": weight for part, weight in (parts | {"labels": 6.0}).items()
             }
         self.context.phases(**weights)
-        self.engine = Engine(self.context, self.ledger, revision=self.plan.revision)
         stores, factors = self._image()
         _tell_image(self.destination, self.setup.bundle, self.context)
         self.blocks = blocks_of(self.setup.box.shape, self.setup.lattice.core)
@@ -287,13 +272,19 @@ class _Run:
         look = look_for(self.targets, setup.voxel_nm3) if self.cascade else None
         maker = ProbabilityMaker(setup.grid, lattice, self.predictor, self.plan.intensity, look, self.mask)
         pyramid = Pyramid(stores, factors, labels=False)
+        work = partial(make_block, str(self.context.folder), self.plan.revision)
+
+        def phase(box: Box, store: ts.TensorStore) -> Phase[Any]:
+            return replace(maker.phase(box, store, None), elsewhere=work)
+
         if setup.chunks_on_lattice:
-            return self._run(maker.phase(setup.box, stores[0], None), pyramid)
-        z, y, x = (i // c * c for i, c in zip(setup.box.start, lattice.core, strict=True))
-        aligned = Box((z, y, x), setup.box.stop)
+            return self._run(phase(setup.box, stores[0]), pyramid)
+        aligned = setup.box_of_blocks
+        z, y, x = aligned.start
         spec = replace(setup, box=aligned).image(np.dtype(np.uint8), channels=self.predictor.outputs)
-        scratch = make_image(self.context.scratch / "lattice.zarr", spec, self.context.scratch)[0]
-        voxels = self._run(maker.phase(aligned, scratch, None), None)
+        image = setup.image_of_blocks(self.destination, self.context.scratch)
+        scratch = make_image(image, spec, self.context.scratch)[0]
+        voxels = self._run(phase(aligned, scratch), None)
         offset = (setup.box.start[0] - z, setup.box.start[1] - y, setup.box.start[2] - x)
         self.engine.run(copy_phase("alignment", self.blocks, scratch, offset, stores[0], pyramid))
         return voxels

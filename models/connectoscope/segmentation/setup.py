@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from connectoscope.blockwise.destination import check_same
 from connectoscope.blockwise.grid import Grid, choose_grid
-from connectoscope.blockwise.plan import Lattice, chunk_of
+from connectoscope.blockwise.plan import Lattice, Plan, Signature, chunk_of, library_versions
 from connectoscope.networks.normalise import intensity_range
-from connectoscope.networks.predictor import choose_tile
+from connectoscope.networks.predictor import best_precision, choose_tile
 from connectoscope.volumes.geometry import NANOMETRES, Box, Float3, parse_box
 from connectoscope.volumes.ome_zarr_write import ImageSpec
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from connectoscope.jobs.context import Context
     from connectoscope.volumes import Volume
     from connectoscope.zoo import Bundle
 
@@ -34,6 +37,11 @@ class Setup:
     lattice: Lattice
 
     @property
+    def seen(self) -> Grid:
+        """What the network sees."""
+        return self.grid
+
+    @property
     def voxel_nm(self) -> Float3:
         """Size of a voxel of the result."""
         z, y, x = (s * NANOMETRES[self.volume.unit or "nanometer"] for s in self.grid.scale)
@@ -50,6 +58,18 @@ class Setup:
         """Whether every block fills whole chunks of the result."""
         chunk = chunk_of(self.lattice.core)
         return all(start % c == 0 for start, c in zip(self.box.start, chunk, strict=True))
+
+    @property
+    def box_of_blocks(self) -> Box:
+        """The part that blocks are made of: :attr:`box`, or from the start of the block that holds its start."""
+        if self.chunks_on_lattice:
+            return self.box
+        z, y, x = (i // c * c for i, c in zip(self.box.start, self.lattice.core, strict=True))
+        return Box((z, y, x), self.box.stop)
+
+    def image_of_blocks(self, destination: Path, scratch: Path) -> Path:
+        """Where blocks are written: scratch, where they do not fill whole chunks of the destination."""
+        return destination if self.chunks_on_lattice else scratch / "lattice.zarr"
 
     def image(self, dtype: np.dtype[Any], **more: Any) -> ImageSpec:
         """An image on the grid of the result."""
@@ -73,11 +93,11 @@ class Setup:
             UserError: the sample is constant or holds what is no number.
         """
         wanted = self.bundle.card.inputs.normalisation
-        return intensity_range(self.grid.read, self.grid.shape, wanted.low, wanted.high)
+        return intensity_range(self.seen.read, self.seen.shape, wanted.low, wanted.high)
 
     def warnings(self) -> list[str]:
         """One line each, for people: what was assumed of the volume, and that it was resampled."""
-        note = self.grid.note(self.bundle.card.inputs.voxel_size)
+        note = self.seen.note(self.bundle.card.inputs.voxel_size)
         return [*self.volume.warnings, *([] if note is None else [note])]
 
     def facts(self) -> dict[str, Any]:
@@ -107,3 +127,39 @@ def set_up(volume: Volume, bundle: Bundle, *, box: str | None, level: int, exact
     # The tile follows from the whole grid, so that a box runs the same tiles.
     tile = choose_tile(grid.shape, halo, stride, bundle.tile_voxels())
     return Setup(volume, bundle, grid, part, Lattice(tile, halo, stride))
+
+
+def fix_plan(
+    setup: Setup, identity: Signature, destination: Path, existing: dict[str, Any] | None, context: Context
+) -> Plan:
+    """The plan in the job folder where there is one, else a new one; refused where it is another run's.
+
+    Args:
+        identity: What the result is of.
+        existing: Our marks of what is at the destination.
+    """
+    plan = Plan.read(context.job.plan_path)
+    stored: Signature | None = plan.signature if plan else existing["signature"] if existing else None
+    if stored is not None:
+        check_same(destination, {k: stored.get(k) for k in identity}, identity)
+    if existing is not None and stored is not None:
+        check_same(destination, existing["signature"], stored)
+    pinned = stored["plan"] if stored is not None else {}
+    low, high = pinned["intensity"] if pinned else setup.intensity()
+    fresh = Plan(
+        lattice=setup.lattice,
+        tile=setup.lattice.tile,
+        grid=setup.facts(),
+        precision=best_precision(context.device),
+        device=context.device,
+        threads=pinned.get("threads", context.threads),
+        intensity=(low, high),
+        identity=identity,
+        libraries=library_versions(),
+    )
+    if stored is not None:
+        check_same(destination, stored, fresh.signature)
+    now = fresh.halved(max(context.tile_scale, plan.revision if plan else 0))
+    if now != plan:
+        now.write(context.job.plan_path)
+    return now

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.upscaling import Upscaling, combined
@@ -18,6 +17,7 @@ from connectoscope.volumes.geometry import Index3
 from connectoscope.xray2em.calibration import NOMINAL, calibration, coverage, scale_factor
 from connectoscope.xray2em.pairs import Pair, main_scan
 from connectoscope.xray2em.quality import psnr, ssim
+from connectoscope.xray2em.texture import NAMES, texture
 from connectoscope.xray2em.training import XrayTrainer, reconstruct, scored_scans
 from connectoscope.zoo.bundle import Bundle, write_bundle
 from connectoscope.zoo.card import Card
@@ -108,7 +108,7 @@ def calibrated(network: Upscaling, pairs: Iterable[Pair], device: str) -> dict[s
     """The factor that makes the network's sd mean what it says, and what usual scans look like.
 
     ``scale`` is of maximum likelihood over all pairs; ``trusted_sd`` and ``epistemic_sd`` are with it. ``texture`` are
-    ranges of :func:`texture`.
+    ranges of :func:`connectoscope.xray2em.texture.texture`.
     """
     errors, variances, epistemics, textures = [], [], [], []
     for pair in pairs:
@@ -127,20 +127,9 @@ def calibrated(network: Upscaling, pairs: Iterable[Pair], device: str) -> dict[s
         "epistemic_sd": round(scale * float(np.sqrt(np.median(np.concatenate(epistemics)))), 5),
         "texture": {
             name: [round(float(low[k] - room[k]), 4), round(float(high[k] + room[k]), 4)]
-            for k, name in enumerate(("skewness", "neighbours"))
+            for k, name in enumerate(NAMES)
         },
     }
-
-
-def texture(parts: Iterable[Real]) -> tuple[float, float]:
-    """Skewness of the intensities, and correlation of neighbours along x, of an image seen in parts (z, y, x)."""
-    values, before, after = [], [], []
-    for part in parts:
-        values.append(part.ravel())
-        before.append(part[..., :-1].ravel())
-        after.append(part[..., 1:].ravel())
-    correlation = np.corrcoef(np.concatenate(before), np.concatenate(after))[0, 1]
-    return float(stats.skew(np.concatenate(values))), float(correlation)
 
 
 def reported(

@@ -20,6 +20,7 @@ from connectoscope.networks.upscaling import Upscaling, UpscalingArguments, comb
 from connectoscope.training.recipe import Recipe, Xray
 from connectoscope.training.trainer import Trainer
 from connectoscope.xray2em.pairs import Pair, PairSampler, drawn, held_out, load_em, main_scan
+from connectoscope.xray2em.predict import OUTPUTS
 from connectoscope.xray2em.surrogate import Surrogate
 from connectoscope.zoo import find_model
 
@@ -27,7 +28,6 @@ Real = NDArray[np.float32]
 
 SCANS = 3  # scans drawn from the recipe's ranges that are scored beside the main one
 SIDE = 96  # X-ray rows and columns of the choosing planes that are scored while training
-OUTPUTS = ("em", "aleatoric_sd", "epistemic_sd")
 
 
 class XrayTrainer(Trainer):
