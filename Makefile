@@ -6,7 +6,7 @@ DEBS := libegl1 libgl1 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxkbcommon
 # A window needs a screen; without one the tests bring their own.
 SCREEN := $(if $(DISPLAY),,xvfb-run -a -s "-screen 0 1600x1000x24")
 
-.PHONY: setup run test check bench docs scores study-cascade study-pruning study-adaptation clean
+.PHONY: setup run test check bench docs scores study-cascade study-pruning study-adaptation study-xray2em clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,10 @@ study-pruning: setup
 # Four labelled patches and the nearest model beside training from scratch; runs are kept likewise.
 study-adaptation: setup
 	$(BIN)/python studies/adaptation.py
+
+# Membranes in EM made from simulated X-ray, beside interpolation, deconvolution and true EM; runs are kept.
+study-xray2em: setup
+	$(BIN)/python studies/xray2em.py
 
 clean:
 	rm -rf .venv build dist

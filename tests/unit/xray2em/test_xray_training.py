@@ -109,6 +109,15 @@ def test_likelihood_is_lowest_at_the_true_spread() -> None:
         assert abs(float(mean.grad)) < 0.02  # type: ignore[arg-type]
 
 
+def test_sub_voxels_begin_alike_and_members_differ(data: Path) -> None:
+    network = trainer(data / "tiny.toml").network.eval()
+    with torch.no_grad():
+        one, other = network(torch.randn(1, 1, 8, 8, 8))[:, 0, 0]  # means (24, 24, 24)
+    blocks = one.reshape(8, 3, 8, 3, 8, 3)
+    assert torch.equal(blocks, blocks[:, :1, :, :1, :, :1].expand_as(blocks))
+    assert not torch.allclose(one, other)
+
+
 def test_variance_of_an_ensemble_is_what_members_say_and_where_they_differ() -> None:
     members = torch.tensor([[[0.2], [np.log(0.01)]], [[0.4], [np.log(0.03)]]])  # (members, 2, voxels)
     mean, aleatoric, epistemic = (float(v) for v in combined(members))
