@@ -48,6 +48,22 @@ _THREADS = Annotated[
     str | None,
     typer.Option("--threads", metavar="INTEGER", help="CPU threads. Default: all cores. [at least 1]"),
 ]
+_WORKERS = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        metavar="INTEGER",
+        help="Processes (or jobs of a queue) that do blocks. Default: this one. [at least 1]",
+    ),
+]
+_SCHEDULER = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="local|slurm|pbs|lsf|ADDRESS",
+        help="Who hands blocks to the workers: this machine, a queue, or a running dask scheduler.",
+    ),
+]
 _OVERWRITE = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is at the destination, and start anew.")
 ]
@@ -165,6 +181,8 @@ def _command(task: Task) -> Callable[..., int]:
     options: dict[str, tuple[Any, Any]] = {"as_json": (_JSON, False), "keep_job": (_KEEP_JOB, False)}
     if not task.in_process:
         options |= {"device": (_DEVICE, "auto"), "threads": (_THREADS, None)}
+    if task.elsewhere:
+        options |= {"workers": (_WORKERS, None), "scheduler": (_SCHEDULER, None)}
     if task.destination is not None:
         options["overwrite"] = (_OVERWRITE, False)
 

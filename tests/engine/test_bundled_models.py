@@ -28,7 +28,7 @@ def test_card_and_weights_agree(path):
 
 def test_practical_halo_keeps_its_promise(tmp_path, monkeypatch):
     """At most 0.1 % of the voxels change by more than 1 of 255; small tiles, so that faces are many."""
-    monkeypatch.setattr("connectoscope.networks.predictor.best_precision", lambda device: "float32")
+    monkeypatch.setattr("connectoscope.segmentation.setup.best_precision", lambda device: "float32")
     monkeypatch.setattr(
         "connectoscope.segmentation.setup.choose_tile",
         lambda grid, halo, stride, voxels: tuple(2 * h + c for h, c in zip(halo, (4, 128, 128), strict=True)),

@@ -52,7 +52,7 @@ def source(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch):
-    monkeypatch.setattr("connectoscope.networks.predictor.best_precision", lambda device: "float32")
+    monkeypatch.setattr("connectoscope.segmentation.setup.best_precision", lambda device: "float32")
     monkeypatch.setattr("connectoscope.segmentation.preview.best_precision", lambda device: "float32")
 
 

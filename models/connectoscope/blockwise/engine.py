@@ -22,6 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from connectoscope.blockwise.crew import Crew, Work
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.plan import Block
 from connectoscope.blockwise.pyramid import Coarse, Pyramid
@@ -66,6 +67,7 @@ class Phase(Generic[Read]):
         compute: In the calling thread, one block at a time.
         write: Starts writing; the data must not change afterwards. None: durable already.
         pyramid: Coarser levels of what the blocks write.
+        elsewhere: Reads, computes and writes a block in another process, the same bytes; None: here alone.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Phase(Generic[Read]):
     compute: Callable[[Block, Read], Output]
     write: Callable[[Block, NDArray[Any]], Writing | None]
     pyramid: Pyramid | None = None
+    elsewhere: Work | None = None
 
 
 class Engine:
@@ -82,12 +85,14 @@ class Engine:
     Args:
         reporter: Told of progress; asked between blocks whether to stop.
         ledger: Finished work; skipped and appended to.
+        crew: Does the blocks of the phases that can be done elsewhere.
         facts: Added to every line of the ledger (the plan's revision).
     """
 
-    def __init__(self, reporter: Reporter, ledger: Ledger, **facts: Any) -> None:
+    def __init__(self, reporter: Reporter, ledger: Ledger, crew: Crew | None = None, **facts: Any) -> None:
         self._reporter = reporter
         self._ledger = ledger
+        self._crew = crew
         self._facts = facts
 
     def run(self, phase: Phase[Any]) -> int:
@@ -96,20 +101,37 @@ class Engine:
         Raises:
             Cancelled: from ``check_cancelled``; blocks under way are finished and recorded first.
         """
-        with (
-            ThreadPoolExecutor(READ_AHEAD, "read") as readers,
-            ThreadPoolExecutor(1, "coarse") as reducer,
-        ):
+        with ThreadPoolExecutor(1, "coarse") as reducer:
             doing = _Round(phase, self._ledger, self._facts, reducer)
-            left = iter([block for block in phase.blocks if not doing.is_done(block)])
-            reads: deque[tuple[Block, Future[Any]]] = deque()
+            left = [block for block in phase.blocks if not doing.is_done(block)]
+            try:
+                self._report(phase, doing)
+                if self._crew is not None and phase.elsewhere is not None:
+                    self._run_elsewhere(phase, doing, left, self._crew, phase.elsewhere)
+                else:
+                    self._run_here(phase, doing, left)
+                doing.settle()
+                while doing.has_coarse():
+                    self._reporter.check_cancelled()
+                    doing.settle_one_coarse()
+                self._report(phase, doing)
+            except Cancelled:
+                doing.abandon()
+                raise
+            finally:
+                reducer.shutdown(wait=False, cancel_futures=True)
+        return doing.voxels
+
+    def _run_here(self, phase: Phase[Any], doing: _Round, blocks: Sequence[Block]) -> None:
+        left = iter(blocks)
+        reads: deque[tuple[Block, Future[Any]]] = deque()
+        with ThreadPoolExecutor(READ_AHEAD, "read") as readers:
 
             def read_ahead() -> None:
                 while len(reads) < READ_AHEAD and (block := next(left, None)) is not None:
                     reads.append((block, readers.submit(phase.read, block)))
 
             try:
-                self._report(phase, doing)
                 read_ahead()
                 while reads:
                     self._reporter.check_cancelled()
@@ -122,18 +144,16 @@ class Engine:
                     doing.write(block, output)
                     del output
                     self._report(phase, doing)
-                doing.settle()
-                while doing.has_coarse():
-                    self._reporter.check_cancelled()
-                    doing.settle_one_coarse()
-                self._report(phase, doing)
-            except Cancelled:
-                doing.abandon()
-                raise
             finally:
                 readers.shutdown(wait=False, cancel_futures=True)
-                reducer.shutdown(wait=False, cancel_futures=True)
-        return doing.voxels
+
+    def _run_elsewhere(
+        self, phase: Phase[Any], doing: _Round, blocks: Sequence[Block], crew: Crew, work: Work
+    ) -> None:
+        by_id = {block.id: block for block in blocks}
+        for id, (crc, facts) in crew.each(work, list(by_id), self._reporter.check_cancelled):
+            doing.finished(by_id[id], crc, facts)
+            self._report(phase, doing)
 
     def _report(self, phase: Phase[Any], doing: _Round) -> None:
         self._reporter.progress(doing.done, len(phase.blocks), phase.name)
@@ -165,16 +185,12 @@ class _Round:
         """Start writing; the block before is settled first, so at most one output waits."""
         self.settle()
         self._writing.append((block, output, self._phase.write(block, output.data)))
-        while self._coarse and (self._coarse[0][1].done() or len(self._coarse) > COARSE_AHEAD):
-            self.settle_one_coarse()
 
     def settle(self) -> None:
         """Wait until the blocks written so far are durable, and record them."""
         while self._writing:
             block, output, writing = self._writing.popleft()
-            self._finish(block, output, writing)
-            if self._phase.pyramid is not None:
-                self._start_coarse(self._phase.pyramid.finished(0, block.write))
+            self.finished(block, _settled(output, writing), output.facts)
 
     def has_coarse(self) -> bool:
         return bool(self._coarse)
@@ -190,15 +206,18 @@ class _Round:
         for chunk, making in self._coarse:
             if not making.cancel():
                 self._record(chunk.id, making.result(), {})
-        for under_way in self._writing:
-            self._finish(*under_way)
+        for block, output, writing in self._writing:
+            self._record(block.id, _settled(output, writing), output.facts)
 
-    def _finish(self, block: Block, output: Output, writing: Writing | None) -> None:
-        if writing is not None:
-            writing.result()
-        self._record(block.id, zlib.crc32(np.ascontiguousarray(output.data).data), output.facts)
+    def finished(self, block: Block, crc: int, facts: Mapping[str, Any]) -> None:
+        """Record a block that is durable; what is coarser of it is begun."""
+        self._record(block.id, crc, facts)
         self.done += 1
         self.voxels += block.write.size
+        if self._phase.pyramid is not None:
+            self._start_coarse(self._phase.pyramid.finished(0, block.write))
+        while self._coarse and (self._coarse[0][1].done() or len(self._coarse) > COARSE_AHEAD):
+            self.settle_one_coarse()
 
     def _start_coarse(self, chunks: Sequence[Coarse]) -> None:
         if self._phase.pyramid is not None:
@@ -207,3 +226,16 @@ class _Round:
 
     def _record(self, id: str, crc: int, facts: Mapping[str, Any]) -> None:
         self._ledger.append(f"{self._phase.name}/{id}", crc, **self._facts, **facts)
+
+
+def _settled(output: Output, writing: Writing | None) -> int:
+    """The checksum of what was written, once it is durable."""
+    if writing is not None:
+        writing.result()
+    return zlib.crc32(np.ascontiguousarray(output.data).data)
+
+
+def do_block(phase: Phase[Any], block: Block) -> tuple[int, dict[str, Any]]:
+    """All of one block, now; its checksum and facts."""
+    output = phase.compute(block, phase.read(block))
+    return _settled(output, phase.write(block, output.data)), dict(output.facts)

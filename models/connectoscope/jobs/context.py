@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.events import Event, Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import Device, JobRequest
+
+if TYPE_CHECKING:
+    from connectoscope.blockwise.crew import Crew
 
 PROGRESS_SECONDS = 0.2  # at most five progress events a second
 RATE_SECONDS = 60.0  # the time left is judged by the last minute
@@ -36,7 +40,7 @@ class Context:
         self.resumed = job.has_begun() and job.state().status != "done"
         # A run that is resumed must not wipe its own half-finished output.
         self.overwrite = request.overwrite and not self.resumed
-        self.threads = request.threads or default_threads(request.background)
+        self.threads = threads_of(request)
         self._events = job.events(listener)
         self._shares: dict[str, tuple[float, float]] = {}
         self._samples: deque[tuple[float, float]] = deque()
@@ -84,6 +88,26 @@ class Context:
         """
         return resolve_device(self.request.device)
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes or machines do blocks."""
+        return self.request.scheduler is not None or (self.request.workers or 1) > 1
+
+    @contextlib.contextmanager
+    def crew(self) -> Iterator[Crew | None]:
+        """The workers that were asked for, or none: this process does the blocks.
+
+        Raises:
+            UserError: they cannot be had.
+        """
+        if not self.shared:
+            yield None
+            return
+        from connectoscope.blockwise.crew import LOCAL, Crew
+
+        with Crew(self.request.scheduler or LOCAL, self.request.workers or 1) as crew:
+            yield crew
+
     def phases(self, **weights: float) -> None:
         """Name the phases to come, in order, with their share of the time, which ``fraction`` adds up."""
         total = sum(weights.values())
@@ -130,7 +154,7 @@ class Context:
         """An output that can be opened from now on, even while it grows.
 
         Args:
-            kind: ``image``, ``labels``, ``points``, ``table``, ``plan`` or ``model``.
+            kind: ``image``, ``labels``, ``points``, ``table``, ``plan``, ``model``, ``ranking`` or ``patches``.
             path: File or folder.
             name: Name for people.
             facts: What the kind needs (image: ``channels``; plan: ``text``, ``table``, ``task``, ``parameters``).
@@ -199,7 +223,10 @@ def resolve_device(device: Device) -> str:
     return device
 
 
-def default_threads(background: bool) -> int:
-    """All cores that this process may use; one less in the background, for the window."""
+def threads_of(request: JobRequest) -> int:
+    """As asked for, else all cores: shared by the workers of this machine, one less in the background, for the window."""
+    if request.threads is not None:
+        return request.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - 1) if background else cores
+    workers = (request.workers or 1) if request.scheduler in (None, "local") else 1
+    return max(1, (cores - request.background) // workers)

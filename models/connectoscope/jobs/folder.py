@@ -77,6 +77,7 @@ class JobFolder:
         folder = cls(path if path is not None else f"{request.destination}.job")
         if os.path.lexists(folder.path) and not folder._empty():
             if folder._may_go_on(request):
+                folder._take_workers(request)
                 return folder
             folder.remove()
         elif not folder.path.parent.is_dir():
@@ -181,6 +182,15 @@ class JobFolder:
             f"{self.path} {what} another request: {'; '.join(different)}. "
             "Ask for the same again to resume it, choose another destination, or use --overwrite"
         )
+
+    def _take_workers(self, request: JobRequest) -> None:
+        """Who does the blocks may change between two runs; the bytes do not."""
+        crew = {"workers": request.workers, "scheduler": request.scheduler}
+        text = self.request.model_copy(update=crew).to_json()
+        if text != self.request_path.read_text():
+            part = self.request_path.with_suffix(".part")
+            part.write_text(text)
+            part.replace(self.request_path)
 
     def _make(self, request: JobRequest) -> None:
         """The folder appears with its request inside, so that two starters cannot both think it theirs."""

@@ -40,6 +40,8 @@ class JobRequest(BaseModel):
     parameters: dict[str, Any] = Field(default_factory=dict)
     device: Device = "auto"
     threads: int | None = Field(None, ge=1)  # None: all cores, one less in the background
+    workers: int | None = Field(None, ge=1)  # processes or jobs that do blocks; None: this process does
+    scheduler: str | None = None  # who hands blocks to workers; None: dask.distributed on this machine
     background: bool = False  # started by a window: lower priority, folder kept as history
     keep_job: bool = False
     overwrite: bool = False
@@ -53,7 +55,7 @@ class JobRequest(BaseModel):
         Args:
             task: The task or its name.
             values: Parameters by name; missing ones take their defaults.
-            options: ``device``, ``threads``, ``background``, ``keep_job``, ``overwrite``.
+            options: ``device``, ``threads``, ``workers``, ``scheduler``, ``background``, ``keep_job``, ``overwrite``.
 
         Raises:
             UserError: naming the first parameter that will not do.

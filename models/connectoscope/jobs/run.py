@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any
 
 from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped
-from connectoscope.jobs.context import default_threads
+from connectoscope.jobs.context import threads_of
 from connectoscope.jobs.engine import OUT_OF_MEMORY, bug_message
 from connectoscope.jobs.events import FINAL_EVENTS, EventWriter, Listener, last_event
 from connectoscope.jobs.folder import JobFolder
@@ -152,7 +152,7 @@ class _Supervisor:
     def _run_engine(self, tile_scale: int) -> tuple[int, bool]:
         """Exit status of one engine process, and whether we had to kill it after a cancel."""
         job = self.job
-        threads = str(job.request.threads or default_threads(job.request.background))
+        threads = str(threads_of(job.request))
         command = [*_PYTHON, "connectoscope.jobs.engine", str(job.path), "--parent", str(os.getpid())]
         with job.log_path.open("ab") as log:
             engine = subprocess.Popen(

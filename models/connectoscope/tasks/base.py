@@ -156,14 +156,24 @@ class Task:
     """Quick: the terminal runs it in its own process, without an engine, a device or resuming."""
     hidden: bool = False
     """Not listed in ``--help``; for what only the window asks for."""
+    elsewhere: bool = False
+    """Its blocks can be done by other processes and machines (``--workers``, ``--scheduler``)."""
     render: Callable[[dict[str, Any]], str] | None = None
     """The summary as text for people, where key and value a line will not do."""
 
     @property
+    def source(self) -> str:
+        """Name of the parameter that names the volume; "" if there is none."""
+        return self._with_role("source")
+
+    @property
     def source_voxel_size(self) -> str:
         """Name of the parameter that gives the source's voxel size where its file has none; "" if there is none."""
+        return self._with_role("voxel_size")
+
+    def _with_role(self, role: Role) -> str:
         fields = self.parameters.model_fields.items()
-        return next((name for name, info in fields if parameter_facts(info).get("role") == "voxel_size"), "")
+        return next((name for name, info in fields if parameter_facts(info).get("role") == role), "")
 
 
 def task_names() -> list[str]:

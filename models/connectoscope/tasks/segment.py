@@ -81,9 +81,11 @@ TASK = Task(
     parameters=Segment,
     run=run,
     destination="destination",
+    elsewhere=True,
     menu=(
         MenuEntry("Segment", "Synapses", {"model": "synapse-vnc", "target": ("synapses",)}),
         MenuEntry("Segment", "Mitochondria", {"model": "synapse-vnc", "target": ("mitochondria",)}),
         MenuEntry("Segment", "Membranes", {"model": "synapse-vnc", "target": ("membranes",)}),
+        MenuEntry("Segment", "Neurons", {"model": "neurons-fib", "target": ("neurons",)}),
     ),
 )

@@ -5,7 +5,8 @@ import torch
 
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs import context as contexts
-from connectoscope.jobs.context import Context, default_threads
+from connectoscope.jobs.context import Context, threads_of
+from connectoscope.jobs.request import JobRequest
 
 
 @pytest.fixture
@@ -97,5 +98,10 @@ def test_device_and_threads(tmp_path, monkeypatch):
         _ = Context.local(tmp_path / "c", "cuda").device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Context.local(tmp_path / "d", "auto").device == "cuda"
-    assert 1 <= default_threads(True) <= default_threads(False)
+    alone, shared, background = (
+        threads_of(JobRequest(task="library", **options))
+        for options in ({}, {"workers": 2}, {"background": True})
+    )
+    assert 1 <= background <= alone
+    assert shared == max(1, alone // 2)
     assert Context.local(tmp_path / "e", threads=3).threads == 3

@@ -1,0 +1,127 @@
+"""Blocks done by other processes or other machines, through dask.distributed.
+
+::
+
+    this process  ── ids of blocks ──▸ scheduler ──▸ workers: open source and destination themselves,
+      ledger, pyramid ◂── checksum, facts ──┘                 read, compute, write
+
+No voxel goes through the scheduler. A block whose worker is lost is done again by another one; that is harmless, since a
+block's bytes follow from the plan alone. The scheduler is trusted: whoever can reach it can run code on the workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from connectoscope.errors import Stopped, UserError
+
+if TYPE_CHECKING:
+    import distributed
+
+LOCAL = "local"
+QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
+PATIENCE = 30  # seconds until a scheduler must answer
+AHEAD = 3  # blocks for each worker that are handed out at a time
+POLL = 0.5  # seconds between two looks at whether to stop
+
+Done = tuple[int, dict[str, Any]]
+"""Checksum (crc32) and facts of a block for its ledger line."""
+Work = Callable[[str], Done]
+"""Does the block of this id; must be picklable."""
+
+
+class Crew:
+    """Workers behind a scheduler. Use as a context manager: what was started for it ends with it.
+
+    Args:
+        scheduler: ``local`` (processes of this machine), ``slurm``, ``pbs``, ``lsf`` (jobs, as ~/.config/dask/jobqueue.yaml
+            describes them), or the address of a running scheduler (``tcp://host:8786``, or its JSON file).
+        workers: How many are started; of no meaning for an address.
+
+    Raises:
+        UserError: dask.distributed is not installed, or nobody answers.
+    """
+
+    def __init__(self, scheduler: str, workers: int) -> None:
+        try:
+            import distributed
+        except ImportError:
+            raise UserError(
+                "--workers and --scheduler need dask.distributed: pip install 'connectoscope[cluster]'"
+            ) from None
+        logging.getLogger("distributed").setLevel(logging.ERROR)
+        self._rest = contextlib.ExitStack()
+        try:
+            if scheduler == LOCAL:
+                cluster = distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+                )
+                address: Any = self._rest.enter_context(cluster)
+            elif scheduler in QUEUES:
+                address = self._rest.enter_context(_queue(scheduler))
+                address.scale(jobs=workers)
+            else:
+                address = scheduler
+            kind = {"scheduler_file": address} if str(address).endswith(".json") else {"address": address}
+            self.client: distributed.Client = self._rest.enter_context(
+                distributed.Client(**kind, timeout=PATIENCE)
+            )
+        except (OSError, TimeoutError, ValueError) as error:
+            self._rest.close()
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"no scheduler answers at {scheduler} ({text}); give the address that dask-scheduler prints"
+            ) from None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._rest.close()
+
+    def each(self, work: Work, ids: Sequence[str], check: Callable[[], None]) -> Iterator[tuple[str, Done]]:
+        """Do all ``ids``, in any order; ``check`` is called now and then and may raise to stop.
+
+        Raises:
+            Stopped: workers died again and again over one block.
+        """
+        import distributed
+
+        left = iter(ids)
+        under_way: dict[distributed.Future, str] = {}
+        try:
+            while True:
+                check()
+                room = AHEAD * max(len(self.client.nthreads()), 1)
+                for id in left:
+                    under_way[self.client.submit(work, id, pure=False)] = id
+                    if len(under_way) >= room:
+                        break
+                if not under_way:
+                    return
+                with contextlib.suppress(TimeoutError):
+                    distributed.wait(list(under_way), timeout=POLL, return_when="FIRST_COMPLETED")
+                for future in [f for f in under_way if f.done()]:
+                    id = under_way.pop(future)
+                    try:
+                        yield id, future.result()
+                    except distributed.KilledWorker:
+                        raise Stopped(
+                            f"block {id} killed worker after worker, for want of memory perhaps; give workers more, then resume"
+                        ) from None
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+def _queue(name: str) -> Any:
+    try:
+        import dask_jobqueue
+    except ImportError:
+        raise UserError(
+            f"--scheduler {name} needs dask-jobqueue: pip install 'connectoscope[cluster]'"
+        ) from None
+    return getattr(dask_jobqueue, QUEUES[name])()

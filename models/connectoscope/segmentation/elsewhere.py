@@ -1,0 +1,58 @@
+"""Blocks of a segmentation in another process: everything follows from the job folder, which all workers must see."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from connectoscope.blockwise.crew import Done
+from connectoscope.blockwise.engine import Phase, do_block
+from connectoscope.blockwise.mask import read_mask
+from connectoscope.blockwise.plan import Block, Plan
+from connectoscope.errors import UserError
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.segmentation.probabilities import ProbabilityMaker
+from connectoscope.segmentation.setup import set_up
+from connectoscope.tasks.base import open_source
+from connectoscope.tasks.segment import Segment
+from connectoscope.volumes import open_volume
+from connectoscope.volumes.ome_zarr_write import open_image_for_writing
+from connectoscope.zoo import find_model
+
+
+def make_block(folder: str, revision: int, id: str) -> Done:
+    """Read, compute and write one block of the probabilities.
+
+    Args:
+        folder: Of the job; its plan is fixed and its image is there.
+        revision: Of the plan, since a smaller tile is another network.
+        id: Of the block.
+    """
+    phase, blocks = _station(folder, revision)
+    return do_block(phase, blocks[id])
+
+
+@functools.lru_cache(maxsize=1)
+def _station(folder: str, revision: int) -> tuple[Phase[Any], Mapping[str, Block]]:
+    job = JobFolder(folder)
+    parameters = Segment(**job.request.parameters)
+    plan = Plan.read(job.plan_path)
+    if plan is None or plan.revision != revision:
+        raise UserError(f"{job.plan_path} is not the plan of this run; do all workers see the same files?")
+    volume = open_source(parameters, parameters.source)
+    bundle = find_model(parameters.model)
+    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
+    predictor = bundle.predictor(
+        tile=plan.tile,
+        exact=parameters.exact,
+        device=plan.device,
+        precision=plan.precision,
+        threads=plan.threads,
+    )
+    mask = None if parameters.within is None else read_mask(open_volume(parameters.within), setup.grid)
+    maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, plan.intensity, None, mask)
+    image = setup.image_of_blocks(Path(parameters.destination), job.scratch)
+    phase = maker.phase(setup.box_of_blocks, open_image_for_writing(image)[0], None)
+    return phase, {block.id: block for block in phase.blocks}
