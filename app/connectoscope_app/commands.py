@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFileDialog
@@ -36,6 +36,7 @@ def install(window: MainWindow) -> None:
     window.commands.replace("samples", _samples(window))
     window.commands.replace("view", _view(window))
     window.commands.replace("tasks", _tasks(window))
+    window.commands.replace("labels", _labels(window))
     window.commands.replace("tools", _tools(window))
     window.commands.replace("help", _help(window))
 
@@ -138,6 +139,20 @@ def _tasks(window: MainWindow) -> list[Command]:
     ]  # fmt: skip
 
 
+def _labels(window: MainWindow) -> list[Command]:
+    panel = window.labels
+    return [
+        Command("Adapt", title, tip, run, keys, group)
+        for title, tip, run, keys, group in (
+            ("Label Patches…", "Correct the model's labels of the patches", partial(label_patches, window),
+             "Ctrl+L", 1),
+            ("Next Patch", "Fly to the next patch", partial(panel.step, 1), "Alt+Right", 2),
+            ("Previous Patch", "Fly to the patch before", partial(panel.step, -1), "Alt+Left", 2),
+            ("Patch Done", "This patch is labelled; go to the next that is not", panel.finish, "Alt+Return", 2),
+        )
+    ]  # fmt: skip
+
+
 def _tools(window: MainWindow) -> list[Command]:
     task, jobs = window.task_panel, window.jobs
     return [
@@ -216,6 +231,19 @@ def save_screenshot(window: MainWindow) -> None:
         window.tell(f"Saved {path}")
     else:
         window.show_error(f"cannot write {path}: choose another folder")
+
+
+def label_patches(window: MainWindow) -> None:
+    """The patches at hand, else ask for a file of them."""
+    window.raise_dock("Patches")
+    if window.labels.labelling is None:
+        window.labels.ask()
+
+
+def show_training(window: MainWindow, values: dict[str, Any]) -> None:
+    """The form of the training on patches, filled in."""
+    task = load_task("adapt train")
+    show_task(window, task, MenuEntry(task.menu[0].menu, task.menu[0].title, values))
 
 
 def toggle_dock(window: MainWindow, name: str) -> None:

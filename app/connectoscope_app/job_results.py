@@ -78,7 +78,9 @@ class JobResults(QObject):
             return
         if kind in ("table", "points"):
             self._window.tables.show_table(path, str(event.get("name", path.stem)))
-        if has_numbers(event):
+        if kind == "patches":
+            self._window.label_patches(path)
+        elif has_numbers(event):
             self._window.plots.add_plan(job_name(folder), event)
         elif kind != "table":
             self._show_layers(event, folder)
@@ -121,7 +123,7 @@ class JobResults(QObject):
     def _raise_panel(self, told: Sequence[dict[str, Any]]) -> None:
         """The panel that says most of what a job has made."""
         kinds = {event.get("kind", event["type"]) for event in told}
-        if kinds & {"plan", "model", "plot", "metric"}:
+        if kinds & {"plan", "model", "ranking", "plot", "metric"}:
             self._window.raise_dock("Plots", _PLOTS_HEIGHT)
         elif kinds & {"table", "points"}:
             self._window.raise_dock("Objects")

@@ -1,4 +1,4 @@
-"""Plots of jobs, and beside them the plan of a cascade or the receipt of a model, with their numbers."""
+"""Plots of jobs, and beside them the plan of a cascade, the receipt of a model or a ranking, with their numbers."""
 
 from __future__ import annotations
 

@@ -11,8 +11,9 @@ from napari.qt import QtViewer
 from napari.utils.notifications import Notification, notification_manager
 from qtpy.QtCore import QByteArray, QCoreApplication, QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QPlainTextEdit, QWidget
+from qtpy.QtWidgets import QMainWindow, QPlainTextEdit
 
+from connectoscope.adaptation.labelling import is_patches
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.volumes import Volume
@@ -20,6 +21,7 @@ from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, short_name
 from connectoscope_app.dialogs import ErrorDialog
+from connectoscope_app.docks import make_docks
 from connectoscope_app.job_results import JobResults, job_name
 from connectoscope_app.jobs_panel import JobsPanel
 from connectoscope_app.panes import Panes
@@ -31,12 +33,13 @@ from connectoscope_app.tables_panel import TablesPanel
 from connectoscope_app.task_panel import TaskPanel
 from connectoscope_app.theme import apply_theme, register_themes
 from connectoscope_app.welcome import WelcomePage
+from napari_connectoscope.label_panel import LabelPanel
 from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.plan_view import planned_task
 from napari_connectoscope.points import is_points
 from napari_connectoscope.table import fly_to
 
-_LAYOUT_VERSION = 2  # raise it when docks change, so that old layouts are not restored
+_LAYOUT_VERSION = 3  # raise it when docks change, so that old layouts are not restored
 _LOG_LINES = 2000
 _TOLD_MS = 8000
 
@@ -77,6 +80,7 @@ class MainWindow(QMainWindow):
         self.welcome = WelcomePage(app_icon(), self.panes)
         self.browser = VolumeBrowser()
         self.task_panel = TaskPanel()
+        self.labels = LabelPanel(self.viewer)
         self.jobs = JobsPanel()
         self.tables = TablesPanel()
         self.plots = PlotsPanel()
@@ -85,8 +89,19 @@ class MainWindow(QMainWindow):
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(_LOG_LINES)
         self.log.setAccessibleName("Log")
-        self.docks: dict[str, QDockWidget] = {}
-        self._make_docks()
+        self.docks = make_docks(
+            self,
+            {
+                "Volumes": self.browser,
+                "Layers": self.panes.layer_panels,
+                "Task": self.task_panel,
+                "Patches": self.labels,
+                "Jobs": self.jobs,
+                "Objects": self.tables,
+                "Plots": self.plots,
+                "Log": self.log,
+            },
+        )
         self.place = PlaceStatus(self.statusBar())
         self.commands = Commands(self, self.show_error)
         self._connect()
@@ -103,40 +118,6 @@ class MainWindow(QMainWindow):
             self.tell(line)
 
     # -- assembly --------------------------------------------------------------------------------------------
-    def _make_docks(self) -> None:
-        left, right, bottom = (
-            Qt.DockWidgetArea.LeftDockWidgetArea,
-            Qt.DockWidgetArea.RightDockWidgetArea,
-            Qt.DockWidgetArea.BottomDockWidgetArea,
-        )
-        for name, widget, area in (
-            ("Volumes", self.browser, left),
-            ("Layers", self.panes.layer_panels, right),
-            ("Task", self.task_panel, right),
-            ("Jobs", self.jobs, bottom),
-            ("Objects", self.tables, bottom),
-            ("Plots", self.plots, bottom),
-            ("Log", self.log, bottom),
-        ):
-            dock = QDockWidget(name, self)
-            dock.setObjectName(f"dock-{name.lower()}")
-            dock.setWidget(widget)
-            if area == bottom:
-                dock.setTitleBarWidget(QWidget(dock))  # the tab says it already
-            self.addDockWidget(area, dock)
-            self.docks[name] = dock
-        self.setCorner(Qt.Corner.BottomRightCorner, right)
-        self.setCorner(Qt.Corner.BottomLeftCorner, left)
-        self.tabifyDockWidget(self.docks["Jobs"], self.docks["Objects"])
-        self.tabifyDockWidget(self.docks["Objects"], self.docks["Plots"])
-        self.tabifyDockWidget(self.docks["Plots"], self.docks["Log"])
-        self.setTabPosition(Qt.DockWidgetArea.AllDockWidgetAreas, self.tabPosition(bottom).North)
-        self.docks["Jobs"].raise_()
-        self.resizeDocks([self.docks["Volumes"]], [310], Qt.Orientation.Horizontal)
-        self.resizeDocks([self.docks["Task"]], [370], Qt.Orientation.Horizontal)
-        self.resizeDocks([self.docks["Jobs"]], [210], Qt.Orientation.Vertical)
-        self.resizeDocks([self.docks["Layers"], self.docks["Task"]], [500, 420], Qt.Orientation.Vertical)
-
     def _connect(self) -> None:
         self.welcome.chosen.connect(self.open_volume)
         self.welcome.file_wanted.connect(lambda: commands.open_file(self))
@@ -152,6 +133,10 @@ class MainWindow(QMainWindow):
         self.jobs.resumed.connect(self.results.follow)
         self.jobs.forgotten.connect(self._forget_job)
         self.plots.run_wanted.connect(self._run_plan)
+        self.labels.failed.connect(self.show_error)
+        self.labels.volume_wanted.connect(self.open_volume)
+        self.labels.opened.connect(self._patches_opened)
+        self.labels.train_wanted.connect(lambda values: commands.show_training(self, values))
         notification_manager.notification_ready.connect(self._napari_says)
         self.tables.fly_wanted.connect(lambda world, unit: fly_to(self.viewer, world, unit))
         for model in self.panes.models:
@@ -199,7 +184,8 @@ class MainWindow(QMainWindow):
         """Open a volume in a thread, then show it.
 
         Args:
-            source: Path, URL, ``sample:NAME``, the folder of a job, which is added to the jobs, or a CSV of points.
+            source: Path, URL, ``sample:NAME``, the folder of a job, which is added to the jobs, a CSV of points, or
+                patches to be labelled.
             instead_of: A layer that leaves when the new one is there.
             choices: ``channel``, ``time``, ``voxel_size`` of ``connectoscope.volumes.open_volume``.
         """
@@ -207,6 +193,9 @@ class MainWindow(QMainWindow):
             path = Path(source.partition("::")[0]).expanduser().absolute()
             if (path / "request.json").is_file():
                 self.add_job(JobFolder(path))
+                return
+            if is_patches(path):
+                self.label_patches(path)
                 return
             if path.suffix.lower() == ".csv" and is_points(str(path)):
                 self.results.show_points(path)
@@ -235,6 +224,16 @@ class MainWindow(QMainWindow):
         self.tell(f"Opened {volume.name}: {' × '.join(map(str, volume.shape))} voxels")
         for warning in volume.warnings:
             self.log.appendPlainText(f"{volume.name}: {warning}")
+
+    def label_patches(self, path: Path) -> None:
+        """Go on with the labelling of a file of patches."""
+        self.labels.open(path)
+        self.raise_dock("Patches")
+
+    def _patches_opened(self, path: str) -> None:
+        self.settings.remember_volume(path)  # a window that was killed finds its labels under Open Recent
+        self._save()
+        self._recent_changed()
 
     def _reopen(self, choices: dict[str, Any]) -> None:
         """Show the described volume anew with other choices, in place of the layer that shows it."""
@@ -378,6 +377,7 @@ class MainWindow(QMainWindow):
         self.answers.deleteLater()
         QCoreApplication.sendPostedEvents(self.answers, QEvent.Type.DeferredDelete)
         self.task_panel.close_preview()
+        self.labels.close_session()
         self.panes.close_panes()
         super().closeEvent(event)
         self.deleteLater()

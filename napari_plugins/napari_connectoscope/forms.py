@@ -188,9 +188,18 @@ class TaskForm(QWidget):
             and source.value()
         ):
             values = {name: f.value() for name, f in self.fields.items()}
+            if parameter_facts(self._infos[self.task.destination or ""]).get("role") == "new_model":
+                field.set_value(self._new_model_name(str(values.get("model") or ""), source.value()))
+                return
             target = values.get("target") or ()
             what = target[0] if len(target) == 1 else values.get("detector") or self.task.name.split()[-1]
             field.set_value(default_destination(source.value(), what, self.task.ending(values)))
+
+    def _new_model_name(self, model: str, source: str) -> str:
+        """A bare name that none of the models has: what it is made of, and for which volume."""
+        name = "-".join(filter(None, (Path(model).name, stem_of(source))))
+        taken = (name, *(f"{name}-{n}" for n in range(2, 100)))
+        return next(n for n in taken if n not in self._cards)
 
     def _take_cards(self, cards: dict[str, Any]) -> None:
         self._cards = cards
@@ -199,6 +208,18 @@ class TaskForm(QWidget):
             if isinstance(field, ModelField):
                 field.set_models(described)
         self._list_targets()
+        self._propose_destination()
+        self._tell_missing()
+
+    def _tell_missing(self) -> None:
+        """A model that a menu entry or a plan names may not be here."""
+        for field in self.fields.values():
+            name = field.value() if isinstance(field, ModelField) else None
+            if name and name not in self._cards and len(Path(name).parts) == 1:
+                there = ", ".join(self._cards) or "none yet"
+                self.show_error(
+                    f"Model '{name}' is not here. Choose another ({there}), or train one (connectoscope train)."
+                )
 
     def _list_targets(self) -> None:
         target = self.fields.get("target")
@@ -206,6 +227,8 @@ class TaskForm(QWidget):
         card = self._cards.get(model or "")
         if isinstance(target, ChecksField) and card is not None:
             tips = {_WORDS.get(o.name, o.name): o.meaning for o in card.outputs}
+            if self.task.name == "segment" and "membranes" in tips:
+                tips["neurons"] = "cells, agglomerated from what lies between the membranes"
             target.set_choices(list(tips), tips)
             self._show_targets()
 
@@ -354,14 +377,22 @@ def command_line(task: Task, values: Mapping[str, Any]) -> str:
 
 def default_destination(source: str, what: str, ending: str = ".ome.zarr") -> str:
     """``NAME-WHAT`` and the ending, beside the source where that can be written, else in the user's documents."""
-    name = source.removeprefix(LAYER_PREFIX).removeprefix("sample:").split("::")[0].rstrip("/\\")
-    stem = short_name(name)
-    stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in stem).strip("._") or "volume"
+    name, stem = _plain_name(source), stem_of(source)
     folder = Path(name).parent if Path(name).is_absolute() and "connectoscope_resources" not in name else None
     if folder is None or not os.access(folder, os.W_OK):
         documents = platformdirs.user_documents_path()
         folder = documents if documents.is_dir() else Path.home()
     return str(folder / f"{stem}-{what}{ending}")
+
+
+def stem_of(source: str) -> str:
+    """The short name of a source, such as can be part of a file's name."""
+    stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in short_name(_plain_name(source)))
+    return stem.strip("._") or "volume"
+
+
+def _plain_name(source: str) -> str:
+    return source.removeprefix(LAYER_PREFIX).removeprefix("sample:").split("::")[0].rstrip("/\\")
 
 
 def _read_cards() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A plan or a receipt for people: its verdict, numbers side by side, and what can be done with it."""
+"""A plan, a receipt or a ranking for people: its verdict, numbers side by side, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,30 @@ from connectoscope.tasks.base import MenuEntry, Task, load_task
 
 
 def has_numbers(event: Mapping[str, Any]) -> bool:
-    """Whether a ``result`` event is a plan or a receipt."""
-    return event["kind"] == "plan" or (event["kind"] == "model" and bool(event.get("table")))
+    """Whether a ``result`` event is a plan, a ranking or a receipt."""
+    return event["kind"] in ("plan", "ranking") or (event["kind"] == "model" and bool(event.get("table")))
 
 
-COLUMNS = {"plan": ("", "One level", "Cascade"), "model": ("", "Before", "After")}
+COLUMNS = {
+    "plan": ("", "One level", "Cascade"),
+    "model": ("", "Before", "After"),
+    "ranking": ("Model", "Distance (MMD²)", "95 % of resamples", "p", "Its own halves"),
+}
+_TIPS = (
+    "Nearest first",
+    "How far your volume is from what the model was trained on: smaller is nearer",
+    "How much the distance would change with other patches; where two ranges overlap, both models are as near",
+    "How often chance alone gives such a distance; small: your volume is something else than the model knows",
+    "The yardstick: how far two halves of the model's own training data are apart",
+)
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class PlanView(QWidget):
     """A ``result`` event: ``text``, ``table`` (label and two columns), ``task`` and ``parameters`` of the form to open.
 
-    Of kind ``plan``: one level and cascade. Of kind ``model``: before and after; the model can be discarded.
+    Of kind ``plan``: one level and cascade. Of kind ``model``: before and after; the model can be discarded. Of kind
+    ``ranking``: models, of which one can be chosen.
     """
 
     run_wanted = Signal(object)  # the event
@@ -55,19 +67,25 @@ class PlanView(QWidget):
         self.table.setShowGrid(False)
         self.table.setAlternatingRowColors(True)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.currentCellChanged.connect(lambda *_: self._show_choice())
+        self.table.doubleClicked.connect(lambda _: self._go_on("segment"))
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.table.horizontalHeader().setDefaultAlignment(_RIGHT)
         self.run_button = QPushButton("Run with this plan")
         self.run_button.setProperty("accent", True)
         self.run_button.setToolTip("Open the form of the task with this plan filled in")
-        self.run_button.clicked.connect(lambda _=False: self.run_wanted.emit(self.plan))
+        self.run_button.clicked.connect(lambda _=False: self._go_on("segment"))
+        self.suggest_button = QPushButton("Suggest patches to label…")
+        self.suggest_button.setToolTip("Open the form of Adapt ▸ Suggest Patches with this model")
+        self.suggest_button.clicked.connect(lambda _=False: self._go_on("adapt suggest"))
         self.discard_button = QPushButton()
         self.discard_button.setToolTip("Delete the new model; the one that it was made of stays")
         self.discard_button.clicked.connect(lambda _=False: self._discard())
         buttons = QHBoxLayout()
         buttons.addWidget(self.run_button)
+        buttons.addWidget(self.suggest_button)
         buttons.addWidget(self.discard_button)
         buttons.addStretch(1)
         layout = QVBoxLayout(self)
@@ -80,9 +98,14 @@ class PlanView(QWidget):
     def show_plan(self, event: Mapping[str, Any]) -> None:
         """Show another plan or receipt."""
         self.plan = event
-        model = event["kind"] == "model"
+        model, ranking = event["kind"] == "model", event["kind"] == "ranking"
         columns = COLUMNS[event["kind"]]
+        one_row = QAbstractItemView.SelectionMode.SingleSelection
+        self.table.setSelectionMode(one_row if ranking else QAbstractItemView.SelectionMode.NoSelection)
+        self.table.setColumnCount(len(columns))
         self.table.setHorizontalHeaderLabels(columns)
+        for j in range(len(columns)):
+            self.table.horizontalHeaderItem(j).setToolTip(_TIPS[j] if ranking else "")
         self.verdict.setText(str(event.get("text") or event["name"]))
         rows = event.get("table") or []
         self.table.setRowCount(len(rows))
@@ -99,9 +122,28 @@ class PlanView(QWidget):
             self.run_button.setText("Run with this plan" if event.get("pays", True) else "Run with one level")
             self.run_button.setToolTip("Open the form of the task with this plan filled in")
         there = not model or Path(event["path"]).exists()
-        self.run_button.setVisible(there and bool(event.get("task")))
+        self.suggest_button.setVisible(ranking)
+        self.run_button.setVisible(there and bool(ranking or event.get("task")))
+        if ranking:
+            self.table.setCurrentCell(0, 0)
+            self._show_choice()
         self.discard_button.setText("Discard")
         self.discard_button.setVisible(there and model)
+
+    def _show_choice(self) -> None:
+        row = self.table.currentRow()
+        if self.plan.get("kind") == "ranking" and row >= 0:
+            self.run_button.setText(f"Segment with {self.table.item(row, 0).text()}…")
+            self.run_button.setToolTip("Open the form of the task with this model chosen")
+
+    def _go_on(self, task: str) -> None:
+        """To the form of what the plan is for; of a ranking: to ``task`` with the chosen model."""
+        if self.plan.get("kind") != "ranking":
+            self.run_wanted.emit(self.plan)
+            return
+        name = str(self.plan["table"][max(self.table.currentRow(), 0)][0])
+        values = {**self.plan.get("parameters", {}), "model": name}
+        self.run_wanted.emit({**self.plan, "name": name, "task": task, "parameters": values})
 
     def _discard(self) -> None:
         """Asks once more, then deletes the model."""
@@ -143,10 +185,16 @@ def planned_task(event: Mapping[str, Any]) -> tuple[Task, MenuEntry]:
         for name, value in (event.get("parameters") or {}).items()
         if name in task.parameters.model_fields and name != task.destination
     }
-    same = (e for e in task.menu if all(_same(values.get(n), v) for n, v in e.preset.items()))
-    entry = next(same, task.menu[0] if task.menu else MenuEntry("", task.name))
-    if event["kind"] == "model":
-        return task, MenuEntry(entry.menu, f"{entry.title} with {event['name']}", {**entry.preset, **values})
+    if event["kind"] == "plan":
+        same = (e for e in task.menu if all(_same(values.get(n), v) for n, v in e.preset.items()))
+    else:  # a model: what it finds, if that is told
+        same = (e for e in task.menu if _same(values.get("target"), e.preset.get("target")))
+    entry = next(same, None)
+    if event["kind"] != "plan":
+        menu = task.menu[0].menu if task.menu else ""
+        title = entry.title if entry is not None else task.name.capitalize()
+        return task, MenuEntry(menu, f"{title} with {event['name']}", values)
+    entry = entry or (task.menu[0] if task.menu else MenuEntry("", task.name))
     return task, MenuEntry(
         entry.menu, f"{entry.title} with a plan", {**values, "cascade": str(event["path"])}
     )

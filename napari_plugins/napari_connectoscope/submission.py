@@ -60,7 +60,7 @@ class Submission:
         values = {**self.values, **{name: None for name in taken if name in self.values}}
         destination = Path(str(self.values[self.task.destination or "destination"])).expanduser().absolute()
         path = destination.with_name(destination.name + ".job") / SPILLED
-        folder = jobs.create(self.task.name, {**values, "source": str(path)}, **self.options)
+        folder = jobs.create(self.task.name, {**values, self.task.source: str(path)}, **self.options)
         begun = folder.has_begun()
         try:
             spill(image, self.box, path, progress)

@@ -40,6 +40,7 @@ class TaskPanel(QWidget):
     ended = Signal(object)  # JobState
     table_made = Signal(str)  # path of a CSV
     plan_made = Signal(object)  # the result event
+    patches_made = Signal(str)  # path of a file of patches
     plotted = Signal(object)  # the plot event
     metric = Signal(object)  # the metric event
     layers_shown = Signal(object)  # list of layers of a result
@@ -215,7 +216,9 @@ class TaskPanel(QWidget):
             self.table_made.emit(event["path"])
         if has_numbers(event):
             self.plan_made.emit(event)
-        if event["kind"] in ("table", "plan", "model"):
+        if event["kind"] == "patches":
+            self.patches_made.emit(event["path"])
+        if event["kind"] in ("table", "plan", "model", "ranking", "patches"):
             return
         targets = self.form.values().get("target")
         add_result_in_background(
@@ -280,9 +283,9 @@ class TaskPanel(QWidget):
 def _tidy(folder: JobFolder) -> None:
     """After success only the result stays: plain napari keeps no history of jobs.
 
-    A plan is for the very file that it was made of, so a copy that was planned for stays beside it.
+    Plans and patches are of the very file that they were made of, so a copy that was made for them stays beside it.
     """
-    if folder.request.task == "plan-cascade" and (folder.path / SPILLED).exists():
+    if folder.request.task in ("plan-cascade", "adapt suggest") and (folder.path / SPILLED).exists():
         return
     if (folder.path / SPILLED).exists() or folder.state().status == "done":
         folder.remove()

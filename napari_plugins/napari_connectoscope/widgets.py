@@ -10,8 +10,10 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 from connectoscope.errors import UserError
-from connectoscope.tasks.base import load_task
+from connectoscope.tasks.base import MenuEntry, load_task
 from connectoscope.volumes.geometry import unit_symbol
+from napari_connectoscope.label_panel import LabelPanel
+from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.plan_view import PlanView, planned_task
 from napari_connectoscope.plots import Plot, PlotView
 from napari_connectoscope.sources import finest, layer_facts, length_unit, source_of
@@ -30,6 +32,7 @@ class DockingPanel(TaskPanel):
         self.plan_made.connect(self._show_plan)
         self.plotted.connect(lambda event: self._show_plot(Plot.of(event)))
         self.metric.connect(self._grow_plot)
+        self.patches_made.connect(self._label)
 
     def _dock(self, widget: QWidget, name: str) -> None:
         window = getattr(self.viewer, "window", None)  # a bare ViewerModel has none
@@ -71,7 +74,8 @@ class DockingPanel(TaskPanel):
         plan = PlanView()
         plan.show_plan(event)
         plan.run_wanted.connect(self._run_plan)
-        self._dock(plan, "Plan of a cascade" if event["kind"] == "plan" else f"Receipt of {event['name']}")
+        names = {"plan": "Plan of a cascade", "ranking": "Nearest models"}
+        self._dock(plan, names.get(event["kind"], f"Receipt of {event['name']}"))
 
     def _run_plan(self, event: dict[str, Any]) -> None:
         try:
@@ -79,10 +83,22 @@ class DockingPanel(TaskPanel):
         except UserError as error:
             self.form.show_error(str(error))
             return
-        panel = DockingPanel(self.viewer, task.name, dict(entry.preset))
+        dock_form(self.viewer, task.name, entry)
+
+    def _label(self, path: str) -> None:
+        panel = LabelWidget(self.viewer)
         window = getattr(self.viewer, "window", None)
         if window is not None:
-            window.add_dock_widget(panel, name=entry.title)
+            window.add_dock_widget(panel, name="Label patches")
+        panel.open(path)
+
+
+def dock_form(viewer: Any, task: str, entry: MenuEntry) -> None:
+    """The panel of a task, with the values of an entry, at the right of the viewer."""
+    panel = DockingPanel(viewer, task, dict(entry.preset))
+    window = getattr(viewer, "window", None)
+    if window is not None:
+        window.add_dock_widget(panel, name=entry.title)
 
 
 class SegmentWidget(DockingPanel):
@@ -104,6 +120,49 @@ class PlanWidget(DockingPanel):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "plan-cascade", dict(load_task("plan-cascade").menu[0].preset))
+
+
+class RankWidget(DockingPanel):
+    """*Rank models*: which one knows what looks most like a volume."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "adapt rank")
+
+
+class SuggestWidget(DockingPanel):
+    """*Suggest patches* that are worth labelling."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "adapt suggest")
+
+
+class TrainWidget(DockingPanel):
+    """*Train on patches*."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "adapt train")
+
+
+class LabelWidget(LabelPanel):
+    """*Label patches*: opens the volume, has keys in the viewer, and leads to the form of the training."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.volume_wanted.connect(self._open_volume)
+        self.train_wanted.connect(self._show_training)
+        self.failed.connect(self.state.setText)
+        for key, act in (
+            ("Alt-Left", lambda: self.step(-1)),
+            ("Alt-Right", lambda: self.step(1)),
+            ("Alt-Enter", self.finish),
+        ):
+            napari_viewer.bind_key(key, lambda _, act=act: act() if isalive(self) else None, overwrite=True)
+
+    def _open_volume(self, source: str) -> None:
+        open_in_background(self.viewer, source, owner=self, failed=self.state.setText)
+
+    def _show_training(self, values: dict[str, Any]) -> None:
+        dock_form(self.viewer, "adapt train", MenuEntry("Adapt", "Train on patches", values))
 
 
 class InfoWidget(QWidget):

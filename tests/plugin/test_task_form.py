@@ -116,7 +116,7 @@ def test_changed_is_told(make_form, qtbot):
 def test_targets_and_tooltips_come_from_the_card(make_form, small_model):
     form = make_form("segment", None, {"target": ("synapses",)})
     boxes = form.fields["target"].boxes
-    assert list(boxes) == ["synapses", "membranes"]
+    assert list(boxes) == ["synapses", "membranes", "neurons"]
     assert boxes["membranes"].toolTip() == "membranes"
     assert form.values()["target"] == ["synapses"]
     assert "synapse-vnc" in form.fields["model"].names()

@@ -82,7 +82,7 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
 def _from_folder(
     folder: Path, patches: Sequence[Patch], volume: Volume, reach: int
 ) -> list[tuple[NDArray[np.generic], Box]]:
-    found = {p.name.split(".")[0]: p for p in sorted(folder.iterdir())}
+    found = {p.name.split(".")[0]: p for p in sorted(folder.iterdir()) if p.suffix != ".part"}
     missing = [p.id for p in patches if p.id not in found]
     if missing:
         raise UserError(

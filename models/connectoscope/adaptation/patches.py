@@ -64,6 +64,9 @@ class PatchFile(_Part):
     source: Source
     model: dict[str, Any] = {}
     target: str | None = None
+    outputs: tuple[str, ...] = ()  # of which there are labels to begin with
+    instances: bool = False  # labels are numbers of cells or neurons
+    labels: str | None = None  # folder with the labels; None: beside this file
     rule: str = ""
     seed: int = 0
     candidates: int = 0

@@ -156,6 +156,8 @@ class Task:
     """Quick: the terminal runs it in its own process, without an engine, a device or resuming."""
     hidden: bool = False
     """Not listed in ``--help``; for what only the window asks for."""
+    preflight: str | None = None
+    """The task, of the same parameters, that says what this one will need (``--dry-run``)."""
     elsewhere: bool = False
     """Its blocks can be done by other processes and machines (``--workers``, ``--scheduler``)."""
     render: Callable[[dict[str, Any]], str] | None = None

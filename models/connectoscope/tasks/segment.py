@@ -81,6 +81,7 @@ TASK = Task(
     parameters=Segment,
     run=run,
     destination="destination",
+    preflight="preflight",
     elsewhere=True,
     menu=(
         MenuEntry("Segment", "Synapses", {"model": "synapse-vnc", "target": ("synapses",)}),

@@ -104,11 +104,22 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
             targets[name] = _embedded(bundle, volume, part, parameters, context, done, len(judged))
         centres = {}
     ranked = rank(sources, targets, bandwidth=bandwidth, seed=parameters.seed)
+    rows = [_row(r) for r in ranked]
+    context.result(
+        "ranking",
+        context.folder,
+        f"models for {volume.name}",
+        text=_verdict(rows),
+        table=[
+            [r["model"], r["mmd2"], "{} to {}".format(*r["interval"]), r["p"], r["yardstick"]] for r in rows
+        ],
+        parameters=parameters.model_dump(include={"source", "box", "level", "voxel_size", "channel", "time"}),
+    )
     return {
         "task": "adapt rank",
         "source": volume.name,
         "space": parameters.space,
-        "models": [_row(r) for r in ranked],
+        "models": rows,
         "yardstick": round(ranked[0].yardstick, 5),
         "map": centres,
         "warnings": context.warnings,
@@ -161,6 +172,19 @@ def _row(ranked: Ranked) -> dict[str, Any]:
         "null": round(d.null, 5),
         "yardstick": round(ranked.yardstick, 5),
     }
+
+
+def _verdict(rows: list[dict[str, Any]]) -> str:
+    """Which is nearest, how far that is, and which are as near."""
+    first, low = rows[0], rows[0]["interval"][1]
+    equal = [r["model"] for r in rows[1:] if r["interval"][0] <= low]
+    as_near = f"; {', '.join(equal)} may be as near" if equal else ""
+    if first["mmd2"] <= max(first["yardstick"], first["null"]):
+        return f"{first['model']} is nearest{as_near}. The volume looks like what it was trained on."
+    return (
+        f"{first['model']} is nearest{as_near}. Its distance is {first['mmd2']:.3f}, where two halves of its own data "
+        f"are {first['yardstick']:.3f} apart: this tissue is new to it."
+    )
 
 
 def _centre(points: NDArray[np.float64]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, par
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from connectoscope.adaptation.patches import PatchFile
     from connectoscope.adaptation.uncertainty import Eye, Seen
     from connectoscope.jobs.context import Context
     from connectoscope.volumes.geometry import Box
@@ -51,8 +52,12 @@ class AdaptSuggest(OnVolume):
     )
     starts: str | None = parameter(
         None, role="destination", advanced=True,
-        help="Folder for the model's own labels of the patches, ID.tif each: to be corrected by hand.",
+        help="Folder for the model's own labels of the patches, ID.tif each: to be corrected by hand. "
+        "Default: beside the file.",
     )  # fmt: skip
+    instances: bool = parameter(
+        False, help="You will label instances (neurons, cells): begin with what lies between the membranes."
+    )
     seed: int = parameter(0, ge=0, advanced=True, help="Of what is drawn at random.")
 
 
@@ -66,6 +71,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
 
     import numpy as np
 
+    from connectoscope.adaptation.labelling import labels_folder
     from connectoscope.adaptation.patches import Patch, PatchFile, Source, choose, world_of
     from connectoscope.adaptation.patches import candidates as candidate_boxes
     from connectoscope.adaptation.uncertainty import Eye
@@ -81,13 +87,13 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     if out.exists() and not (context.overwrite or context.resumed):
         raise UserError(f"{out} exists; choose another name, or --overwrite")
     check_writable(out)
-    starts = None if parameters.starts is None else Path(parameters.starts)
-    if starts is not None and starts.exists() and any(starts.iterdir()) and not context.overwrite:
-        raise UserError(
-            f"{starts} holds files already, labels perhaps; choose another folder, or --overwrite"
-        )
+    starts = labels_folder(out) if parameters.starts is None else Path(parameters.starts)
+    if starts.exists() and any(starts.iterdir()) and not context.resumed:
+        raise UserError(f"{starts} holds files already, labels perhaps; choose another name, or move it away")
     bundle = find_model(parameters.model)
     channels = _channels(bundle.card, parameters.target)
+    if parameters.instances and [bundle.card.outputs[c].name for c in channels] != ["boundary"]:
+        raise UserError("instances lie between membranes: take the target membranes alone")
     volume = open_source(parameters, parameters.source)
     for text in volume.warnings:
         context.warn(text)
@@ -135,8 +141,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
         )
         for rank, index in enumerate(chosen, 1)
     )
-    if starts is not None:
-        _write_starts(starts, eye, [seen[index] for index in chosen], bundle.card, channels[0])
+    outputs = tuple(bundle.card.outputs[c].name for c in channels)
     file = PatchFile(
         schema=1,
         source=Source(
@@ -146,18 +151,28 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
             voxel_size=volume.levels[0].scale,
             unit=volume.unit,
         ),
-        model={"name": bundle.card.name, "version": bundle.card.version, "hash": bundle.hash},
-        target=bundle.card.outputs[channels[0]].name if len(channels) == 1 else None,
+        model={
+            "name": bundle.card.name,
+            "version": bundle.card.version,
+            "hash": bundle.hash,
+            "reference": parameters.model,
+        },
+        target=outputs[0] if len(outputs) == 1 else None,
+        outputs=outputs,
+        instances=parameters.instances,
+        labels=None if parameters.starts is None else str(starts),
         rule=parameters.rule,
         seed=parameters.seed,
         candidates=len(seen),
         patches=patches,
     )
+    _write_starts(starts, eye, [seen[index] for index in chosen], bundle.card, file)
     write_file(out, (file.model_dump_json(by_alias=True, indent=1) + "\n").encode())
     context.result("patches", out, out.stem)
     return {
         "task": "adapt suggest",
         "patches": str(out),
+        "labels": str(starts),
         "rule": parameters.rule,
         "candidates": len(seen),
         "boxes": {p.id: p.box for p in patches},
@@ -188,25 +203,22 @@ def _shape(text: str) -> tuple[int, int, int]:
     return z, y, x
 
 
-def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Card, channel: int) -> None:
-    """The model's own labels of the patches, 0 and 1, with the voxel size of level 0."""
+def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Card, file: PatchFile) -> None:
+    """The model's own labels of the patches: 0 and 1, or the numbers of instances."""
     import numpy as np
-    import tifffile
+    from scipy import ndimage
 
-    from connectoscope.volumes.geometry import unit_symbol
+    from connectoscope.adaptation.labelling import folder_of, write_labels
 
-    folder.mkdir(parents=True, exist_ok=True)
-    level, unit = eye.grid.volume.levels[0], eye.grid.volume.unit
-    sizes = {f"PhysicalSize{a}": s for a, s in zip("ZYX", level.scale, strict=True)}
-    units = {f"PhysicalSize{a}Unit": unit_symbol(unit or "nanometer") for a in "ZYX"}
-    for rank, (box, look) in enumerate(seen, 1):
-        mask = eye.at_level0(look, box, channel) >= card.outputs[channel].threshold
-        tifffile.imwrite(
-            folder / f"patch{rank}.tif",
-            mask.astype(np.uint8),
-            metadata={"axes": "ZYX", **sizes, **units},
-            ome=True,
-        )
+    for channel, output in enumerate(card.outputs):
+        if output.name not in file.outputs:
+            continue
+        place = folder_of(folder, output.name, file.outputs)
+        for patch, (box, look) in zip(file.patches, seen, strict=True):
+            labels = (eye.at_level0(look, box, channel) >= output.threshold).astype(np.uint8)
+            if file.instances:
+                labels = ndimage.label(labels == 0)[0].astype(np.uint16)
+            write_labels(place / f"{patch.id}.tif", labels, file.source)
 
 
 TASK = Task(

@@ -77,6 +77,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     from connectoscope.adaptation.patches import check_source, read_patches
     from connectoscope.adaptation.signature import Part, write_signature
     from connectoscope.errors import UserError
+    from connectoscope.segmentation.targets import SHOWN_AS
     from connectoscope.training.finish import as_shipped
     from connectoscope.volumes.geometry import parse_box
     from connectoscope.zoo import find_model
@@ -146,6 +147,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     except UserError as error:  # the common network may see less in the volume than the model does
         context.warn(f"the new model has no signature, so 'adapt rank' cannot judge it: {error}")
     verdict = _verdict(outcome, scores)
+    output = bundle.card.outputs[channel].name
     if outcome.kept != "trained" and boxes:
         context.warn(verdict)
     context.result(
@@ -155,7 +157,11 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
         text=verdict,
         table=_rows(scores, outcome.kept),
         task="segment",
-        parameters={"model": made.reference},
+        parameters={
+            "model": made.reference,
+            "source": parameters.on,
+            "target": ["neurons" if parameters.instances else SHOWN_AS.get(output, output)],
+        },
     )
     return {
         "task": "adapt train",

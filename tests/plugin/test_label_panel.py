@@ -1,0 +1,194 @@
+"""Patches in plain napari: frames, labels that are saved as they are painted, undo, ticks, several outputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from app_model.types import KeyBinding, KeyCode, KeyMod
+
+from connectoscope.adaptation.labelling import DONE, Labelling, labels_folder, write_labels
+from connectoscope.adaptation.patches import Patch, PatchFile, Source, read_patches
+from connectoscope.volumes import open_volume
+from napari_connectoscope.label_panel import LabelPanel
+from napari_connectoscope.layers import add_volume
+from napari_connectoscope.patch_layers import DONE as GREEN
+from napari_connectoscope.patch_layers import colour_frames, frames_layer
+
+WAIT = 20_000  # ms
+BOXES = ("2:6,0:32,0:32", "2:6,40:72,40:72", "6:10,40:72,8:40")
+
+
+@pytest.fixture
+def patches(tmp_path, volume_path):
+    """A file of three patches of the volume, with labels to begin with: 1 everywhere in the first plane."""
+
+    def make(outputs=("boundary",), **more):
+        level = open_volume(volume_path).levels[0]
+        found = []
+        for number, text in enumerate(BOXES, 1):
+            patch = Patch(id=f"patch{number}", box=text)
+            faces = {
+                name: tuple(
+                    t + (i - 0.5) * s for t, i, s in zip(level.translation, at, level.scale, strict=True)
+                )
+                for name, at in (("start", patch.voxels.start), ("stop", patch.voxels.stop))
+            }
+            found.append(patch.model_copy(update={"world": faces}))
+        source = Source(
+            name="cell", path=str(volume_path), shape=level.shape, voxel_size=level.scale, unit="nanometer"
+        )
+        file = PatchFile(
+            schema=1, source=source, outputs=outputs, patches=tuple(found), model={"name": "m"}, **more
+        )
+        path = tmp_path / "cell.patches.json"
+        path.write_text(file.model_dump_json(by_alias=True))
+        start = np.zeros((4, 32, 32), np.uint8)
+        start[0] = 1
+        for output in outputs:
+            place = labels_folder(path) / (output if len(outputs) > 1 else "")
+            for patch in found:
+                write_labels(place / f"{patch.id}.tif", start, source)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def panel(qtbot, viewer):
+    made = LabelPanel(viewer)
+    qtbot.addWidget(made, before_close_func=lambda widget: widget.close_session())
+    return made
+
+
+def on_disk(panel, patch, output="boundary"):
+    labelling = Labelling(panel.labelling.path)
+    return labelling.read(output, next(p for p in labelling.file.patches if p.id == patch))
+
+
+def press(viewer, key):
+    next(act for bound, act in viewer.keymap.items() if bound == KeyBinding.from_int(key))(viewer)
+
+
+def stroke(layer, at, value=1):
+    layer.data_setitem(tuple(np.array([i]) for i in at), value)
+
+
+def test_labels_lie_where_their_patches_are(panel, viewer, volume_path, patches):
+    image = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel.open(patches())
+    assert [layer.name for layer in viewer.layers] == ["cell", "Patches", "patch1 · membranes"]
+    panel.step(1)
+    layer = viewer.layers.selection.active
+    np.testing.assert_allclose(layer.data_to_world((0, 0, 0)), image.data_to_world((2, 40, 40)))
+    assert str(layer.units[0]) == "nanometer"
+    assert viewer.dims.point[0] == image.data_to_world((4, 0, 0))[0]
+    np.testing.assert_allclose(viewer.scene.camera.center[-2:], image.data_to_world((0, 55.5, 55.5))[1:])
+    assert panel.plane.text() == "patch2: plane 3 of 4"
+    viewer.dims.set_point(0, image.data_to_world((11, 0, 0))[0])
+    assert panel.plane.text() == "patch2: outside of the patch"
+    panel.step(2)
+    assert viewer.layers.selection.active is panel.layers["boundary", "patch1"]
+
+
+def test_what_is_painted_is_saved_and_undone_across_patches(panel, viewer, volume_path, patches, qtbot):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    path = patches()
+    panel.open(path)
+    first = viewer.layers.selection.active
+    stroke(first, (2, 5, 6))
+    qtbot.waitUntil(lambda: on_disk(panel, "patch1")[2, 5, 6] == 1, timeout=WAIT)
+    qtbot.waitUntil(lambda: "Saved" in panel.state.text(), timeout=WAIT)
+    panel.step(1)
+    stroke(viewer.layers.selection.active, (1, 1, 1))
+    panel.step(-1)
+    first.undo()
+    qtbot.waitUntil(lambda: on_disk(panel, "patch1")[2, 5, 6] == 0, timeout=WAIT)
+    first.redo()
+    viewer.layers.remove(first)  # taken away by hand: saved, and read again
+    assert on_disk(panel, "patch1")[2, 5, 6] == 1
+    panel.go(0)
+    assert viewer.layers.selection.active.data[2, 5, 6] == 1
+    viewer.layers.clear()
+    assert panel.labelling is None
+    assert Labelling(path).read("boundary", read_patches(path).patches[1])[1, 1, 1] == 1
+
+
+def test_ticks_say_what_is_trained_on_and_come_back(panel, viewer, volume_path, patches, qtbot):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    path = patches(instances=True)
+    panel.open(path)
+    panel.finish()
+    panel.step(1)  # leaves patch 2 for later
+    panel.finish()
+    assert (panel.bar.value(), panel._current) == (2, 1)
+    with qtbot.waitSignal(panel.train_wanted) as wanted:
+        panel.train_button.click()
+    values = wanted.args[0]
+    assert values["labels"] == str(labels_folder(path))
+    assert values["patches"] == str(labels_folder(path) / DONE)
+    assert values["instances"] is True
+    assert [p.id for p in read_patches(labels_folder(path) / DONE).patches] == ["patch1", "patch3"]
+    panel.close_session()
+    panel.open(path)
+    assert (panel.bar.value(), panel._current) == (2, 1)
+
+
+def test_each_output_has_labels_of_its_own(panel, viewer, volume_path, patches):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel.open(patches(outputs=("synapses", "mitochondria")))
+    synapses = viewer.layers.selection.active
+    stroke(synapses, (3, 3, 3))
+    panel.output.setCurrentIndex(1)
+    panel.output.activated.emit(1)
+    layer = viewer.layers.selection.active
+    assert (layer.name, synapses.visible) == ("patch1 · mitochondria", False)
+    assert on_disk(panel, "patch1", "synapses")[3, 3, 3] == 1
+    assert on_disk(panel, "patch1", "mitochondria")[3, 3, 3] == 0
+    assert panel.labelling.training("mitochondria")["target"] == ("mitochondria",)
+
+
+def test_what_cannot_be_saved_is_told_and_tried_again(
+    panel, viewer, volume_path, patches, monkeypatch, qtbot
+):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel.open(patches())
+    full = OSError(28, "No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(panel.labelling, "save", lambda *_: (_ for _ in ()).throw(full))
+        stroke(viewer.layers.selection.active, (2, 2, 2))
+        qtbot.waitUntil(lambda: "not saved yet" in panel.state.text(), timeout=WAIT)
+    qtbot.waitUntil(lambda: on_disk(panel, "patch1")[2, 2, 2] == 1, timeout=WAIT)
+
+
+def test_a_file_that_is_no_patches_is_refused(panel, tmp_path, qtbot):
+    (tmp_path / "x.patches.json").write_text("{}")
+    with qtbot.waitSignal(panel.failed) as failed:
+        panel.open(tmp_path / "x.patches.json")
+    assert "holds no patches" in failed.args[0]
+    assert panel.open_button.isVisibleTo(panel)
+
+
+def test_frames_are_in_every_plane_of_their_patch(patches):
+    file = read_patches(patches())
+    layer = frames_layer(file)
+    assert len(layer.data) == 12
+    colour_frames(layer, {"patch2"}, "patch1")
+    np.testing.assert_allclose(layer.edge_color[4][:3], [int(GREEN[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+
+
+def test_in_napari_itself(make_napari_viewer, volume_path, patches, qtbot):
+    """The volume is opened by the panel, patches have keys, and the training's form is docked."""
+    viewer = make_napari_viewer()
+    _, panel = viewer.window.add_plugin_dock_widget("connectoscope", "Label patches")
+    panel.open(patches())
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=WAIT)
+    assert [layer.name for layer in viewer.layers] == ["cell", "Patches", "patch1 · membranes"]
+    assert viewer.layers.selection.active.mode == "paint"
+    press(viewer, KeyMod.Alt | KeyCode.RightArrow)
+    assert panel._current == 1
+    press(viewer, KeyMod.Alt | KeyCode.Enter)
+    panel.train_button.click()
+    form = viewer.window.dock_widgets["Train on patches"].form
+    assert form.values()["patches"].endswith(DONE)
+    assert form.values()["on"] == str(volume_path)
+    panel.close_session()
