@@ -48,6 +48,10 @@ _THREADS = Annotated[
     str | None,
     typer.Option("--threads", metavar="INTEGER", help="CPU threads. Default: all cores. [at least 1]"),
 ]
+_DRY_RUN = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Run one block, say what the whole will need, and write nothing."),
+]
 _WORKERS = Annotated[
     str | None,
     typer.Option(
@@ -181,6 +185,8 @@ def _command(task: Task) -> Callable[..., int]:
     options: dict[str, tuple[Any, Any]] = {"as_json": (_JSON, False), "keep_job": (_KEEP_JOB, False)}
     if not task.in_process:
         options |= {"device": (_DEVICE, "auto"), "threads": (_THREADS, None)}
+    if task.preflight is not None:
+        options["dry_run"] = (_DRY_RUN, False)
     if task.elsewhere:
         options |= {"workers": (_WORKERS, None), "scheduler": (_SCHEDULER, None)}
     if task.destination is not None:
@@ -192,8 +198,10 @@ def _command(task: Task) -> Callable[..., int]:
             name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v not in (None, [])
         }
         as_json = chosen.pop("as_json")
-        job = JobFolder.create(JobRequest.make(task, values, **chosen))
-        return _follow(job, task, as_json=as_json, keep_job=chosen["keep_job"])
+        dry = chosen.pop("dry_run", False)
+        asked = load_task(task.preflight) if dry and task.preflight else task
+        job = JobFolder.create(JobRequest.make(asked, values, **chosen))
+        return _follow(job, asked, as_json=as_json, keep_job=chosen["keep_job"])
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [

@@ -1,0 +1,148 @@
+"""What a segmentation will need, found out with one block: time, memory, disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from connectoscope.blockwise.engine import READ_AHEAD
+from connectoscope.blockwise.mask import read_mask
+from connectoscope.jobs.memory import peak_memory_mb
+from connectoscope.networks.predictor import best_precision
+from connectoscope.segmentation.components import local_labels
+from connectoscope.segmentation.probabilities import ProbabilityMaker
+from connectoscope.segmentation.setup import set_up
+from connectoscope.segmentation.targets import choose_targets
+from connectoscope.volumes import open_volume
+
+if TYPE_CHECKING:
+    from connectoscope.jobs.context import Context
+    from connectoscope.tasks.segment import Segment
+    from connectoscope.volumes import Volume
+    from connectoscope.zoo import Bundle
+
+LEVELS = 4 / 3  # all levels of a pyramid, relative to its finest; less where z is not halved
+LABEL_BYTES = 4
+MEBI = 2**20
+
+
+def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> dict[str, Any]:
+    """Run one block, twice, and write nothing.
+
+    Seconds are those of the second time, reading and computing, times the blocks, and of finding its objects. Disk is what
+    the result has uncompressed, which it never exceeds. Memory is the peak so far, and the blocks that are read ahead.
+
+    Returns:
+        ``blocks``, ``tile``, ``seconds``, ``memory_mb``, ``disk_mb_at_most``, ``free_*``, ``warnings``.
+
+    Raises:
+        UserError: as the run itself would.
+    """
+    targets, warnings = choose_targets(
+        bundle.card, parameters.target, parameters.threshold, parameters.min_volume
+    )
+    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
+    for text in [*setup.warnings(), *warnings]:
+        context.warn(text)
+    mask = None if parameters.within is None else read_mask(open_volume(parameters.within), setup.grid)
+    predictor = bundle.predictor(
+        tile=setup.lattice.tile,
+        exact=parameters.exact,
+        device=context.device,
+        precision=best_precision(context.device),
+        threads=context.threads,
+    )
+    maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, setup.intensity(), None, mask)
+    blocks = maker.blocks(setup.box)
+    seconds = 0.0
+    if blocks:
+        block = blocks[len(blocks) // 2]
+        maker.compute(block, maker.read(block))  # the first pass has compiling and allocating in it
+        context.check_cancelled()
+        began = time.perf_counter()
+        found = maker.compute(block, maker.read(block)).data
+        for target in targets:
+            if target.evidence is None:
+                local_labels(found[target.channel], target.threshold)
+                local_labels(found[target.channel], target.threshold)  # once for parts, once for labels
+        seconds = (time.perf_counter() - began) * len(blocks)
+    voxels = math.prod(setup.box.shape)
+    disk = LEVELS * voxels * (len(bundle.card.outputs) + LABEL_BYTES * len(targets)) / MEBI
+    tile = math.prod(setup.lattice.tile) * np.dtype(np.float32).itemsize / MEBI
+    memory = (peak_memory_mb() or 0.0) + READ_AHEAD * tile
+    free_disk, free_memory = (
+        _free_disk(Path(parameters.destination)),
+        psutil.virtual_memory().available / MEBI,
+    )
+    if any(target.evidence for target in targets):
+        context.warn("the time to make neurons of the affinities comes on top")
+    if free_disk is not None and disk > free_disk:
+        context.warn(
+            f"the disk of {parameters.destination} may not do: up to {_size(disk)}, {_size(free_disk)} are free; "
+            "choose another place, or --box"
+        )
+    if memory > free_memory + (peak_memory_mb() or 0.0):
+        context.warn(
+            f"memory may not do: {_size(memory)}, {_size(free_memory)} are free; close other programs "
+            "(with too little the run goes on with smaller tiles, more slowly)"
+        )
+    return {
+        "task": "preflight",
+        "blocks": len(blocks),
+        "tile": list(setup.lattice.tile),
+        "halo_share": round(1 - math.prod(setup.lattice.core) / math.prod(setup.lattice.tile), 3),
+        "device": context.device,
+        "seconds": round(seconds, 1),
+        "memory_mb": round(memory),
+        "free_memory_mb": round(free_memory),
+        "disk_mb_at_most": round(disk),
+        "free_disk_mb": None if free_disk is None else round(free_disk),
+        "warnings": context.warnings,
+    }
+
+
+def render(summary: dict[str, Any]) -> str:
+    """Lines for people."""
+    free = summary["free_disk_mb"]
+    lines = [
+        (
+            "blocks",
+            f"{summary['blocks']:,} of {' x '.join(map(str, summary['tile']))} voxels on {summary['device']}",
+        ),
+        ("time", f"about {_duration(summary['seconds'])}"),
+        ("memory", f"about {_size(summary['memory_mb'])} ({_size(summary['free_memory_mb'])} free)"),
+        (
+            "disk",
+            f"at most {_size(summary['disk_mb_at_most'])}"
+            + ("" if free is None else f" ({_size(free)} free)"),
+        ),
+    ]
+    return "\n".join(f"{name:<8}{text}" for name, text in lines)
+
+
+def _free_disk(destination: Path) -> float | None:
+    """MiB that are free where the destination will lie; None where that cannot be found out."""
+    try:
+        return shutil.disk_usage(destination.parent).free / MEBI
+    except OSError:
+        return None
+
+
+def _size(mebi: float) -> str:
+    for unit, factor in (("TB", MEBI), ("GB", 1024)):
+        if mebi >= factor:
+            return f"{mebi / factor:.1f} {unit}"
+    return f"{mebi:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
