@@ -17,7 +17,7 @@ licence = "CC0-1.0"
 data_licences = []
 [architecture]
 name = "unet3d-upscaling"
-arguments = { members = 2, scale = 3, features = [4, 6], kernels = [[[3, 3, 3]], [[3, 3, 3]]], strides = [[2, 2, 2]] }
+arguments = { members = 2, scale = 3, features = [8, 12], kernels = [[[3, 3, 3]], [[3, 3, 3]]], strides = [[2, 2, 2]] }
 [inputs]
 voxel_size = [30.0, 30.0, 30.0]
 [[outputs]]
@@ -40,11 +40,11 @@ train = [0, 40]
 choose = [42, 50]
 report = [52, 66]
 [sampling]
-patch = [8, 8, 8]
+patch = [12, 12, 12]
 batch = 2
 [training]
 steps = 40
-learning_rate = 2e-2
+learning_rate = 5e-3
 warm_up = 2
 average = 0.8
 choose_every = 20

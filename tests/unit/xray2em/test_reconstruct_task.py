@@ -129,7 +129,7 @@ def test_halved_tiles_give_the_same_up_to_rounding(trained: Path, xray: str, tmp
     context = Context.local(tmp_path / "job", threads=1)
     context.tile_scale = 1
     summary = made(trained / "tiny-xray", xray, tmp_path / "halved.ome.zarr", context, exact=True)
-    assert "smaller tile" in summary["warnings"][-1]
+    assert any("smaller tile" in text for text in summary["warnings"])
     whole, halved = (stored(tmp_path / f"{name}.ome.zarr") for name in ("whole", "halved"))
     np.testing.assert_allclose(halved, whole, atol=0.02)  # bfloat16
 
@@ -175,6 +175,7 @@ def test_what_was_never_seen_is_doubted(trained: Path, xray: str, tmp_path: Path
     known = volume.read(Box.of(volume.shape))
     noise = np.random.default_rng(0).normal(size=SHAPE) ** 3
     strange = written(tmp_path / "noise.ome.zarr", noise.astype(np.float32))
+    monkeypatch.setattr(room, "UNKNOWN", 1000.0)  # a model of 40 updates knows little
     usual = made(trained / "tiny-xray", xray, tmp_path / "a.ome.zarr")
     odd = made(trained / "tiny-xray", strange, tmp_path / "b.ome.zarr")
     assert any("does not look like the scans" in text for text in odd["warnings"])
@@ -184,7 +185,7 @@ def test_what_was_never_seen_is_doubted(trained: Path, xray: str, tmp_path: Path
     np.testing.assert_allclose(stored(tmp_path / "c.ome.zarr"), stored(tmp_path / "a.ome.zarr"), atol=0.02)
     far = made(trained / "tiny-xray", xray, tmp_path / "d.ome.zarr", resolution="400nm")
     assert any("outside of the 60 to 130 nm" in text for text in far["warnings"])
-    monkeypatch.setattr(room, "UNKNOWN", 0.1)  # a model of 40 updates knows nothing
+    monkeypatch.setattr(room, "UNKNOWN", 0.01)
     doubted = made(trained / "tiny-xray", xray, tmp_path / "e.ome.zarr")
     assert any("disagree" in text for text in doubted["warnings"])
 

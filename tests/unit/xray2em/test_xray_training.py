@@ -49,13 +49,13 @@ def test_card_says_what_the_model_is_worth_and_that_pairs_are_simulated(trained:
 def test_a_patch_is_drawn_from_seed_step_and_place_alone(data: Path) -> None:
     sampler = trainer(data / "tiny.toml").sampler
     xray, em = sampler.batch(5)
-    assert (xray.shape, em.shape) == ((4, 1, 8, 8, 8), (4, 1, 24, 24, 24))
+    assert (xray.shape, em.shape) == ((4, 1, 12, 12, 12), (4, 1, 36, 36, 36))
     sampler.batch(0)
     again, same = sampler.batch(5)
     assert torch.equal(xray, again)
     assert torch.equal(em, same)
     assert len({float(x.sum()) for x in xray}) == 4  # members see other patches
-    coarse = em.reshape(4, 8, 3, 8, 3, 8, 3).mean((2, 4, 6))
+    coarse = em.reshape(4, 12, 3, 12, 3, 12, 3).mean((2, 4, 6))
     for one, other in zip(xray[:, 0], coarse, strict=True):
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.2  # the same place, the same way round
 
@@ -143,8 +143,8 @@ def test_ssim_is_that_of_scikit_image() -> None:
             "made has voxels of 10 × 10 × 10 nm; the network writes isotropic ones of 15",
         ),
         ("scale = 3", "scale = 9", "scale 1 to 4"),
-        ("patch = [8, 8, 8]", "patch = [9, 8, 8]", "patches must be multiples"),
-        ("patch = [8, 8, 8]", "patch = [16, 8, 8]", "do not fit the training part of made"),
+        ("patch = [12, 12, 12]", "patch = [9, 12, 12]", "patches must be multiples"),
+        ("patch = [12, 12, 12]", "patch = [16, 12, 12]", "do not fit the training part of made"),
         ('name = "em"', 'name = "boundary"', "the outputs of X-ray to EM are em, aleatoric_sd"),
         ("[xray]", '[xray]\nmembranes = "none"', "there is no model 'none'"),
         ("[xray]", "[xray]\ncounts = [1e5, 1e3]", "counts must be a range"),
