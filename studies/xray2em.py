@@ -189,7 +189,7 @@ def segmented(image: Path, channel: str | None, folder: Path) -> tuple[NDArray[n
         Context.local(folder / "segmented.job", threads=1),
     )
     labels = data_folder() / "fib_medulla" / "neuron_labels.ome.tif"
-    box = f"{REPORTING.start}:{REPORTING.stop},0:249,0:249"  # what 83 X-ray voxels cover
+    box = f"{REPORTING.start}:{REPORTING.stop},0:250,0:250"
     asked = Evaluate(result=str(out), truth=str(labels), target="neurons", box=box)
     scores = evaluate(asked, Context.local(folder / "evaluate.job"))
     return pixels(out, "boundary"), {k: scores[k] for k in ("vi", "vi_split", "vi_merge")}
@@ -208,7 +208,7 @@ def likeness(image: NDArray[Any]) -> dict[str, float]:
     seen = image[REPORTING].astype(np.float32)
     common = tuple(slice(0, min(a, b)) for a, b in zip(seen.shape, truth.shape, strict=True))
     seen, truth = seen[common], truth[common]
-    gain, offset = np.polyfit(seen.ravel(), truth.ravel(), 1)
+    gain, offset = np.polyfit(seen.ravel().astype(np.float64), truth.ravel().astype(np.float64), 1)
     fitted = (gain * seen + offset).astype(np.float32)
     return {"psnr": psnr(fitted, truth), "ssim": ssim(fitted, truth)}
 
