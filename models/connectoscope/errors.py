@@ -15,6 +15,10 @@ class UserError(ConnectoscopeError):
     exit_code = 2
 
 
+class Unreadable(UserError):
+    """Voxels that the input promises but does not give: a damaged file, a lost connection."""
+
+
 class Cancelled(ConnectoscopeError):
     """The user asked to stop; finished blocks are kept."""
 

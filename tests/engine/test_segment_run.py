@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectoscope.blockwise import plan as plan_module
-from connectoscope.errors import Cancelled, UserError
+from connectoscope.blockwise.ledger import Ledger
+from connectoscope.errors import Cancelled, Stopped, UserError
 from connectoscope.jobs.context import Context
+from connectoscope.jobs.folder import JobFolder
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import run as run_module
 from connectoscope.tasks import convert
@@ -341,3 +343,26 @@ def test_events_tell_image_then_labels_and_table(run, tmp_path):
     results = [e for e in events if e["type"] == "result"]
     assert [e["kind"] for e in results] == ["image", "labels", "table"]
     assert results[0]["channels"] == ["synapses", "boundary"]
+
+
+def test_an_input_that_cannot_be_read_on_stops_the_run_and_it_goes_on(run, tmp_path, monkeypatch):
+    """A lost connection or a damaged chunk between two blocks: finished blocks are kept, the bytes are the same at last."""
+    array = blobs((20, 26, 24), 5)
+    whole, out = tmp_path / "whole.ome.zarr", tmp_path / "out.ome.zarr"
+    run(opened(array), whole)
+    volume = opened(array)
+    read, reads = type(volume).read, iter(range(10**6))
+
+    def fails(self, box, level=0):
+        if next(reads) > 9:
+            raise self.unreadable(box, OSError("connection reset"))
+        return read(self, box, level)
+
+    monkeypatch.setattr(type(volume), "read", fails)
+    with pytest.raises(Stopped, match=r"connection reset; finished blocks are kept: mend that, then resume"):
+        run(volume, out)
+    monkeypatch.setattr(type(volume), "read", read)
+    with Ledger(JobFolder(f"{out}.job").ledger_path) as ledger:
+        assert 0 < len(list(ledger.entries("probabilities/"))) < 36
+    run(volume, out)
+    assert files_of(out) == files_of(whole)

@@ -2,49 +2,25 @@
 
 from __future__ import annotations
 
-import filecmp
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 
-import numpy as np
 import psutil
 import pytest
+from eight_blocks import BLOCKS, ledger, make_volume, same, segment
 
 from connectoscope.blockwise import crew
 from connectoscope.errors import UserError
-from connectoscope.jobs.folder import JobFolder
-from connectoscope.volumes import ImageSpec, create_image, open_volume
-from connectoscope.volumes.geometry import Box
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
-BLOCKS = 8
 
 
 @pytest.fixture(scope="module")
 def volume(tmp_path_factory):
-    """Real tissue, 64 planes: eight blocks of a network that sees single planes."""
-    sample = open_volume("sample:vnc")
-    image = np.tile(np.asarray(sample.read(Box.of(sample.shape)))[:, :128, :128], (16, 1, 1))
-    path = tmp_path_factory.mktemp("workers") / "volume.ome.zarr"
-    spec = ImageSpec(image.shape, image.dtype, sample.levels[0].scale, (0, 0, 0), sample.unit, (8, 128, 128))
-    create_image(path, spec)[0].write(image).result()
-    return path
-
-
-def segment(volume, name, *options, wait=True):
-    """``connectoscope segment`` of the volume; the finished process, or the running one and the result."""
-    out = volume.parent / f"{name}.ome.zarr"
-    words = ["segment", volume, out, "--model", "membrane-vnc", "--threads", 1, "--keep-job", *options]
-    line = [sys.executable, "-m", "connectoscope", *map(str, words)]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if not wait:
-        return process, out
-    told = process.communicate(timeout=170)[0]
-    return process.returncode, told, out
+    return make_volume(tmp_path_factory.mktemp("workers") / "volume.ome.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -54,18 +30,6 @@ def alone(volume):
     assert code == 0, told
     assert ledger(out).keys() >= {f"probabilities/{z}_0_0" for z in range(BLOCKS)}
     return out
-
-
-def ledger(out):
-    path = JobFolder(f"{out}.job").ledger_path
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {entry["id"]: entry["crc32"] for entry in map(json.loads, lines)}
-
-
-def same(a, b):
-    """Whether two results hold the same files with the same bytes."""
-    files = [sorted(p.relative_to(r) for p in r.rglob("*") if p.is_file()) for r in (a, b)]
-    return files[0] == files[1] and not filecmp.cmpfiles(a, b, map(str, files[0]), shallow=False)[1:][0]
 
 
 @pytest.mark.timeout(240)

@@ -26,7 +26,7 @@ from connectoscope.blockwise.crew import Crew, Work
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.plan import Block
 from connectoscope.blockwise.pyramid import Coarse, Pyramid
-from connectoscope.errors import Cancelled
+from connectoscope.errors import Cancelled, Stopped, Unreadable
 
 READ_AHEAD = 2
 COARSE_AHEAD = 4  # coarse chunks that may wait before blocks do
@@ -100,6 +100,7 @@ class Engine:
 
         Raises:
             Cancelled: from ``check_cancelled``; blocks under way are finished and recorded first.
+            Stopped: the input cannot be read on; likewise.
         """
         with ThreadPoolExecutor(1, "coarse") as reducer:
             doing = _Round(phase, self._ledger, self._facts, reducer)
@@ -118,6 +119,9 @@ class Engine:
             except Cancelled:
                 doing.abandon()
                 raise
+            except Unreadable as error:
+                doing.abandon()
+                raise Stopped(f"{error}; finished blocks are kept: mend that, then resume") from error
             finally:
                 reducer.shutdown(wait=False, cancel_futures=True)
         return doing.voxels

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Unreadable, UserError
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
 from connectoscope.volumes.stores import is_url
 
@@ -103,11 +103,11 @@ class Volume:
         except (ValueError, OSError) as error:
             raise self.unreadable(box, error) from error
 
-    def unreadable(self, box: Box, error: Exception) -> UserError:
+    def unreadable(self, box: Box, error: Exception) -> Unreadable:
         """The error for voxels of ``box`` that the file promises but does not hold."""
         reason = " ".join(str(error).split())[:200]
         doubt = "is the connection gone?" if is_url(self.source) else "damaged or incomplete file?"
-        return UserError(f"{self.source or self.name}: cannot read voxels {box} ({doubt}): {reason}")
+        return Unreadable(f"{self.source or self.name}: cannot read voxels {box} ({doubt}): {reason}")
 
     def voxel_size_nm(self, level: int = 0) -> Float3:
         """Voxel size (z, y, x) in nanometres.
