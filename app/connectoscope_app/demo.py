@@ -3,7 +3,8 @@
 With a display the window stays open. Without one, or with ``CONNECTOSCOPE_HEADLESS=1``, the program starts itself
 again under Xvfb, drives the journey to its end, saves ``connectoscope.png``, says what it found and exits.
 
-``--images DIR`` makes the pictures of the guides, ``--images DIR --cascade VOLUME`` those of a cascade on a volume of cells.
+``--images DIR`` makes the pictures of the guides, ``--images DIR --cascade VOLUME`` those of a cascade on a volume of cells,
+``--images DIR --adapt VOLUME`` those of new tissue.
 """
 
 from __future__ import annotations
@@ -189,12 +190,13 @@ def _rows(table: Path) -> int:
     return max(0, len(table.read_text(encoding="utf-8").splitlines()) - 1)
 
 
-def run_headless(images: Path | None, volume: str | None) -> int:
+def run_headless(images: Path | None, cells: str | None, tissue: str | None) -> int:
     """The whole journey on the present display, with a configuration and a result that leave no trace.
 
     Args:
         images: Folder for pictures; None: none are taken.
-        volume: Of cells, for the journey of a cascade; None: that of the sample.
+        cells: Volume for the journey of a cascade.
+        tissue: Volume for the journey to new tissue. Without either: that of the sample.
     """
     with tempfile.TemporaryDirectory(prefix="connectoscope-demo-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("CONNECTOSCOPE_CONFIG", str(Path(folder) / "config"))
@@ -206,12 +208,15 @@ def run_headless(images: Path | None, volume: str | None) -> int:
         window.move(0, 0)
         if images is not None:
             images.mkdir(parents=True, exist_ok=True)
-        if volume is None:
-            journey = Journey(window, Path(folder) / "vnc-synapses.ome.zarr", images)
-        else:
+        journey = Journey(window, Path(folder) / "vnc-synapses.ome.zarr", images)
+        if cells is not None:
             from connectoscope_app.demo_cascade import CascadeJourney
 
-            journey = CascadeJourney(window, volume, Path(folder), images)
+            journey = CascadeJourney(window, cells, Path(folder), images)
+        elif tissue is not None:
+            from connectoscope_app.demo_adapt import AdaptJourney
+
+            journey = AdaptJourney(window, tissue, Path(folder), images)
         journey.start(window.close, whole=True)
         application.exec()
     if journey.error is not None:
@@ -241,12 +246,17 @@ def main() -> None:
     parser.add_argument(
         "--cascade", metavar="VOLUME", help="plan and run a cascade on this volume of cells instead"
     )
+    parser.add_argument("--adapt", metavar="VOLUME", help="bring a model to this volume instead")
     arguments = parser.parse_args()
     headless = is_headless() or os.environ.get(_UNDER_XVFB) == "1"
     try:
         if headless and sys.platform.startswith("linux") and os.environ.get(_UNDER_XVFB) != "1":
             start_under_xvfb()
-        sys.exit(run_headless(arguments.images, arguments.cascade) if headless else run_in_window())
+        sys.exit(
+            run_headless(arguments.images, arguments.cascade, arguments.adapt)
+            if headless
+            else run_in_window()
+        )
     except UserError as error:
         sys.stderr.write(f"connectoscope: {error}\n")
         sys.exit(error.exit_code)

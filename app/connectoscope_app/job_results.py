@@ -11,6 +11,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject
 
 from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.volumes.endings import short_name
 from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.jobs import JobWatcher
 from napari_connectoscope.plan_view import has_numbers
@@ -136,6 +137,10 @@ class JobResults(QObject):
 
 
 def job_name(folder: JobFolder) -> str:
+    """Its result's name; of one that only tells, what it was about."""
+    request = folder.request
+    if request.destination is None and "source" in request.parameters:
+        return f"{request.task} {short_name(str(request.parameters['source']).removeprefix('sample:'))}"
     return folder.path.name.removesuffix(".job")
 
 

@@ -43,9 +43,10 @@ _HINT = (
     "every voxel counts."
 )
 _HOW = {
-    False: "Paint what is {what}, erase what is not, on all planes: every voxel counts.",
+    False: "Paint the {what} and erase what is none, on all planes: every voxel counts.",
     True: "A number for each cell, 0 between them, on all planes: every voxel counts.",
 }
+_BOXES = "QListWidget::indicator:unchecked { border: 1px solid #8a929e; border-radius: 2px; width: 11px; height: 11px; }"
 _KEYS = "2 paint · 1 erase · 4 fill · [ ] size · Ctrl+Z undo · space + drag to move"
 
 
@@ -97,6 +98,7 @@ class LabelPanel(QWidget):
         self.list = QListWidget()
         self.list.setAccessibleName("Patches")
         self.list.setMinimumHeight(70)
+        self.list.setStyleSheet(_BOXES)
         self.list.currentRowChanged.connect(self._row_chosen)
         self.list.itemClicked.connect(lambda item: self._row_chosen(self.list.row(item)))
         self.list.itemChanged.connect(lambda _: self._ticked())
@@ -362,6 +364,8 @@ class LabelPanel(QWidget):
                 self.labelling.save(*key, layer.data)
         except OSError as error:
             self._save_failed(one_line(error))
+        else:
+            self._show_saved()
 
     def _show_saved(self) -> None:
         if self.labelling is not None:

@@ -38,7 +38,7 @@ def frames_layer(file: PatchFile) -> Shapes:
         edge_color=WAITING,
         edge_width=max(0.5, _LINE * side),
         features={"patch": names},
-        text={"string": "{patch}", "color": WAITING, "size": 10, "anchor": "upper_left"},
+        text={"string": "{patch}", "color": CHOSEN, "size": 10, "anchor": "upper_left"},
         opacity=0.9,
         scale=_scale(file),
         translate=_origin(file),

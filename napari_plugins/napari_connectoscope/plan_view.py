@@ -40,6 +40,7 @@ _TIPS = (
     "How often chance alone gives such a distance; small: your volume is something else than the model knows",
     "The yardstick: how far two halves of the model's own training data are apart",
 )
+_LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
 _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
@@ -106,6 +107,7 @@ class PlanView(QWidget):
         self.table.setHorizontalHeaderLabels(columns)
         for j in range(len(columns)):
             self.table.horizontalHeaderItem(j).setToolTip(_TIPS[j] if ranking else "")
+        self.table.horizontalHeaderItem(0).setTextAlignment(_LEFT)
         self.verdict.setText(str(event.get("text") or event["name"]))
         rows = event.get("table") or []
         self.table.setRowCount(len(rows))

@@ -63,6 +63,7 @@ def run_form(window, qtbot, **values):
 
 
 def click(qtbot, button):
+    qtbot.waitUntil(button.isVisible, timeout=WAIT)
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
@@ -116,7 +117,7 @@ def test_from_unknown_volume_to_kept_model(make_window, qtbot, volume, models, t
     panel.go(1)
     panel.go(0)
     assert window.viewer.layers.selection.active is first
-    layer.undo()
+    qtbot.keyClick(window.panes.active.canvas.native, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
     np.testing.assert_array_equal(layer.data, truth[patches[0].voxels.slices])
 
     click(qtbot, panel.train_button)

@@ -54,7 +54,7 @@ def rank(folder, source, **more):
 def test_the_nearest_model_is_that_of_the_same_texture(domains, tmp_path, look, space):
     orders = []
     for seed in range(5):
-        found = rank(tmp_path / f"{seed}.job", domains[look], space=space, seed=seed)
+        found = rank(tmp_path / f"{seed}.job", domains[look], model=tuple(domains), space=space, seed=seed)
         orders.append([m["model"] for m in found["models"]])
     assert orders[0][0] == look
     assert orders == [orders[0]] * 5

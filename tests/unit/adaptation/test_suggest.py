@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from made_domains import save, tissue
 
 from connectoscope import cli
+from connectoscope.adaptation.labelling import Labelling
 from connectoscope.adaptation.patches import ENTROPY, candidates, choose, read_patches
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
@@ -78,6 +80,33 @@ def test_starting_labels_are_the_models_own(target):
         assert labels.shape == (4, 40, 40)
         assert labels.voxel_size_nm() == (40, 8, 8)
         assert set(np.unique(labels.read(Box.of(labels.shape)))) <= {0, 1}
+
+
+def test_labels_lie_beside_the_file_and_are_never_written_over(target):
+    found = suggest(target, "raw.patches.json", n=2)
+    labelling = Labelling(target / "raw.patches.json")
+    assert (found.outputs, labelling.folder) == (("boundary",), target / "raw.labels")
+    labels = labelling.read("boundary", found.patches[0])
+    labelling.save("boundary", "patch1", 1 - labels)
+    (target / "raw.patches.json").unlink()
+    suggest(target, "raw.patches.json", n=2)  # the same job again: resumed
+    np.testing.assert_array_equal(labelling.read("boundary", found.patches[0]), 1 - labels)
+    (target / "raw.patches.json").unlink()
+    shutil.rmtree(target / "raw.patches.json.job")
+    with pytest.raises(UserError, match="holds files already, labels perhaps"):
+        suggest(target, "raw.patches.json", n=2)
+    np.testing.assert_array_equal(labelling.read("boundary", found.patches[0]), 1 - labels)
+
+
+def test_instances_begin_as_what_lies_between_the_membranes(target):
+    found = suggest(target, "cells.patches.json", n=2, instances=True)
+    labelling = Labelling(target / "cells.patches.json")
+    suggest(target, "membranes.patches.json", n=2)
+    membranes = Labelling(target / "membranes.patches.json").read("boundary", found.patches[0])
+    cells = labelling.read("boundary", found.patches[0])
+    assert cells.dtype == np.uint16
+    np.testing.assert_array_equal(cells == 0, membranes == 1)
+    assert labelling.training("boundary")["instances"] is True
 
 
 def test_a_box_is_kept_to_and_blank_places_are_not_chosen(target):

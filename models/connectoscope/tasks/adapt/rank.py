@@ -90,13 +90,14 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
         vectors = _embedded(common, volume, part, parameters, context, 0, 1)
         targets = dict.fromkeys(sources, vectors)
         bandwidth = bandwidth or pooled_bandwidth(sources, vectors)
-        points = domain_map({volume.name + " (this volume)": vectors, **sources})
+        here = f"{volume.name} (this volume)"
+        points = domain_map({here: vectors, **sources})
         context.plot(
             "domains",
             x="first main axis of the features",
             y="second main axis",
-            marked={name: _centre(p) for name, p in points.items()},
-            **{f"vectors of {name}": p[::4].round(4).tolist() for name, p in points.items()},
+            marked={"this volume": _centre(points[here])},
+            **{name: p[::4].round(4).tolist() for name, p in points.items()},
         )
         centres = {name: _centre(p) for name, p in points.items()}
     else:
@@ -110,9 +111,7 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
         context.folder,
         f"models for {volume.name}",
         text=_verdict(rows),
-        table=[
-            [r["model"], r["mmd2"], "{} to {}".format(*r["interval"]), r["p"], r["yardstick"]] for r in rows
-        ],
+        table=[_shown(r) for r in rows],
         parameters=parameters.model_dump(include={"source", "box", "level", "voxel_size", "channel", "time"}),
     )
     return {
@@ -172,6 +171,18 @@ def _row(ranked: Ranked) -> dict[str, Any]:
         "null": round(d.null, 5),
         "yardstick": round(ranked.yardstick, 5),
     }
+
+
+def _shown(row: dict[str, Any]) -> list[str]:
+    """A row of the table for people."""
+    low, high = row["interval"]
+    return [
+        row["model"],
+        f"{row['mmd2']:.3f}",
+        f"{low:.3f} to {high:.3f}",
+        f"{row['p']:.3f}",
+        f"{row['yardstick']:.3f}",
+    ]
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:

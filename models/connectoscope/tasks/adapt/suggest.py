@@ -204,7 +204,7 @@ def _shape(text: str) -> tuple[int, int, int]:
 
 
 def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Card, file: PatchFile) -> None:
-    """The model's own labels of the patches: 0 and 1, or the numbers of instances."""
+    """The model's own labels of the patches, 0 and 1, or the numbers of instances; what is there is left alone."""
     import numpy as np
     from scipy import ndimage
 
@@ -215,6 +215,8 @@ def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Ca
             continue
         place = folder_of(folder, output.name, file.outputs)
         for patch, (box, look) in zip(file.patches, seen, strict=True):
+            if (place / f"{patch.id}.tif").exists():  # of a run that was interrupted; perhaps corrected since
+                continue
             labels = (eye.at_level0(look, box, channel) >= output.threshold).astype(np.uint8)
             if file.instances:
                 labels = ndimage.label(labels == 0)[0].astype(np.uint16)
