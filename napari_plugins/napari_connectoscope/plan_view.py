@@ -108,7 +108,8 @@ class PlanView(QWidget):
         for j in range(len(columns)):
             self.table.horizontalHeaderItem(j).setToolTip(_TIPS[j] if ranking else "")
         self.table.horizontalHeaderItem(0).setTextAlignment(_LEFT)
-        self.verdict.setText(str(event.get("text") or event["name"]))
+        text = str(event.get("text") or event["name"])
+        self.verdict.setText(text[:1].upper() + text[1:] if model else text)
         rows = event.get("table") or []
         self.table.setRowCount(len(rows))
         for i, row in enumerate(rows):
@@ -126,9 +127,8 @@ class PlanView(QWidget):
         there = not model or Path(event["path"]).exists()
         self.suggest_button.setVisible(ranking)
         self.run_button.setVisible(there and bool(ranking or event.get("task")))
-        if ranking:
-            self.table.setCurrentCell(0, 0)
-            self._show_choice()
+        self.table.setCurrentCell(0 if ranking else -1, 0)
+        self._show_choice()
         self.discard_button.setText("Discard")
         self.discard_button.setVisible(there and model)
 

@@ -128,7 +128,7 @@ def test_from_unknown_volume_to_kept_model(make_window, qtbot, volume, models, t
     run_form(window, qtbot, steps=40, learning_rate=5e-3)
     receipt = plots.plan
     qtbot.waitUntil(lambda: "held back" in receipt.verdict.text(), timeout=WAIT)
-    assert receipt.verdict.text().startswith("the fine-tuned weights are kept")
+    assert receipt.verdict.text().startswith("The fine-tuned weights are kept")
     before, after = (float(receipt.table.item(0, column).text()) for column in (1, 2))
     assert after > before + 0.2
     assert any(plots.choice.itemText(row).startswith("loss") for row in range(plots.choice.count()))
