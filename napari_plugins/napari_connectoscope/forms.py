@@ -198,8 +198,7 @@ class TaskForm(QWidget):
     def _new_model_name(self, model: str, source: str) -> str:
         """A bare name that none of the models has: what it is made of, and for which volume."""
         name = "-".join(filter(None, (Path(model).name, stem_of(source))))
-        taken = (name, *(f"{name}-{n}" for n in range(2, 100)))
-        return next(n for n in taken if n not in self._cards)
+        return next(n for n in (name, *(f"{name}-{i}" for i in range(2, 999))) if n not in self._cards)
 
     def _take_cards(self, cards: dict[str, Any]) -> None:
         self._cards = cards
