@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea
 
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, Task
+from napari_connectoscope.check import CheckController
 from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.threads import background
@@ -40,11 +41,20 @@ class TaskPanel(QWidget):
         self.run_button.setToolTip("Run on the whole volume, or on the box (Ctrl+Return)")
         self.preview_button = QPushButton("&Preview")
         self.preview_button.setToolTip("Run the model on what is visible (Ctrl+Shift+Return)")
+        self.check_button = QPushButton("C&heck")
+        self.check_button.setToolTip("What the run will need: time, memory, disk")
         self.copy_button = QPushButton("&Copy as command")
         self.copy_button.setToolTip("The same run as a command for a terminal (Ctrl+Shift+C)")
         self.run_button.clicked.connect(self.run)
         self.preview_button.clicked.connect(self.run_preview)
+        self.check_button.clicked.connect(self.check)
         self.copy_button.clicked.connect(self.copy_command)
+        self.checking = CheckController(self)
+        self.needs = QLabel()
+        self.needs.setWordWrap(True)
+        self.needs.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.checking.told.connect(self._tell_needs)
+        self.checking.failed.connect(self._check_refused)
         self._scroll = QScrollArea()
         self._scroll.setWidgetResizable(True)
         self._scroll.setFrameShape(QFrame.Shape.NoFrame)
@@ -57,6 +67,7 @@ class TaskPanel(QWidget):
         row.setSpacing(8)
         row.addWidget(self.run_button, 1)
         row.addWidget(self.preview_button, 1)
+        row.addWidget(self.check_button, 1)
         row.addWidget(self.copy_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 10, 10, 10)
@@ -65,8 +76,10 @@ class TaskPanel(QWidget):
         layout.addWidget(self.summary)
         layout.addWidget(self._scroll, 1)
         layout.addLayout(self._slider_place)
+        layout.addWidget(self.needs)
         layout.addWidget(self._buttons)
         self._buttons.hide()
+        self.needs.hide()
 
     def show_task(self, task: Task, entry: MenuEntry, viewer: ViewerModel) -> None:
         """A fresh form of ``task`` with the values of ``entry``."""
@@ -76,6 +89,9 @@ class TaskPanel(QWidget):
         self._scroll.setWidget(self.form)  # the form before goes
         self._buttons.show()
         self.preview_button.setVisible(self.form.can_preview)
+        self.check_button.setVisible(task.preflight is not None)
+        self._forget_needs()
+        self.form.changed.connect(self._forget_needs)
         self._viewer = viewer
         self._drop_preview()
         self.form.setFocus()
@@ -93,6 +109,17 @@ class TaskPanel(QWidget):
         self.run_button.setEnabled(False)
         self.told.emit(f"Starting {submission.task.name} …")
         background(self, submission.run, self._submitted, self._refused)
+
+    def check(self) -> None:
+        """Say what a run will need."""
+        if self.form is None or self.check_button.isHidden():
+            self.told.emit(_HINT if self.form is None else "This task has no check.")
+            return
+        self.form.show_error("")
+        try:
+            self.checking.run(self.form.submission())
+        except UserError:  # the form shows the line beside its fields
+            return
 
     def run_preview(self) -> None:
         """Run the model on what is visible."""
@@ -118,7 +145,8 @@ class TaskPanel(QWidget):
         self.told.emit(f"Copied: {command}")
 
     def close_preview(self) -> None:
-        """End the warm worker."""
+        """End the warm worker, and a check."""
+        self.checking.stop()
         if self.preview is not None:
             self.preview.close()
 
@@ -126,6 +154,19 @@ class TaskPanel(QWidget):
         self.run_button.setEnabled(True)
         self._drop_preview()  # the result comes in its place
         self.submitted.emit(folder)
+
+    def _tell_needs(self, text: str) -> None:
+        self.needs.setText(text)
+        self.needs.show()
+
+    def _forget_needs(self) -> None:
+        """What was said was of other values."""
+        self.checking.stop()
+        self.needs.hide()
+
+    def _check_refused(self, line: str) -> None:
+        self.needs.hide()
+        self.failed.emit(line)
 
     def _drop_preview(self) -> None:
         if self.preview is not None:

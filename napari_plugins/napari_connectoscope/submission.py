@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.tasks.base import Task
 from connectoscope.volumes.geometry import Box, parse_box
@@ -45,14 +46,33 @@ class Submission:
         Raises:
             UserError: whatever is wrong with the values, the place or the layer.
         """
+        values = self._of_file()
+        if values is None and self.image is not None:
+            return self._run_on_copy(self.image, progress)
+        return jobs.submit(self.task.name, values or {}, **self.options)
+
+    def check(self) -> JobFolder:
+        """Start the task that says what this one will need; see :attr:`Task.preflight`.
+
+        Raises:
+            UserError: whatever is wrong with the values or the place, or the layer has no file.
+        """
+        values = self._of_file()
+        if values is None:
+            raise UserError(
+                "the layer is only in memory: save it to a file to check, or run (it is copied first)"
+            )
+        return jobs.submit(self.task.preflight or "", values, **self.options)
+
+    def _of_file(self) -> dict[str, Any] | None:
+        """The values, with the file that the layer is of; None where there is none."""
         if self.image is None:
-            return jobs.submit(self.task.name, self.values, **self.options)
+            return dict(self.values)
         found = agreeing_source(self.image)
-        if found is not None:
-            named = {self.task.source_voxel_size if k == "voxel_size" else k: v for k, v in found.items()}
-            known = {name: value for name, value in named.items() if name in self.values}
-            return jobs.submit(self.task.name, {**self.values, **known}, **self.options)
-        return self._run_on_copy(self.image, progress)
+        if found is None:
+            return None
+        named = {self.task.source_voxel_size if k == "voxel_size" else k: v for k, v in found.items()}
+        return {**self.values, **{name: value for name, value in named.items() if name in self.values}}
 
     def _run_on_copy(self, image: LayerSnapshot, progress: Callable[[int, int], None]) -> JobFolder:
         # The copy is the box, at its own place in the world, with the channel, time and voxel size of the layer.

@@ -17,6 +17,7 @@ from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.tasks.base import load_task
 from napari_connectoscope.cascade_map import level0_text
+from napari_connectoscope.check import CheckController
 from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.jobs import JobWatcher, time_text
 from napari_connectoscope.plan_view import has_numbers
@@ -58,6 +59,7 @@ class TaskPanel(QWidget):
         self.form = TaskForm(load_task(task), viewer, preset)
         self.watcher: JobWatcher | None = None
         self.preview = PreviewController(viewer, self)
+        self.checking = CheckController(self)
         self._stop_copying = threading.Event()
         self._destination = ""
 
@@ -70,8 +72,10 @@ class TaskPanel(QWidget):
         self.preview_button = self._button("Preview", "The model on what is visible", self._run_preview)
         self.preview_button.setVisible(self.form.can_preview)
         self.copy_button = self._button("Copy as command", "The same run from a terminal", self.copy_command)
+        self.check_button = self._button("Check", "What the run will need: time, memory, disk", self.check)
+        self.check_button.setVisible(self.form.task.preflight is not None)
         row = QHBoxLayout()
-        for button in (self.run_button, self.preview_button, self.copy_button):
+        for button in (self.run_button, self.preview_button, self.check_button, self.copy_button):
             row.addWidget(button)
         layout.addLayout(row)
         layout.addWidget(self.preview.threshold)
@@ -97,6 +101,8 @@ class TaskPanel(QWidget):
         self.preview.started.connect(lambda: self.status.setText("Preview: the model on what is visible …"))
         self.preview.ready.connect(self._preview_ready)
         self.preview.failed.connect(self.form.show_error)
+        self.checking.told.connect(self.status.setText)
+        self.checking.failed.connect(self._check_refused)
         self.preview.threshold.changed.connect(self._threshold_chosen)
         self._copied.connect(self._show_copied)
         self.destroyed.connect(self._stop_copying.set)
@@ -122,6 +128,18 @@ class TaskPanel(QWidget):
         self._show_state("starting")
         self.status.setText("Starting …")
         background(self, lambda: submission.run(self._copy_progress), self._watch, self._refused)
+
+    def check(self) -> None:
+        """Say what a run will need, or in the form what is missing."""
+        self.form.show_error("")
+        try:
+            self.checking.run(self.form.submission())
+        except UserError:  # the form says it
+            return
+
+    def _check_refused(self, text: str) -> None:
+        self.status.setText("")
+        self.form.show_error(text)
 
     def _copy_progress(self, done: int, total: int) -> None:
         """In the thread that copies."""
@@ -276,8 +294,9 @@ class TaskPanel(QWidget):
             self.bar.setValue(0)
 
     def close_worker(self) -> None:
-        """End the preview's worker."""
+        """End the preview's worker, and a check."""
         self.preview.close()
+        self.checking.stop()
 
 
 def _tidy(folder: JobFolder) -> None:
