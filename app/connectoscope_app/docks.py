@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QTabBar, QWidget
 
 _LEFT = Qt.DockWidgetArea.LeftDockWidgetArea
 _RIGHT = Qt.DockWidgetArea.RightDockWidgetArea
 _BOTTOM = Qt.DockWidgetArea.BottomDockWidgetArea
 _AREAS = {"Volumes": _LEFT, "Layers": _RIGHT, "Task": _RIGHT, "Patches": _RIGHT}  # the others: bottom
+_TAB_GAP = 2  # pixels between a tab bar and its dock, at most
 
 
 def make_docks(window: QMainWindow, contents: Mapping[str, QWidget]) -> dict[str, QDockWidget]:
@@ -27,7 +28,7 @@ def make_docks(window: QMainWindow, contents: Mapping[str, QWidget]) -> dict[str
         docks[name] = dock
     window.setCorner(Qt.Corner.BottomRightCorner, _RIGHT)
     window.setCorner(Qt.Corner.BottomLeftCorner, _LEFT)
-    for first, second in (("Task", "Patches"), ("Jobs", "Objects"), ("Objects", "Plots"), ("Plots", "Log")):
+    for first, second in (("Jobs", "Objects"), ("Objects", "Plots"), ("Plots", "Log"), ("Task", "Patches")):
         window.tabifyDockWidget(docks[first], docks[second])
     window.setTabPosition(Qt.DockWidgetArea.AllDockWidgetAreas, window.tabPosition(_BOTTOM).North)
     for name in ("Task", "Jobs"):
@@ -37,3 +38,14 @@ def make_docks(window: QMainWindow, contents: Mapping[str, QWidget]) -> dict[str
     window.resizeDocks([docks["Jobs"]], [210], Qt.Orientation.Vertical)
     window.resizeDocks([docks["Layers"], docks["Task"]], [500, 420], Qt.Orientation.Vertical)
     return docks
+
+
+def hide_stray_tabs(window: QMainWindow, docks: Mapping[str, QDockWidget]) -> None:
+    """Qt leaves tab bars of layouts that it gave up lying on the window; only those above a dock are in use."""
+    corners = [
+        dock.geometry().topLeft() for dock in docks.values() if dock.isVisible() and not dock.isFloating()
+    ]
+    for bar in window.findChildren(QTabBar, options=Qt.FindChildOption.FindDirectChildrenOnly):
+        corner = bar.geometry().bottomLeft()
+        used = any(corner.x() == c.x() and abs(corner.y() + 1 - c.y()) <= _TAB_GAP for c in corners)
+        bar.setVisible(used and bar.count() > 0)

@@ -28,7 +28,7 @@ class WelcomePage(QWidget):
         title = QLabel("Drop a volume here")
         title.setObjectName("welcomeTitle")
         hint = QLabel(
-            "OME-Zarr, TIFF or HDF5: a file, a folder or a web address of any size.\n"
+            "OME-Zarr, N5, precomputed, TIFF, HDF5, MRC, NIfTI and more: a file, a folder or a web address of any size.\n"
             "Only what you look at is read."
         )
         hint.setObjectName("welcomeHint")

@@ -9,7 +9,7 @@ from typing import Any
 from napari.layers import Layer
 from napari.qt import QtViewer
 from napari.utils.notifications import Notification, notification_manager
-from qtpy.QtCore import QByteArray, QCoreApplication, QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QByteArray, QCoreApplication, QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
 from qtpy.QtWidgets import QMainWindow, QPlainTextEdit
 
@@ -21,7 +21,7 @@ from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, short_name
 from connectoscope_app.dialogs import ErrorDialog
-from connectoscope_app.docks import make_docks
+from connectoscope_app.docks import hide_stray_tabs, make_docks
 from connectoscope_app.job_results import JobResults, job_name
 from connectoscope_app.jobs_panel import JobsPanel
 from connectoscope_app.panes import Panes
@@ -332,8 +332,10 @@ class MainWindow(QMainWindow):
 
     def event(self, event: QEvent) -> bool:
         handled = super().event(event)
-        if event.type() == QEvent.Type.LayoutRequest:
+        if event.type() in (QEvent.Type.LayoutRequest, QEvent.Type.Show):
             self._place_welcome()
+            if hasattr(self, "docks"):
+                QTimer.singleShot(0, self, lambda: hide_stray_tabs(self, self.docks))
         return handled
 
     def _place_welcome(self) -> None:
