@@ -73,7 +73,7 @@ def report(results: Path, wanted: dict[str, tuple[str, int, int]], page: Path) -
 
 
 SETUP = (
-    "`vnc_sstem` at 9.2 nm per pixel, sections 0–4, 5–9 and 10–14 held out in turn, trained on the ten others "
+    "`vnc_sstem` at 18.4 nm per pixel, sections 0–4, 5–9 and 10–14 held out in turn, trained on the ten others "
     "(`recipes/study-pruning.toml`: 0.15 million parameters, three outputs, 800 updates of two patches of 5 × 128 × 128). "
     "All get the same updates. Pruned networks share the dense warm-up of 400 updates of their fold and seed, then choose "
     "masks every 40 updates until 640, and train on under the last ones. Rivals keep the same share of the connections of "
@@ -236,7 +236,6 @@ def _units(found: Found, scores: dict[str, Scores]) -> list[Row]:
             "entropy",
             "mean &#124;correlation&#124;",
             "connections kept: least, most",
-            "core-seconds",
         ]
     ]
     for arm, s in scores.items():

@@ -11,7 +11,7 @@ from connectoscope.evaluation.objects import matched_pairs
 from connectoscope.evaluation.partitions import Contingency
 from connectoscope.segmentation.components import local_labels
 
-FLOOR = 2.5e5 / (47.5 * 9.2 * 9.2)  # voxels of the smallest synapse, by the recipe's size floor
+FLOOR = 1e6 / (47.5 * 18.4 * 18.4)  # voxels of the smallest object that counts: 10⁶ nm³
 THRESHOLDS = (26, 51, 77, 102, 128, 153, 179, 204, 230, 242)  # of 255, at which objects are scored
 CANDIDATES = 64  # of 255, from which on objects are ranked by their mean probability
 BLOCKS = 4  # a held-out image is cut into 4 x 4 blocks, which the bootstrap draws
