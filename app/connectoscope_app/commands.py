@@ -63,7 +63,7 @@ def _file(window: MainWindow) -> list[Command]:
         command("Open URL…", "Open a volume on the web", partial(open_url, window), "Ctrl+U", 0),
         command("Save Screenshot…", "Save what the viewer shows as an image", partial(save_screenshot, window),
                 "Ctrl+Shift+S", 2),
-        command("Close Volumes", "Remove all layers from the viewer; files stay", window.viewer.layers.clear,
+        command("Close Volumes", "Remove all layers from the viewer; files stay", window.panes.clear,
                 "Ctrl+Shift+W", 2),
         command("Close", "Close the window; running jobs go on", window.close, "Ctrl+W", 3),
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def _samples(window: MainWindow) -> list[Command]:
 
 
 def _view(window: MainWindow) -> list[Command]:
-    viewer = window.viewer
+    viewer = window.viewer  # linked panes follow
 
     def command(title: str, tip: str, run: object, keys: str, group: int, checked: object = None) -> Command:
         return Command("View", title, tip, run, keys, group, checked)  # type: ignore[arg-type]
@@ -92,7 +92,9 @@ def _view(window: MainWindow) -> list[Command]:
         return bool(viewer.canvas.overlays.scale_bar.visible)
 
     def toggle_scale_bar() -> None:
-        viewer.canvas.overlays.scale_bar.visible = not scale_bar()
+        visible = not scale_bar()
+        for model in window.panes.models:
+            model.canvas.overlays.scale_bar.visible = visible
 
     def toggle_full_screen() -> None:
         window.showNormal() if window.isFullScreen() else window.showFullScreen()
@@ -122,6 +124,8 @@ def _view(window: MainWindow) -> list[Command]:
                 lambda: viewer.dims.ndisplay == 3),
         command("Reset View", "Fit everything into the viewer", viewer.reset_view, "Ctrl+R", 2),
         command("Scale Bar", "Show a scale bar", toggle_scale_bar, "Ctrl+B", 2, scale_bar),
+        command("Swipe", "X-ray left of a line, EM right of it; drag the line", window.comparison.toggle_swipe,
+                "Ctrl+T", 2, lambda: window.panes.swipes),
         *docks,
         command("Default Layout", "Put all panels back in their places", window.reset_layout, "Ctrl+0", 4),
         command("Full Screen", "Fill the screen", toggle_full_screen, "F11", 4, window.isFullScreen),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari.components import ViewerModel
 from napari.layers import Layer
 from qtpy.QtCore import QObject
 
@@ -16,6 +17,7 @@ from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.jobs import JobWatcher
 from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
+from napari_connectoscope.trust import is_reconstruction
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
@@ -63,6 +65,11 @@ class JobResults(QObject):
         self._window.tables.show_table(path, path.stem)
         self._window.raise_dock("Objects")
 
+    def show_reconstruction(self, path: Path) -> None:
+        """A reconstruction from the disk, beside its X-ray volume."""
+        self._show_layers({"kind": "image", "path": str(path), "name": path.name})
+        self._window.remember(str(path))
+
     def _tell(self, event: dict[str, Any], folder: JobFolder) -> None:
         plots, name = self._window.plots, job_name(folder)
         if event["type"] == "metric":
@@ -88,14 +95,21 @@ class JobResults(QObject):
 
     def _show_layers(self, event: dict[str, Any], folder: JobFolder | None = None) -> None:
         targets = folder.request.parameters.get("target") if folder is not None else None
-        add_result_in_background(
-            self._window.viewer,
-            event,
-            owner=self._window.answers,
-            targets=targets,
-            added=lambda layers: self._added(layers, folder),
-            failed=self._window.tell,  # moved or damaged since: the job goes on
-        )
+
+        def add(viewer: ViewerModel) -> None:
+            add_result_in_background(
+                viewer,
+                event,
+                owner=self._window.answers,
+                targets=targets,
+                added=lambda layers: self._added(layers, folder),
+                failed=self._window.tell,  # moved or damaged since: the job goes on
+            )
+
+        if event["kind"] == "image" and is_reconstruction(event["path"]):
+            self._window.comparison.open(event["path"], add)
+        else:
+            add(self._window.viewer)
 
     def _added(self, layers: Sequence[Layer], folder: JobFolder | None) -> None:
         if folder is None:
@@ -132,7 +146,8 @@ class JobResults(QObject):
     def _finish(self, folder: JobFolder) -> None:
         destination = folder.request.destination
         if destination is not None:
-            finish_results(self._window.viewer, str(destination))
+            for viewer in self._window.panes.models:
+                finish_results(viewer, str(destination))
         self._growing.pop(str(folder.path), None)
 
 

@@ -1,4 +1,4 @@
-"""The viewers in the middle: one pane now; linked panes are added here without the window noticing.
+"""The viewers in the middle: one pane, or two that are linked (:mod:`connectoscope_app.comparison`).
 
 A pane is a :class:`napari.qt.QtViewer` on its own ``ViewerModel``. What belongs to a pane (layer list, controls) is
 stacked in a dock of the window and switched with the active pane.
@@ -6,13 +6,18 @@ stacked in a dock of the window and switched with the active pane.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from napari._app_model import get_app_model
 from napari.components import LayerList, ViewerModel
 from napari.qt import QtViewer
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QScrollArea, QSizePolicy, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, Signal
+from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QSplitter, QStackedWidget, QVBoxLayout, QWidget
 
 from connectoscope_app.slices import SliceRelay
+from connectoscope_app.theme import COLOURS
+
+_LEAST = 32  # pixels of a pane that are always left to be seen
 
 
 class LayerPanel(QWidget):
@@ -51,21 +56,59 @@ class LayerPanel(QWidget):
         self._controls.setMinimumWidth(self._pane.controls.minimumSizeHint().width() + scroll_bar)
 
 
+class Slot(QWidget):
+    """A pane under its title, or what of it lies on this side of the line."""
+
+    resized = Signal()
+
+    def __init__(self, pane: QtViewer) -> None:
+        super().__init__()
+        self.pane = pane
+        self.setMinimumWidth(_LEAST)
+        self.title = QLabel()
+        self.title.setContentsMargins(8, 3, 8, 3)
+        self.title.hide()
+        self.frame = QWidget()
+        self.frame.installEventFilter(self)
+        pane.setParent(self.frame)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        layout.addWidget(self.title)
+        layout.addWidget(self.frame, 1)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        if event.type() == QEvent.Type.Resize:
+            self.resized.emit()
+        return super().eventFilter(watched, event)
+
+    def arrange(self, whole: int | None) -> None:
+        """Fill the slot; or be ``whole`` pixels wide, of which the slot shows its part."""
+        if whole is None:
+            self.pane.setGeometry(self.frame.rect())
+        else:
+            self.pane.setGeometry(-self.x(), 0, whole, self.frame.height())
+
+
 class Panes(QWidget):
     """All viewers, side by side; exactly one is active."""
 
     active_changed = Signal(object)  # QtViewer
+    pane_added = Signal(object)  # ViewerModel
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumSize(240, 200)
+        self.swipes = self.closing = False
         self.layer_panels = QStackedWidget()
         self._splitter = QSplitter(Qt.Orientation.Horizontal, self)
+        self._splitter.setChildrenCollapsible(False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._splitter)
-        self._panes: list[QtViewer] = []
+        layout.setSpacing(0)
+        layout.addWidget(self._splitter, 1)
+        self._slots: list[Slot] = []
         self._relays: list[SliceRelay] = []
         # napari's own buttons and commands ask its app model for "the viewer": it is the active pane's.
         self._providers = get_app_model().injection_store.register(
@@ -82,11 +125,17 @@ class Panes(QWidget):
         pane.setAcceptDrops(False)  # the window takes drops: it opens them with units, in a thread
         pane.setContentsMargins(0, 0, 6, 0)
         pane.canvas.native.setMinimumSize(120, 120)
+        pane.canvas.native.installEventFilter(self)
         pane.viewer.canvas.overlays.scale_bar.visible = True
-        self._panes.append(pane)
+        if self._slots:
+            pane.viewer.theme = self.models[0].theme
+        slot = Slot(pane)
+        slot.resized.connect(self._arrange)
+        self._slots.append(slot)
         self._relays.append(SliceRelay(pane))
-        self._splitter.addWidget(pane)
+        self._splitter.addWidget(slot)
         self.layer_panels.addWidget(LayerPanel(pane))
+        self.pane_added.emit(pane.viewer)
         return pane
 
     @property
@@ -100,22 +149,81 @@ class Panes(QWidget):
 
     @property
     def models(self) -> list[ViewerModel]:
-        return [pane.viewer for pane in self._panes]
+        return [slot.pane.viewer for slot in self._slots]
 
-    def activate(self, pane: QtViewer) -> None:
+    def activate(self, number: int) -> None:
+        """The pane that menus and panels speak of."""
+        pane = self._slots[number].pane
         self._active = pane
-        self.layer_panels.setCurrentIndex(self._panes.index(pane))
+        self.layer_panels.setCurrentIndex(number)
+        for slot in self._slots:
+            colour = COLOURS[self.models[0].theme]["current"] if slot.pane is pane else "transparent"
+            slot.title.setStyleSheet(f"font-weight: 600; border-bottom: 2px solid {colour};")
         self.active_changed.emit(pane)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """The pane that is clicked is the active one."""
+        if event.type() == QEvent.Type.MouseButtonPress:
+            for number, slot in enumerate(self._slots):
+                if slot.pane.canvas.native is watched:
+                    self.activate(number)
+        return super().eventFilter(watched, event)
+
+    # -- two of them -----------------------------------------------------------------------------------------
+    def show_pair(self, titles: tuple[str, str]) -> None:
+        """Both panes side by side, under these titles."""
+        for slot, title in zip(self._slots, titles, strict=True):
+            slot.title.setText(title)
+        if self._slots[1].isHidden() or self._slots[0].title.isHidden():
+            self._keep_field(lambda: self._set_pair(True))
+
+    def show_single(self) -> None:
+        """The first pane alone."""
+        self.activate(0)
+        self.swipes = False
+        self._keep_field(lambda: self._set_pair(False))
+
+    def set_swipe(self, swipes: bool) -> None:
+        """Both panes at the same place, the first one left of a line that can be dragged, the other right of it."""
+        self.swipes = swipes
+        self._keep_field(self._arrange)
+
+    def _set_pair(self, both: bool) -> None:
+        self._slots[1].setVisible(both)
+        for slot in self._slots:
+            slot.title.setVisible(both)
+        half = self._splitter.width() // 2
+        self._splitter.setSizes([half, half])
+
+    def _arrange(self) -> None:
+        whole = self._splitter.width() if self.swipes else None
+        for slot in self._slots:
+            slot.arrange(whole)
+
+    def _keep_field(self, change: Callable[[], None]) -> None:
+        """Do what makes the panes wider or narrower; what they show stays in view."""
+        before = self._slots[0].pane.width()
+        change()
+        QCoreApplication.sendPostedEvents(self._splitter, QEvent.Type.LayoutRequest)
+        self._arrange()
+        self.models[0].scene.camera.zoom *= self._slots[0].pane.width() / max(before, 1)
+
+    def clear(self) -> None:
+        """Remove all layers."""
+        for model in self.models:
+            model.layers.clear()
 
     def set_theme(self, name: str) -> None:
         for model in self.models:
             model.theme = name
+        self.activate(self.layer_panels.currentIndex())
 
     def close_panes(self) -> None:
         """End slicing threads and GL contexts; the order matters (specs: close cleanly)."""
+        self.closing = True
         self._providers.cleanup()
-        for pane, relay in zip(self._panes, self._relays, strict=True):
-            pane.viewer.layers.clear()  # a late refresh of a layer must not find the slicer gone
-            pane.viewer._layer_slicer.shutdown()
+        for slot, relay in zip(self._slots, self._relays, strict=True):
+            slot.pane.viewer.layers.clear()  # a late refresh of a layer must not find the slicer gone
+            slot.pane.viewer._layer_slicer.shutdown()
             relay.close()
-            pane.close()
+            slot.pane.close()

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
+from qtpy.QtCore import QByteArray
+from qtpy.QtWidgets import QMainWindow
 
 VERSION = 1
 MOST_RECENT = 12  # entries kept under Open Recent
@@ -41,6 +43,23 @@ class Settings(BaseModel):
 
     def forget_job(self, folder: str) -> None:
         self.jobs = tuple(f for f in self.jobs if f != folder)
+
+    def keep_layout(self, window: QMainWindow, version: int) -> None:
+        """Where ``window`` and its docks are."""
+        geometry, layout = (
+            bytes(b.toBase64().data()).decode() for b in (window.saveGeometry(), window.saveState(version))
+        )
+        self.geometry, self.layout = geometry, layout
+
+    def restore_layout(self, window: QMainWindow, version: int) -> None:
+        """Put ``window`` and its docks where they were, as far as that is known."""
+        geometry, layout = (
+            QByteArray.fromBase64(text.encode("ascii", "ignore")) for text in (self.geometry, self.layout)
+        )
+        if geometry:
+            window.restoreGeometry(geometry)
+        if layout:
+            window.restoreState(layout, version)
 
 
 def config_folder() -> Path:

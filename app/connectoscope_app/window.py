@@ -6,10 +6,11 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.qt import QtViewer
 from napari.utils.notifications import Notification, notification_manager
-from qtpy.QtCore import QByteArray, QCoreApplication, QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, QSize, Qt, QTimer
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
 from qtpy.QtWidgets import QMainWindow, QPlainTextEdit
 
@@ -20,6 +21,7 @@ from connectoscope.volumes import Volume
 from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, short_name
+from connectoscope_app.comparison import Comparison
 from connectoscope_app.dialogs import ErrorDialog
 from connectoscope_app.docks import hide_stray_tabs, make_docks
 from connectoscope_app.job_results import JobResults, job_name
@@ -38,6 +40,7 @@ from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.plan_view import planned_task
 from napari_connectoscope.points import is_points
 from napari_connectoscope.table import fly_to
+from napari_connectoscope.trust import is_reconstruction
 
 _LAYOUT_VERSION = 3  # raise it when docks change, so that old layouts are not restored
 _LOG_LINES = 2000
@@ -84,6 +87,7 @@ class MainWindow(QMainWindow):
         self.jobs = JobsPanel()
         self.tables = TablesPanel()
         self.plots = PlotsPanel()
+        self.comparison = Comparison(self)
         self.results = JobResults(self)
         self.log = QPlainTextEdit()
         self.log.setReadOnly(True)
@@ -135,15 +139,18 @@ class MainWindow(QMainWindow):
         self.plots.run_wanted.connect(self._run_plan)
         self.labels.failed.connect(self.show_error)
         self.labels.volume_wanted.connect(self.open_volume)
-        self.labels.opened.connect(self._patches_opened)
+        self.labels.opened.connect(self.remember)
         self.labels.train_wanted.connect(lambda values: commands.show_training(self, values))
         notification_manager.notification_ready.connect(self._napari_says)
         self.tables.fly_wanted.connect(lambda world, unit: fly_to(self.viewer, world, unit))
-        for model in self.panes.models:
-            model.layers.events.inserted.connect(self._layers_changed)
-            model.layers.events.removed.connect(self._layers_changed)
-            model.layers.selection.events.active.connect(self._show_active_volume)
-            self.place.follow(model)
+        self.panes.pane_added.connect(self._follow_pane)
+        self._follow_pane(self.viewer)
+
+    def _follow_pane(self, model: ViewerModel) -> None:
+        model.layers.events.inserted.connect(self._layers_changed)
+        model.layers.events.removed.connect(self._layers_changed)
+        model.layers.selection.events.active.connect(self._show_active_volume)
+        self.place.follow(model)
 
     @property
     def viewer(self) -> Any:
@@ -197,25 +204,30 @@ class MainWindow(QMainWindow):
             if is_patches(path):
                 self.label_patches(path)
                 return
+            if is_reconstruction(str(path)):
+                self.results.show_reconstruction(path)
+                return
             if path.suffix.lower() == ".csv" and is_points(str(path)):
                 self.results.show_points(path)
                 return
             source = str(path) + source[len(source.partition("::")[0]) :]
         self.tell(f"Opening {short_name(source)} …")
+        viewer = self.panes.models[0]  # the right one is for what is made of it
 
         def opened(layer: Layer, volume: Volume) -> None:
-            if instead_of is not None and instead_of in self.viewer.layers:
-                self.viewer.layers.remove(instead_of)
-            self._volume_opened(source, layer, volume)
+            if instead_of is not None and instead_of in viewer.layers:
+                viewer.layers.remove(instead_of)
+            self.volume_opened(source, layer, volume)
 
         def failed(line: str) -> None:
             self.settings.forget_volume(source)
             self._recent_changed()
             self.show_error(line)
 
-        open_in_background(self.viewer, source, owner=self.answers, opened=opened, failed=failed, **choices)
+        open_in_background(viewer, source, owner=self.answers, opened=opened, failed=failed, **choices)
 
-    def _volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
+    def volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
+        """Know a volume that has got its layer."""
         self._volumes[layer] = (source, volume)
         self.settings.remember_volume(source)
         self._recent_changed()
@@ -230,8 +242,9 @@ class MainWindow(QMainWindow):
         self.labels.open(path)
         self.raise_dock("Patches")
 
-    def _patches_opened(self, path: str) -> None:
-        self.settings.remember_volume(path)  # a window that was killed finds its labels under Open Recent
+    def remember(self, path: str) -> None:
+        """Under Open Recent, from now on: a window that was killed finds its labels there."""
+        self.settings.remember_volume(path)
         self._save()
         self._recent_changed()
 
@@ -321,10 +334,7 @@ class MainWindow(QMainWindow):
 
     def _restore_layout(self) -> None:
         self.resize(QSize(1480, 920))
-        if self.settings.geometry:
-            self.restoreGeometry(_from_text(self.settings.geometry))
-        if self.settings.layout:
-            self.restoreState(_from_text(self.settings.layout), _LAYOUT_VERSION)
+        self.settings.restore_layout(self, _LAYOUT_VERSION)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         super().resizeEvent(event)
@@ -370,8 +380,7 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
         """Remember the layout; jobs go on by themselves."""
-        self.settings.geometry = _to_text(self.saveGeometry())
-        self.settings.layout = _to_text(self.saveState(_LAYOUT_VERSION))
+        self.settings.keep_layout(self, _LAYOUT_VERSION)
         self._save()
         for watcher in self.jobs.model.watchers():
             watcher.stop()
@@ -383,11 +392,3 @@ class MainWindow(QMainWindow):
         self.panes.close_panes()
         super().closeEvent(event)
         self.deleteLater()
-
-
-def _to_text(data: QByteArray) -> str:
-    return bytes(data.toBase64().data()).decode("ascii")
-
-
-def _from_text(text: str) -> QByteArray:
-    return QByteArray.fromBase64(text.encode("ascii", "ignore"))

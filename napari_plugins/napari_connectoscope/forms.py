@@ -149,7 +149,7 @@ class TaskForm(QWidget):
             model is not None
             and model.annotation is str
             and "source" in self._infos
-            and bool(self.task.destination)
+            and bool(self.task.destination and self.task.name != "reconstruct")  # it shows probabilities
         )
 
     def layer(self) -> Layer | None:

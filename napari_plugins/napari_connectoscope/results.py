@@ -31,6 +31,7 @@ from napari_connectoscope.lazy import LivePyramid
 from napari_connectoscope.points import fit_to_viewer, points_layers
 from napari_connectoscope.sources import layer_facts, visible_box
 from napari_connectoscope.threads import background
+from napari_connectoscope.trust import is_reconstruction, reconstruction_layers
 
 REFRESH_SECONDS = 0.5
 _shown: WeakKeyDictionary[Layer, tuple[ref[ViewerModel], LivePyramid]] = WeakKeyDictionary()
@@ -139,6 +140,8 @@ def probability_layers(
     path: str, targets: Sequence[str] | None = None
 ) -> tuple[list[LayerData], list[LivePyramid]]:
     """Every output of an image result in its own colour, and the pyramids behind the layers."""
+    if is_reconstruction(path):
+        return reconstruction_layers(path)
     first = open_volume(path)
     names = first.channels or (first.name,)
     live = _is_live(path)

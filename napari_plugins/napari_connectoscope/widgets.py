@@ -19,6 +19,7 @@ from napari_connectoscope.plots import Plot, PlotView
 from napari_connectoscope.sources import finest, layer_facts, length_unit, source_of
 from napari_connectoscope.table import ObjectTable, fly_to
 from napari_connectoscope.task_panel import TaskPanel
+from napari_connectoscope.trust_panel import TrustPanel
 
 
 class DockingPanel(TaskPanel):
@@ -35,9 +36,7 @@ class DockingPanel(TaskPanel):
         self.patches_made.connect(self._label)
 
     def _dock(self, widget: QWidget, name: str) -> None:
-        window = getattr(self.viewer, "window", None)  # a bare ViewerModel has none
-        if window is not None:
-            window.add_dock_widget(widget, name=name, area="bottom")
+        dock_below(self.viewer, widget, name)
 
     def _show_table(self, path: str) -> None:
         try:
@@ -93,6 +92,13 @@ class DockingPanel(TaskPanel):
         panel.open(path)
 
 
+def dock_below(viewer: Any, widget: QWidget, name: str) -> None:
+    """A widget below the viewer."""
+    window = getattr(viewer, "window", None)  # a bare ViewerModel has none
+    if window is not None:
+        window.add_dock_widget(widget, name=name, area="bottom")
+
+
 def dock_form(viewer: Any, task: str, entry: MenuEntry) -> None:
     """The panel of a task, with the values of an entry, at the right of the viewer."""
     panel = DockingPanel(viewer, task, dict(entry.preset))
@@ -113,6 +119,33 @@ class DetectWidget(DockingPanel):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "detect", {"detector": "cells"})
+
+
+class ReconstructWidget(DockingPanel):
+    """*X-ray to EM*; with the result comes the panel of trust."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "reconstruct")
+        self.trust: TrustPanel | None = None
+        self.layers_shown.connect(lambda _layers: self._show_trust())
+
+    def _show_trust(self) -> None:
+        if self.trust is None or not isalive(self.trust):
+            self.trust = TrustWidget(self.viewer)
+            self._dock(self.trust, "Trust in a reconstruction")
+
+
+class TrustWidget(TrustPanel):
+    """*Trust in a reconstruction*; its plot docks below the viewer."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.plot_wanted.connect(self._show_plot)
+
+    def _show_plot(self, event: dict[str, Any]) -> None:
+        view = PlotView()
+        dock_below(self.viewer, view, event["name"])
+        view.show_plot(Plot.of(event))
 
 
 class PlanWidget(DockingPanel):

@@ -1,0 +1,41 @@
+"""In plain napari: a real reconstruction by the widget of the manifest, its layers, the slider of trust, the plot."""
+
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtCore import Qt
+from tiny_xray import MODEL, write_model, write_xray
+
+WAIT = 90_000  # ms
+
+
+def test_reconstruct_in_napari(make_napari_viewer, qtbot, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONNECTOSCOPE_MODELS", str(tmp_path / "models"))
+    write_model(tmp_path / "models")
+    path = tmp_path / "xray.ome.zarr"
+    write_xray(path)
+    viewer = make_napari_viewer()
+    (xray,) = viewer.open(str(path), plugin="connectoscope")
+    _, panel = viewer.window.add_plugin_dock_widget("connectoscope", "X-ray to EM")
+    panel.form.set_values({"model": MODEL})
+    with qtbot.waitSignal(panel.ended, timeout=WAIT) as ended:
+        panel.run_button.click()
+    assert ended.args[0].status == "done", ended.args[0].message
+    qtbot.waitUntil(lambda: len(viewer.layers) == 6, timeout=WAIT)
+    qtbot.waitUntil(lambda: panel.trust is not None, timeout=WAIT)
+    em, cover, trust = viewer.layers["EM"], viewer.layers["Not trusted"], panel.trust
+    np.testing.assert_allclose(em.extent.world[0] - em.scale / 2, xray.extent.world[0] - xray.scale / 2)
+    assert not cover.visible
+    qtbot.keyClick(trust.slider, Qt.Key.Key_Home)
+    assert cover.visible
+    viewer.layers["Uncertainty"].visible = False
+    assert trust.overlay.currentText() == "No colours"
+    trust.plot_button.click()
+    assert "Reliability on simulated scans" in viewer.window.dock_widgets
+
+    viewer.layers.clear()
+    assert not trust.isEnabled()
+    viewer.open(panel.form.values()["destination"], plugin="connectoscope")
+    assert len(viewer.layers) == 5
+    assert trust.isEnabled()
+    panel.close_worker()
