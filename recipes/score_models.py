@@ -20,7 +20,7 @@ from typing import Any
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.pruning.receipt import seconds_per_megavoxel
 from connectoscope.tasks.prune import TIMED
-from connectoscope.training.recipe import Recipe, find_data
+from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.zoo import Bundle, Card, find_model
 from connectoscope.zoo.bundle import bundled_models, write_card
@@ -44,7 +44,8 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
     for entry in recipe.volumes:
         result = folder / f"{entry.name}.ome.zarr"
         raw = find_data(entry.raw, entry.published)
-        command("segment", raw, result, "--model", bundle.path)
+        if any(output.name in entry.labels for output in recipe.outputs):
+            command("segment", raw, result, "--model", bundle.path)
         _, rows, columns = open_volume(raw).shape
         box = f"{entry.report[0]}:{entry.report[1]},0:{rows},0:{columns}"
         for output in recipe.outputs:
@@ -69,6 +70,31 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
                         command=line,
                     )
                 )
+        if recipe.neurons is not None:
+            scores += score_neurons(bundle, entry, box, folder)
+    return scores
+
+
+def score_neurons(bundle: Bundle, entry: TrainingVolume, box: str, folder: Path) -> list[Score]:
+    """Neurons of the reporting planes alone, so that no other plane helps to keep them apart or together."""
+    result = folder / f"{entry.name}-neurons.ome.zarr"
+    raw = find_data(entry.raw, entry.published)
+    command("segment", raw, result, "--model", bundle.path, "--target", "neurons", "--box", box)
+    truth = find_data(entry.labels["neuron"], entry.published)
+    found = command("evaluate", result, truth, "--target", "neurons", "--box", box)
+    line = f"connectoscope evaluate RESULT {entry.labels['neuron']} --target neurons --box {box}"
+    scores = []
+    for metric in ("vi", "vi_split", "vi_merge", "arand"):
+        sys.stdout.write(f"{bundle.card.name} {entry.name} neurons {metric} {found[metric]:.4f}\n")
+        scores.append(
+            Score(
+                metric=f"neurons {metric}",
+                value=round(found[metric], 4),
+                data=entry.name,
+                split="report",
+                command=line,
+            )
+        )
     return scores
 
 
