@@ -124,8 +124,9 @@ class Comparison(QObject):
             xray is not None
         ):  # hidden: both panes reach equally far, and what is asked of it can be asked there
             copy = Layer.create(*xray.as_layer_data_tuple())
-            copy.visible = False
+            copy.name, copy.visible = f"X-ray · {xray.name}", False
             right.add_layer(copy)
+            right.layers.selection.active = None  # so that EM is chosen
         name = xray.name if xray is not None else "nothing"
         panes.show_pair((f"X-ray · {name}", f"EM · made by {marks['model']['name']}"))
         if self.trust is not None:

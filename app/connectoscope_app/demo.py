@@ -190,13 +190,14 @@ def _rows(table: Path) -> int:
     return max(0, len(table.read_text(encoding="utf-8").splitlines()) - 1)
 
 
-def run_headless(images: Path | None, cells: str | None, tissue: str | None) -> int:
+def run_headless(images: Path | None, cells: str | None, tissue: str | None, xray: str | None) -> int:
     """The whole journey on the present display, with a configuration and a result that leave no trace.
 
     Args:
         images: Folder for pictures; None: none are taken.
         cells: Volume for the journey of a cascade.
-        tissue: Volume for the journey to new tissue. Without either: that of the sample.
+        tissue: Volume for the journey to new tissue.
+        xray: Volume for the journey from X-ray to EM. Without any of them: that of the sample.
     """
     with tempfile.TemporaryDirectory(prefix="connectoscope-demo-", ignore_cleanup_errors=True) as folder:
         os.environ.setdefault("CONNECTOSCOPE_CONFIG", str(Path(folder) / "config"))
@@ -217,6 +218,10 @@ def run_headless(images: Path | None, cells: str | None, tissue: str | None) -> 
             from connectoscope_app.demo_adapt import AdaptJourney
 
             journey = AdaptJourney(window, tissue, Path(folder), images)
+        elif xray is not None:
+            from connectoscope_app.demo_reconstruct import ReconstructJourney
+
+            journey = ReconstructJourney(window, xray, Path(folder), images)
         journey.start(window.close, whole=True)
         application.exec()
     if journey.error is not None:
@@ -247,13 +252,14 @@ def main() -> None:
         "--cascade", metavar="VOLUME", help="plan and run a cascade on this volume of cells instead"
     )
     parser.add_argument("--adapt", metavar="VOLUME", help="bring a model to this volume instead")
+    parser.add_argument("--reconstruct", metavar="VOLUME", help="make EM from this X-ray volume instead")
     arguments = parser.parse_args()
     headless = is_headless() or os.environ.get(_UNDER_XVFB) == "1"
     try:
         if headless and sys.platform.startswith("linux") and os.environ.get(_UNDER_XVFB) != "1":
             start_under_xvfb()
         sys.exit(
-            run_headless(arguments.images, arguments.cascade, arguments.adapt)
+            run_headless(arguments.images, arguments.cascade, arguments.adapt, arguments.reconstruct)
             if headless
             else run_in_window()
         )

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QSplitter, QStacked
 from connectoscope_app.slices import SliceRelay
 from connectoscope_app.theme import COLOURS
 
+_LINE = 7  # pixels of the line between two panes: it must be easy to catch
 _LEAST = 32  # pixels of a pane that are always left to be seen
 
 
@@ -104,6 +105,7 @@ class Panes(QWidget):
         self.layer_panels = QStackedWidget()
         self._splitter = QSplitter(Qt.Orientation.Horizontal, self)
         self._splitter.setChildrenCollapsible(False)
+        self._splitter.setHandleWidth(_LINE)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)

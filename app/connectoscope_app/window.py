@@ -93,6 +93,7 @@ class MainWindow(QMainWindow):
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(_LOG_LINES)
         self.log.setAccessibleName("Log")
+        self.resize(QSize(1480, 920))  # first: docks get their widths of it
         self.docks = make_docks(
             self,
             {
@@ -333,7 +334,6 @@ class MainWindow(QMainWindow):
         self.restoreState(self._default_state, _LAYOUT_VERSION)
 
     def _restore_layout(self) -> None:
-        self.resize(QSize(1480, 920))
         self.settings.restore_layout(self, _LAYOUT_VERSION)
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from napari.components import ViewerModel
@@ -40,11 +41,9 @@ class SourceField(Field):
         self.combo.currentTextChanged.connect(lambda _: self.changed.emit())
 
     def _layers(self) -> list[Image]:
-        """Images that are sources, not our own results."""
+        """Images that are sources, not our own results, but for EM that was made from X-ray."""
         layers = list(self._viewer.layers) if self._viewer is not None else []
-        return [
-            la for la in layers if isinstance(la, Image) and not la.rgb and not layer_facts(la).get("result")
-        ]
+        return [la for la in layers if isinstance(la, Image) and not la.rgb and _is_source(layer_facts(la))]
 
     def _list_layers(self, event: Any = None) -> None:
         if not isalive(self):
@@ -84,3 +83,7 @@ class SourceField(Field):
                 text = layer.name
                 break
         self.combo.setCurrentText(text)
+
+
+def _is_source(facts: Mapping[str, Any]) -> bool:
+    return not facts.get("result") or facts.get("part") == "em"

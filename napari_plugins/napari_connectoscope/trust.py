@@ -34,7 +34,7 @@ SHADES = (  # red, green, blue, opacity, evenly spaced: what is usual stays near
     (0.95, 0.4, 0.1, 0.5),
     (0.8, 0.0, 0.4, 0.8),
 )
-COVER = (0.13, 0.2, 0.3)  # bluish: no intensity of EM looks like it
+COVER = (0.16, 0.34, 0.52)  # blue: no intensity of EM looks like it
 STEP = 1e-4  # sd from which to which the cover sets in
 
 
@@ -101,7 +101,7 @@ def trusted_sd(marks: Mapping[str, Any]) -> float:
 
 def scale_end(marks: Mapping[str, Any]) -> float:
     """Where the colours end: a round number a little above :func:`trusted_sd`."""
-    return min(1.0, math.ceil(trusted_sd(marks) / 0.02 + 0.5) * 0.02)
+    return min(1.0, math.ceil(trusted_sd(marks) / 0.04 + 0.25) * 0.04)
 
 
 def reliability_plot(marks: Mapping[str, Any]) -> dict[str, Any]:

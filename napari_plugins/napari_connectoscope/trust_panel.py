@@ -14,14 +14,14 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSizePol
 
 from connectoscope.volumes import read_marks
 from napari_connectoscope.sources import layer_facts
-from napari_connectoscope.trust import SHADES, STEP, reliability_plot, scale_end, trusted_sd
+from napari_connectoscope.trust import COVER, SHADES, STEP, reliability_plot, scale_end, trusted_sd
 
 _STEPS = 200  # of the slider
 _INSET = 8  # pixels: half a slider's handle, so that colours and handle are at the same place
 _GROUND = QColor(128, 128, 128)  # what lies under the colours: EM of middle intensity
 _BAR, _TICK = 14, 4  # heights in pixels
 _OVERLAYS = (
-    ("total", "Total", "Both together: √(aleatoric² + epistemic²)"),
+    ("total", "Total uncertainty", "Both together: √(aleatoric² + epistemic²)"),
     ("aleatoric", "Left open by the scan", "Aleatoric: blur and noise hide it"),
     ("epistemic", "Unknown to the model", "Epistemic: where the networks disagree, for they never saw such"),
     ("", "No colours", "EM alone"),
@@ -34,6 +34,7 @@ class ColourBar(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.end = 1.0
+        self.trusted: float | None = None
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.setMinimumWidth(180)
 
@@ -45,6 +46,11 @@ class ColourBar(QWidget):
         self.end = end
         self.update()
 
+    def set_trusted(self, sd: float | None) -> None:
+        """Beyond this sd EM is covered; None: nowhere."""
+        self.trusted = sd
+        self.update()
+
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         painter = QPainter(self)
         bar = QRectF(_INSET, 0, self.width() - 2 * _INSET, _BAR)
@@ -53,6 +59,9 @@ class ColourBar(QWidget):
             gradient.setColorAt(float(place), QColor.fromRgbF(red, green, blue, alpha))
         painter.fillRect(bar, _GROUND)
         painter.fillRect(bar, gradient)
+        if self.trusted is not None:
+            covered = bar.adjusted(self.trusted / self.end * bar.width(), 0, 0, 0)
+            painter.fillRect(covered, QColor.fromRgbF(*COVER))
         painter.setPen(self.palette().windowText().color())
         for share in (0.0, 0.25, 0.5, 0.75, 1.0):
             x = bar.left() + share * bar.width()
@@ -155,6 +164,7 @@ class TrustPanel(QWidget):
 
     def _cover(self) -> None:
         sd = self.sd
+        self.colours.set_trusted(sd)
         cover = self._parts().get("cover")
         shown = "everything is shown" if sd is None else f"sd up to {sd:.3f}"
         self.said.setText("no reconstruction yet" if cover is None else shown)

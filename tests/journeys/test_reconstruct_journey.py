@@ -48,9 +48,10 @@ def test_from_xray_to_what_is_trusted(make_window, qtbot, xray, tmp_path):
 
     left, right = window.panes.models
     qtbot.waitUntil(lambda: len(right.layers) == 6, timeout=WAIT)
-    assert [layer.name for layer in right.layers] == ["xray", *PARTS]
+    assert [layer.name for layer in right.layers] == ["X-ray · xray", *PARTS]
     assert [layer.name for layer in left.layers] == ["xray"]
     assert window.viewer is right
+    assert right.layers.selection.active.name == "EM"
     seen, em = left.layers[0], right.layers["EM"]
     edges = [layer.extent.world + np.outer((-0.5, 0.5), layer.scale) for layer in (seen, em)]
     np.testing.assert_allclose(edges[1], edges[0])  # voxels of 10 nm fill those of 30 nm
@@ -92,6 +93,14 @@ def test_from_xray_to_what_is_trusted(make_window, qtbot, xray, tmp_path):
     qtbot.waitUntil(lambda: left.canvas.size[1] / left.scene.camera.zoom == pytest.approx(field, rel=0.05))
     window.commands.trigger(window.commands.find("View", "Swipe"))
     assert panes[0].width() < 0.6 * window.panes.width()
+
+    window.commands.trigger(window.commands.find("Segment", "Membranes"))
+    values = window.task_panel.form.values()
+    assert (values["source"], values["channel"]) == (out, "0")
+    qtbot.mouseClick(panes[0].canvas.native, Qt.MouseButton.LeftButton)
+    assert window.viewer is left
+    window.commands.trigger(window.commands.find("Segment", "Membranes"))
+    assert window.task_panel.form.values()["source"] == str(xray)
 
     window.commands.trigger(window.commands.find("File", "Close Volumes"))
     assert window.viewer is left
