@@ -116,6 +116,8 @@ def main() -> None:
     names = sys.argv[1:] or sorted(path.name for path in bundled_models().iterdir() if path.is_dir())
     for name in names:
         bundle = find_model(name)
+        if bundle.card.reconstructs:  # scored when it is trained, with its calibration
+            continue
         with tempfile.TemporaryDirectory() as folder:
             scores = score(bundle, Path(folder))
         kept = tuple(s for s in bundle.card.scores if s.split != "report")

@@ -321,8 +321,9 @@ def main() -> None:
     if not asked.report:
         for stage in (ranks, runs):
             make(__file__, [run.words for run in stage() if not run.path.exists()])
+    missing = sum(not run.path.exists() for run in (*ranks(), *runs()))
     page = ROOT / "docs" / "studies" / "neuroadda.md"
-    page.write_text(report(RESULTS, {t: nearest(t) for t in TARGETS}, SOURCES, page))
+    page.write_text(report(RESULTS, {t: nearest(t) for t in TARGETS}, SOURCES, missing))
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ WAYS = {
 PERMUTATIONS = 10_000
 
 
-def report(results: Path, nearest: Mapping[str, str], sources: Mapping[str, str], page: Path) -> str:
-    """The page; what has not been measured yet is left out, and said so."""
+def report(results: Path, nearest: Mapping[str, str], sources: Mapping[str, str], missing: int) -> str:
+    """The page; what has not been measured yet is left out, and ``missing`` says how many runs these are."""
     found: Found = {}
     ranks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(results.glob("*.json")):
@@ -34,7 +34,9 @@ def report(results: Path, nearest: Mapping[str, str], sources: Mapping[str, str]
             found.setdefault((target, source, way), []).append(entry)
     parts = [
         "# New tissue: the nearest model and four patches, or from scratch",
-        "Written by `make study-adaptation` from the runs in studies/results/adaptation. The loss is what the target is judged "
+        "Written by `make study-adaptation` from the runs in studies/results/adaptation"
+        + (f"; **{missing} runs are still missing**" if missing else "")
+        + ". The loss is what the target is judged "
         "by: variation of information (bits) where neurons are labelled, 1 − F1 of membranes elsewhere. Thresholds are from the "
         "choosing parts, losses of the reporting parts (docs/data.md). Four patches are chosen by `adapt suggest` in the "
         "training part; from scratch is the same architecture on the same patches for as many updates (150), learning at 2e-3 as "

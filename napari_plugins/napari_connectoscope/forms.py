@@ -105,7 +105,7 @@ class TaskForm(QWidget):
             field.changed.connect(lambda name=name: self._on_changed(name))
         self._propose_destination()
         if any(isinstance(field, ModelField) for field in self.fields.values()):
-            background(self, _read_cards, self._take_cards)
+            background(self, lambda: _read_cards(task.name), self._take_cards)
 
     # -- building ------------------------------------------------------------------------------------------
     def _order(self) -> list[str]:
@@ -394,8 +394,9 @@ def _plain_name(source: str) -> str:
     return source.removeprefix(LAYER_PREFIX).removeprefix("sample:").split("::")[0].rstrip("/\\")
 
 
-def _read_cards() -> dict[str, Any]:
-    """Name -> card of every model that can be found."""
+def _read_cards(task: str) -> dict[str, Any]:
+    """Name -> card of every model that the task can use."""
     from connectoscope.zoo import list_models
 
-    return {bundle.card.name: bundle.card for bundle in list_models()}
+    cards = [bundle.card for bundle in list_models()]
+    return {card.name: card for card in cards if card.reconstructs == (task == "reconstruct")}

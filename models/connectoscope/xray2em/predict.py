@@ -13,7 +13,7 @@ from torch import nn
 from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.predictor import PRECISIONS
-from connectoscope.networks.upscaling import NAME, Upscaling, UpscalingArguments, combined
+from connectoscope.networks.upscaling import Upscaling, UpscalingArguments, combined
 from connectoscope.volumes.geometry import Index3
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def arguments_of(bundle: Bundle) -> UpscalingArguments:
         UserError: it does not reconstruct, or has never been calibrated.
     """
     card = bundle.card
-    if card.architecture.name != NAME:
+    if not card.reconstructs:
         raise UserError(f"model '{card.name}' does not make EM from X-ray; 'segment' may be what you want")
     if card.calibration is None:
         raise UserError(

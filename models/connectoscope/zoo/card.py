@@ -156,6 +156,11 @@ class Card(_Part):
     lineage: tuple[dict[str, Any], ...] = ()
     files: tuple[File, ...]
 
+    @property
+    def reconstructs(self) -> bool:
+        """Whether it makes EM from X-ray, so that only ``reconstruct`` can use it."""
+        return self.architecture.name == "unet3d-upscaling"
+
     @model_validator(mode="after")
     def _tiles_fit(self) -> Self:
         for name, halo in (("exact", self.halo.exact), ("practical", self.halo.practical)):
