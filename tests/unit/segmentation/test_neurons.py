@@ -187,6 +187,17 @@ def test_partners_far_away_keep_apart_what_a_hole_would_join():
     assert not mutex_fragments(np.zeros((4, 4, 4, 4), np.uint8), offsets, 128).any()
 
 
+@pytest.mark.parametrize("shape", [(1, 16, 20), (3, 16, 20), (4, 2, 20)])
+def test_thin_volumes_have_no_partners_far_away(shape):
+    offsets = (*BEFORE, (-3, 0, 0), (0, -3, 0), (-9, 0, 0), (0, 0, -9))
+    affinities = np.full((len(offsets), *shape), 255, np.uint8)
+    affinities[2, ..., 10] = 0
+    affinities[6, ..., 10:19] = 0
+    labels = split(mutex_fragments(affinities, offsets, 128))
+    assert [len(np.unique(labels[..., part])) for part in (slice(10), slice(10, 20))] == [1, 1]
+    assert labels.max() == 2
+
+
 def test_crumbs_and_voxels_of_nobody_go_to_what_surrounds_them():
     affinities = np.full((3, 8, 8, 20), 200, np.uint8)
     affinities[:, :, :, 9:11] = 20

@@ -45,7 +45,9 @@ def mutex_fragments(affinities: NDArray[np.uint8], offsets: tuple[Index3, ...], 
         weight += 0.9 * (around / (125 * 255) - 0.5)  # less than half a step: no sign changes
     near = affinities[:3]
     weights[3:] = np.minimum(weights[3:], 0)  # partners further away only repel
-    found = mwatershed.agglom(weights, offsets).astype(np.int64)
+    # In a thin volume there are no partners that far away, which mwatershed does not expect.
+    fits = [i for i, offset in enumerate(offsets) if np.all(np.abs(offset) < near.shape[1:]) or i < 3]
+    found = mwatershed.agglom(weights[fits], [offsets[i] for i in fits]).astype(np.int64)
     found[np.bincount(found.ravel())[found] < CRUMB] = 0
     return _grown(found.astype(np.uint32), near, offsets[:3])
 
