@@ -1,8 +1,9 @@
 """Four labelled patches and the nearest model, or none of it? ``make study-adaptation``, or ``python studies/adaptation.py``.
 
 Three sources (membrane-vnc, membrane-isbi, neurons-fib) on four targets, never a source on its own set, and neurons-fib on
-isotropic sets only, since it refuses thick sections: as they are, with new statistics, and fine-tuned on four patches that ``adapt suggest`` chose; from scratch is the same architecture with the
-same patches and as many updates. Nothing is held back while training, so that both get the same. Thresholds come from the
+isotropic sets only, since it refuses thick sections: as they are, with new statistics, and fine-tuned on four patches that
+``adapt suggest`` chose; from scratch is the same architecture with the same patches and as many updates. Nothing is held
+back while training, so that both get the same. Thresholds come from the
 choosing parts, scores are of the reporting parts, the splits are those of docs/data.md. Also: sources on shifted targets,
 rules of choosing patches, and whether MMD² tells beforehand. Each run is one process on one core, kept in
 ``studies/results/adaptation``; delete its file to run it again. Writes docs/studies/neuroadda.md. Needs the data sets.
