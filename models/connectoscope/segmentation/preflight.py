@@ -98,7 +98,7 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
         "tile": list(setup.lattice.tile),
         "halo_share": round(1 - math.prod(setup.lattice.core) / math.prod(setup.lattice.tile), 3),
         "device": context.device,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 4),
         "memory_mb": round(memory),
         "free_memory_mb": round(free_memory),
         "disk_mb_at_most": round(disk),

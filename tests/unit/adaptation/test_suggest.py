@@ -24,7 +24,9 @@ RULES = ["median-mean", "top-median", "random", "highest", "k-centre"]
 def suggest(target, name="out.json", **more):
     asked = {"model": "cells", "n": 4, "patch": "4,40,40"} | more
     parameters = AdaptSuggest(source=str(target / "raw.ome.tif"), destination=str(target / name), **asked)
-    run(parameters, Context.local(target / f"{name}.job", threads=1))
+    context = Context.local(target / f"{name}.job", threads=1)
+    run(parameters, context)
+    context.flush_progress()  # as the end of a real run does
     return read_patches(target / name)
 
 
