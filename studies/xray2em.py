@@ -264,17 +264,20 @@ def strange(name: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", nargs=3, metavar=("WAY", "CONDITION", "SEED"))
-    asked = parser.parse_args().run
+    parser.add_argument("--report", action="store_true", help="only write the page from what was kept")
+    options = parser.parse_args()
+    asked = options.run
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     RESULTS.mkdir(parents=True, exist_ok=True)
     if asked is not None:
         run = (asked[0], asked[1], int(asked[2]))
         keep(stored(run), measure(run))
         return
-    missing = [run for run in runs() if not stored(run).exists()]
-    make(__file__, [(way, condition, str(seed)) for way, condition, seed in missing])
-    found = {run: json.loads(stored(run).read_text()) for run in runs()}
-    (ROOT / "docs" / "studies" / "xray2em.md").write_text(report(found))
+    if not options.report:
+        missing = [run for run in runs() if not stored(run).exists()]
+        make(__file__, [(way, condition, str(seed)) for way, condition, seed in missing])
+    found = {run: json.loads(stored(run).read_text()) for run in runs() if stored(run).exists()}
+    (ROOT / "docs" / "studies" / "xray2em.md").write_text(report(found, len(runs()) - len(found)))
 
 
 if __name__ == "__main__":
