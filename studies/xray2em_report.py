@@ -36,8 +36,8 @@ def _head(missing: int) -> str:
     lack = f"; **{missing} runs are still missing**" if missing else ""
     return (
         "# Do membranes segment better in EM that was made from X-ray?\n\n"
-        f"Written by `make study-xray2em` from the runs in studies/results/xray2em{lack}. All scans are simulated: how any of this "
-        "carries to real scans is unknown. Scans of `fib_medulla` at 30 nm become images at 10 nm, in which `neurons-fib`, "
+        f"Written by `make study-xray2em` from the runs in studies/results/xray2em{lack}. All scans are simulated: how any of "
+        "this carries to real scans is unknown. Scans of `fib_medulla` at 30 nm become images at 10 nm, in which `neurons-fib`, "
         "trained on true EM, finds membranes and neurons. Thresholds of membranes are the best ones on the choosing planes, "
         "scores are of planes 134–169. PSNR and SSIM are after the best gain and offset; they do not decide. Mean over the "
         "scans ± the 95 % interval (Student's t) where there are several."
@@ -87,8 +87,8 @@ def _main(found: Found) -> list[str]:
             "Wiener filter, too."
         )
     parts.append(
-        "Not measured yet: (c) reconstruction without uncertainty, and (e) a network trained directly on X-ray, without which nothing "
-        "can be said of what reconstruction is worth to somebody who has labels."
+        "Not measured yet: (c) reconstruction without uncertainty, and (e) a network trained directly on X-ray, without which "
+        "nothing can be said of what reconstruction is worth to somebody who has labels."
     )
     waves = _rows(found, "wave", ["interpolation", "wiener", "ours"])
     if waves:
