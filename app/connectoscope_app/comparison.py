@@ -120,9 +120,8 @@ class Comparison(QObject):
         self._path = ""  # clearing is no closing
         right.layers.clear()
         self._path = path
-        if (
-            xray is not None
-        ):  # hidden: both panes reach equally far, and what is asked of it can be asked there
+        if xray is not None:
+            # Hidden: both panes reach equally far, and what is asked of it can be asked there.
             copy = Layer.create(*xray.as_layer_data_tuple())
             copy.name, copy.visible = f"X-ray · {xray.name}", False
             right.add_layer(copy)

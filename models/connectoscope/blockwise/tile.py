@@ -68,4 +68,10 @@ def told_of_tiles(entries: Sequence[dict[str, Any]]) -> list[str]:
         told.append(f"{bad} voxels were not numbers or infinite and were taken as 0")
     if constant:
         told.append(f"{constant} of {len(entries)} blocks were constant and were taken as background")
+    smaller = sum(entry["revision"] > 0 for entry in entries)
+    if smaller:
+        told.append(
+            f"{smaller} of {len(entries)} blocks were made with a smaller tile for want of memory: "
+            "equal to others to within 1 of 255"
+        )
     return told

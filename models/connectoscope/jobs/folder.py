@@ -148,6 +148,12 @@ class JobFolder:
             is not None
         )
 
+    def forget_progress(self) -> None:
+        """Nothing has been done yet: no ledger, no plan, nothing in scratch."""
+        self.ledger_path.unlink(missing_ok=True)
+        self.plan_path.unlink(missing_ok=True)
+        shutil.rmtree(self.scratch)
+
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -13,7 +13,7 @@ from connectoscope.blockwise.mask import read_mask
 from connectoscope.blockwise.plan import Block, Plan
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
-from connectoscope.segmentation.probabilities import ProbabilityMaker
+from connectoscope.segmentation.probabilities import ProbabilityMaker, planned_predictor
 from connectoscope.segmentation.setup import set_up
 from connectoscope.tasks.base import open_source
 from connectoscope.tasks.segment import Segment
@@ -44,13 +44,7 @@ def _station(folder: str, revision: int) -> tuple[Phase[Any], Mapping[str, Block
     volume = open_source(parameters, parameters.source)
     bundle = find_model(parameters.model)
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
-    predictor = bundle.predictor(
-        tile=plan.tile,
-        exact=parameters.exact,
-        device=plan.device,
-        precision=plan.precision,
-        threads=plan.threads,
-    )
+    predictor = planned_predictor(bundle, plan, parameters.exact)
     mask = None if parameters.within is None else read_mask(open_volume(parameters.within), setup.grid)
     maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, plan.intensity, None, mask)
     image = setup.image_of_blocks(Path(parameters.destination), job.scratch)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import tensorstore as ts
 from numpy.typing import NDArray
 
+from connectoscope.blockwise.destination import make_image
 from connectoscope.blockwise.engine import Output, Phase
 from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.mask import Mask
-from connectoscope.blockwise.plan import Block, Lattice
+from connectoscope.blockwise.plan import Block, Lattice, Plan
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.blockwise.tile import Tile, blocks_within, kept_box, read_tile
 from connectoscope.networks.normalise import normalise
+from connectoscope.segmentation.setup import Setup
 from connectoscope.volumes.geometry import Box, Index3
+
+if TYPE_CHECKING:
+    from connectoscope.zoo import Bundle
 
 
 class TilePredictor(Protocol):
@@ -119,29 +125,39 @@ def predict_core(
     return out
 
 
-def copy_phase(
-    name: str,
-    blocks: list[Block],
-    source: ts.TensorStore,
-    offset: Index3,
-    store: ts.TensorStore,
-    pyramid: Pyramid | None,
-) -> Phase[NDArray[Any]]:
-    """Bring probabilities from scratch, on the lattice, to a destination whose chunks lie off it.
+def planned_predictor(bundle: Bundle, plan: Plan, exact: bool) -> TilePredictor:
+    """The network of a bundle as a plan wants it."""
+    return bundle.predictor(
+        tile=plan.tile, exact=exact, device=plan.device, precision=plan.precision, threads=plan.threads
+    )
 
-    Args:
-        source: (c, z, y, x).
-        offset: Voxel of ``source`` that is voxel 0 of ``store``.
+
+def store_of_blocks(
+    setup: Setup, store: ts.TensorStore, channels: tuple[str, ...], destination: Path, scratch: Path
+) -> ts.TensorStore:
+    """Where the blocks of ``setup.box_of_blocks`` are written, (c, z, y, x): ``store``, that of the destination, or scratch
+    where they do not fill its chunks. What is in scratch goes to ``store`` by :func:`alignment`.
     """
+    if setup.chunks_on_lattice:
+        return store
+    spec = replace(setup, box=setup.box_of_blocks).image(store.dtype.numpy_dtype, channels=channels)
+    return make_image(setup.image_of_blocks(destination, scratch), spec, scratch)[0]
+
+
+def alignment(
+    setup: Setup, blocks: list[Block], source: ts.TensorStore, store: ts.TensorStore, pyramid: Pyramid | None
+) -> Phase[NDArray[Any]]:
+    """Bring what lies on the lattice, in scratch, to a destination whose chunks lie off it; both (c, z, y, x)."""
+    z, y, x = (a - b for a, b in zip(setup.box.start, setup.box_of_blocks.start, strict=True))
 
     def read(block: Block) -> NDArray[Any]:
-        array = source[(slice(None), *block.write.shifted(offset).slices)].read().result()
+        array = source[(slice(None), *block.write.shifted((z, y, x)).slices)].read().result()
         return np.ascontiguousarray(array)
 
     def write(block: Block, data: NDArray[Any]) -> ts.WriteFutures:
         return store[(slice(None), *block.write.slices)].write(data)
 
-    return Phase(name, blocks, read, lambda block, data: Output(data), write, pyramid)
+    return Phase("alignment", blocks, read, lambda block, data: Output(data), write, pyramid)
 
 
 def read_probabilities(store: ts.TensorStore, channel: int) -> Callable[[Block], NDArray[np.uint8]]:

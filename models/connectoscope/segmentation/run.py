@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -49,12 +48,17 @@ from connectoscope.segmentation.elsewhere import make_block
 from connectoscope.segmentation.neurons.maker import NeuronMaker, Neurons
 from connectoscope.segmentation.neurons.table import adjacency_table
 from connectoscope.segmentation.objects import ObjectMaker
-from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor, copy_phase
+from connectoscope.segmentation.probabilities import (
+    ProbabilityMaker,
+    TilePredictor,
+    alignment,
+    planned_predictor,
+    store_of_blocks,
+)
 from connectoscope.segmentation.setup import Setup, fix_plan, set_up
 from connectoscope.segmentation.table import objects_table
 from connectoscope.segmentation.targets import Target, choose_targets
 from connectoscope.volumes import open_volume
-from connectoscope.volumes.geometry import Box
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
 
@@ -99,9 +103,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         return _already_complete(destination, bundle, targets, existing["summary"], context)
     check_writable(destination)
     if existing is None:
-        context.job.ledger_path.unlink(missing_ok=True)
-        context.job.plan_path.unlink(missing_ok=True)
-        shutil.rmtree(context.scratch)
+        context.job.forget_progress()
     if parameters.cascade == "auto":
         asked = parameters.model_dump(exclude={"destination", "cascade"})
         planned = kept_plan(
@@ -116,13 +118,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     if planned is not None and planned.pays:
         setup = with_tile(setup, planned.tile)
     plan = fix_plan(setup, identity, destination, existing, context)
-    predictor = bundle.predictor(
-        tile=plan.tile,
-        exact=parameters.exact,
-        device=plan.device,
-        precision=plan.precision,
-        threads=plan.threads,
-    )
+    predictor = planned_predictor(bundle, plan, parameters.exact)
     if found is not None and existing is None:  # only now, when nothing more can be refused
         take_away(destination, context.scratch)
     cascade = None
@@ -268,25 +264,21 @@ class _Run:
         }
 
     def _probabilities(self, stores: list[ts.TensorStore], factors: tuple[tuple[int, int, int], ...]) -> int:
-        setup, lattice = self.setup, self.setup.lattice
+        setup = self.setup
         look = look_for(self.targets, setup.voxel_nm3) if self.cascade else None
-        maker = ProbabilityMaker(setup.grid, lattice, self.predictor, self.plan.intensity, look, self.mask)
+        maker = ProbabilityMaker(
+            setup.grid, setup.lattice, self.predictor, self.plan.intensity, look, self.mask
+        )
         pyramid = Pyramid(stores, factors, labels=False)
         work = partial(make_block, str(self.context.folder), self.plan.revision)
-
-        def phase(box: Box, store: ts.TensorStore) -> Phase[Any]:
-            return replace(maker.phase(box, store, None), elsewhere=work)
-
+        store = store_of_blocks(
+            setup, stores[0], self.predictor.outputs, self.destination, self.context.scratch
+        )
+        phase = replace(maker.phase(setup.box_of_blocks, store, None), elsewhere=work)
         if setup.chunks_on_lattice:
-            return self._run(phase(setup.box, stores[0]), pyramid)
-        aligned = setup.box_of_blocks
-        z, y, x = aligned.start
-        spec = replace(setup, box=aligned).image(np.dtype(np.uint8), channels=self.predictor.outputs)
-        image = setup.image_of_blocks(self.destination, self.context.scratch)
-        scratch = make_image(image, spec, self.context.scratch)[0]
-        voxels = self._run(phase(aligned, scratch), None)
-        offset = (setup.box.start[0] - z, setup.box.start[1] - y, setup.box.start[2] - x)
-        self.engine.run(copy_phase("alignment", self.blocks, scratch, offset, stores[0], pyramid))
+            return self._run(phase, pyramid)
+        voxels = self._run(phase, None)
+        self.engine.run(alignment(setup, self.blocks, store, stores[0], pyramid))
         return voxels
 
     def _run(self, phase: Phase[Any], pyramid: Pyramid | None) -> int:
@@ -393,14 +385,7 @@ class _Run:
 
     def _warn_of_blocks(self) -> None:
         """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
-        entries = list(self.ledger.entries("probabilities/"))
-        smaller = sum(entry["revision"] > 0 for entry in entries)
-        told = told_of_tiles(entries)
-        if smaller:
-            told.append(
-                f"{smaller} of {len(entries)} blocks were made with a smaller tile for want of memory: "
-                "equal to others to within 1 of 255"
-            )
+        told = told_of_tiles(list(self.ledger.entries("probabilities/")))
         for text in told:
             self.context.warn(text)
         self.warnings = [*self.warnings, *told]

@@ -68,7 +68,7 @@ class Setup:
         return Box((z, y, x), self.box.stop)
 
     def image_of_blocks(self, destination: Path, scratch: Path) -> Path:
-        """Where blocks are written: scratch, where they do not fill whole chunks of the destination."""
+        """The image that blocks are written to: in scratch, where they do not fill whole chunks of the destination."""
         return destination if self.chunks_on_lattice else scratch / "lattice.zarr"
 
     def image(self, dtype: np.dtype[Any], **more: Any) -> ImageSpec:

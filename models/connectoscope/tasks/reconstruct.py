@@ -62,5 +62,5 @@ TASK = Task(
     parameters=Reconstruct,
     run=run,
     destination="destination",
-    menu=(MenuEntry("Reconstruct", "X-ray to EM…"),),
+    menu=(MenuEntry("Reconstruct", "X-ray to EM"),),
 )

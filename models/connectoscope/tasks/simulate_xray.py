@@ -75,5 +75,5 @@ TASK = Task(
     parameters=SimulateXray,
     run=run,
     destination="destination",
-    menu=(MenuEntry("Reconstruct", "Simulate X-ray…"),),
+    menu=(MenuEntry("Reconstruct", "Simulate X-ray"),),
 )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ from connectoscope.blockwise.tile import Tile, read_tile, told_of_tiles
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import normalise, sample_boxes
 from connectoscope.networks.predictor import TILE_VALUES, TILE_VOXELS, choose_tile
-from connectoscope.segmentation.probabilities import copy_phase, predict_core
+from connectoscope.segmentation.probabilities import alignment, predict_core, store_of_blocks
 from connectoscope.segmentation.setup import Setup, fix_plan
 from connectoscope.volumes.geometry import Box, Index3, convert_length, parse_box, parse_voxel_size
 from connectoscope.volumes.ome_zarr_write import set_attributes
@@ -145,9 +144,7 @@ def reconstruct(volume: Volume, bundle: Bundle, parameters: Reconstruct, context
         return {**existing["summary"], "already_complete": True}
     check_writable(destination)
     if existing is None:
-        context.job.ledger_path.unlink(missing_ok=True)
-        context.job.plan_path.unlink(missing_ok=True)
-        shutil.rmtree(context.scratch)
+        context.job.forget_progress()
     plan = fix_plan(setup, identity, destination, existing, context)
     for text in [*told, *_unlike(setup, plan)]:
         context.warn(text)
@@ -222,9 +219,8 @@ class _Run:
     def all(self) -> dict[str, Any]:
         """Run what is left; the summary."""
         began = time.monotonic()
-        setup, lattice, context = self.setup, self.setup.lattice, self.context
-        aligned = setup.chunks_on_lattice
-        context.phases(reconstruction=100.0, **({} if aligned else {"alignment": 5.0}))
+        setup, context = self.setup, self.context
+        context.phases(reconstruction=100.0, **({} if setup.chunks_on_lattice else {"alignment": 5.0}))
         engine = Engine(context, self.ledger, revision=self.plan.revision)
         factors = pyramid_factors(setup.box.shape, setup.grid.scale)
         spec = setup.image(
@@ -237,17 +233,14 @@ class _Run:
         stores = make_image(self.destination, spec, context.scratch)
         pyramid = Pyramid(stores, factors, labels=False)
         _tell(self.destination, context)
-        if aligned:
-            voxels = engine.run(self._phase(setup.box, stores[0], pyramid))
+        store = store_of_blocks(setup, stores[0], OUTPUTS, self.destination, context.scratch)
+        phase = self._phase(setup.box_of_blocks, store)
+        if setup.chunks_on_lattice:
+            voxels = engine.run(replace(phase, pyramid=pyramid))
         else:
-            z, y, x = (i // c * c for i, c in zip(setup.box.start, lattice.core, strict=True))
-            box = Box((z, y, x), setup.box.stop)
-            spec = replace(setup, box=box).image(np.dtype(np.float16), channels=OUTPUTS)
-            scratch = make_image(context.scratch / "lattice.zarr", spec, context.scratch)[0]
-            voxels = engine.run(self._phase(box, scratch, None))
-            offset = (setup.box.start[0] - z, setup.box.start[1] - y, setup.box.start[2] - x)
-            blocks = blocks_of(setup.box.shape, lattice.core)
-            engine.run(copy_phase("alignment", blocks, scratch, offset, stores[0], pyramid))
+            voxels = engine.run(phase)
+            blocks = blocks_of(setup.box.shape, setup.lattice.core)
+            engine.run(alignment(setup, blocks, store, stores[0], pyramid))
         summary = self._summary()
         delete_locks(self.destination)
         set_attributes(self.destination, finished=True, summary=summary)
@@ -268,14 +261,14 @@ class _Run:
             }
         }
 
-    def _phase(self, box: Box, store: ts.TensorStore, pyramid: Pyramid | None) -> Phase[Tile]:
+    def _phase(self, box: Box, store: ts.TensorStore) -> Phase[Tile]:
         """Write ``box`` (fine grid) into ``store`` (c, z, y, x), whose voxel 0 is its start."""
 
         def write(block: Block, data: NDArray[Any]) -> ts.WriteFutures:
             return store[(slice(None), *block.write.slices)].write(data)
 
         blocks = self.setup.lattice.blocks(box)
-        return Phase("reconstruction", blocks, self._read, self._compute, write, pyramid)
+        return Phase("reconstruction", blocks, self._read, self._compute, write)
 
     def _read(self, block: Block) -> Tile:
         s = self.setup
@@ -308,12 +301,6 @@ class _Run:
         entries = [e for e in self.ledger.entries("reconstruction/") if "voxels" in e]
         for text in told_of_tiles(entries):
             self.context.warn(text)
-        smaller = sum(entry["revision"] > 0 for entry in entries)
-        if smaller:
-            self.context.warn(
-                f"{smaller} of {len(entries)} blocks were made with a smaller tile for want of memory: "
-                "equal to others to within 1 of 255"
-            )
         voxels = [entry["voxels"] for entry in entries]
         epistemic = float(np.average([entry["epistemic"] for entry in entries], weights=voxels))
         usual = _calibration(self.setup.bundle)["epistemic_sd"]
