@@ -23,12 +23,13 @@ def keep(path: Path, found: dict[str, Any]) -> None:
 
 
 def make(script: str, runs: Iterable[tuple[str, ...]]) -> None:
-    """``script --run WORDS`` for each run, one on each core at a time."""
+    """``script --run WORDS`` for each run, one at a time on each core that this process may use."""
 
     def start(words: tuple[str, ...]) -> None:
         log.info("%s", " ".join(words))
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run([sys.executable, script, "--run", *words], check=True, env=env)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(ours) as pool:
         list(pool.map(start, runs))

@@ -63,7 +63,8 @@ def run_form(window, qtbot, **values):
 
 
 def click(qtbot, button):
-    qtbot.waitUntil(button.isVisible, timeout=WAIT)
+    """As a user: not before it is laid out, which comes after it is shown."""
+    qtbot.waitUntil(lambda: not button.visibleRegion().isEmpty(), timeout=WAIT)
     qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
 
 
