@@ -245,7 +245,8 @@ def trained(run: Run, volumes: list[LabelledVolume]) -> tuple[UNet3d, Pruner | N
         trainer = cut_by_library(trainer, arm.density)
     steps = trainer.recipe.training.steps
     if arm.rule is not None:
-        schedule = Schedule(steps, warm_up=WARM + EVERY, every=EVERY)
+        # Whole channels are chosen once, as `prune` does it, so that most updates are those of the small network.
+        schedule = Schedule(steps, warm_up=WARM + EVERY, every=steps if arm.structured else EVERY)
         trainer.pruner = Pruner(
             trainer.network,
             schedule,

@@ -146,7 +146,7 @@ class VolumeDetails(QWidget):
         # Where the voxel size is asked for just above, the hint at the terminal's option would only confuse.
         warnings = [w for w in volume.warnings if volume.unit is not None or "--voxel-size" not in w]
         if warnings:
-            column.addWidget(_banner("\n".join(w[:1].upper() + w[1:] for w in warnings)))
+            column.addWidget(_banner("\n".join(_without_name(w, volume) for w in warnings)))
         facts = QFormLayout()
         facts.setContentsMargins(0, 0, 0, 0)
         facts.setHorizontalSpacing(14)
@@ -210,6 +210,12 @@ class VolumeDetails(QWidget):
         choice.setToolTip("Show another time point of this volume")
         choice.valueChanged.connect(lambda index: self.reopen_wanted.emit({"time": int(index)}))
         return choice
+
+
+def _without_name(warning: str, volume: Volume) -> str:
+    """A warning as a sentence under the volume's name, which it need not say again."""
+    said = warning.removeprefix(volume.source).lstrip(" :")
+    return said[:1].upper() + said[1:]
 
 
 def voxel_text(volume: Volume, level: Level) -> str:

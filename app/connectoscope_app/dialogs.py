@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import PurePath
 
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontDatabase, QGuiApplication, QIcon
@@ -10,14 +11,27 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QHBoxLayout,
+    QHeaderView,
     QLabel,
     QLineEdit,
     QPlainTextEdit,
     QPushButton,
     QStyle,
+    QTreeWidget,
+    QTreeWidgetItem,
     QVBoxLayout,
     QWidget,
 )
+
+from connectoscope.volumes.stores import is_url
+
+
+def _buttons(which: QDialogButtonBox.StandardButton) -> QDialogButtonBox:
+    """Without the desktop's own pictures, which fit no theme of ours."""
+    box = QDialogButtonBox(which)
+    for button in box.buttons():
+        button.setIcon(QIcon())
+    return box
 
 
 class ErrorDialog(QDialog):
@@ -50,7 +64,7 @@ class ErrorDialog(QDialog):
         self.details.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
         self.details.setMinimumHeight(180)
         self.details.hide()
-        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons = _buttons(QDialogButtonBox.StandardButton.Close)
         buttons.rejected.connect(self.close)
         if details:
             more = buttons.addButton("Details", QDialogButtonBox.ButtonRole.ActionRole)
@@ -120,19 +134,18 @@ class UrlDialog(QDialog):
         self.setMinimumWidth(520)
         self._opened = opened
         hint = QLabel(
-            "Address of an OME-Zarr volume (https://…); only the blocks that you look at are fetched."
+            "Address of an OME-Zarr, N5 or Neuroglancer precomputed volume (https://, s3:// or gs://). "
+            "Only the blocks that you look at are fetched."
         )
         hint.setWordWrap(True)
         self.address = QLineEdit()
         self.address.setPlaceholderText("https://example.org/volume.ome.zarr")
         self.address.setAccessibleName("Address")
         pasted = QGuiApplication.clipboard().text().strip()
-        if pasted.startswith(("http://", "https://")):
+        if is_url(pasted) and not any(c.isspace() for c in pasted):
             self.address.setText(pasted)
             self.address.selectAll()
-        buttons = QDialogButtonBox(
-            QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel
-        )
+        buttons = _buttons(QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel)
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         layout = QVBoxLayout(self)
@@ -146,3 +159,46 @@ class UrlDialog(QDialog):
         if address:
             super().accept()
             self._opened(address)
+
+
+class VolumeChoice(QDialog):
+    """Asks which of several volumes in one file to open.
+
+    Args:
+        name: Of the file, for people.
+        choices: Source and what it is, of each.
+        opened: Called with the source that was chosen.
+    """
+
+    def __init__(
+        self, name: str, choices: Sequence[tuple[str, str]], opened: Callable[[str], None], parent: QWidget
+    ) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Choose a volume")
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setMinimumWidth(520)
+        self._opened = opened
+        hint = QLabel(f"{name} holds several volumes. Which one?")
+        hint.setWordWrap(True)
+        self.list = QTreeWidget()
+        self.list.setHeaderLabels(["Volume", "Shape and type"])
+        self.list.setRootIsDecorated(False)
+        self.list.setAccessibleName("Volumes in the file")
+        for source, what in choices:
+            item = QTreeWidgetItem(self.list, [source.partition("::")[2] or PurePath(source).name, what])
+            item.setData(0, Qt.ItemDataRole.UserRole, source)
+        self.list.setCurrentItem(self.list.topLevelItem(0))
+        self.list.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        self.list.itemDoubleClicked.connect(lambda *_: self.accept())
+        buttons = _buttons(QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(20, 18, 20, 14)
+        layout.setSpacing(12)
+        for widget in (hint, self.list, buttons):
+            layout.addWidget(widget)
+
+    def accept(self) -> None:
+        super().accept()
+        self._opened(self.list.currentItem().data(0, Qt.ItemDataRole.UserRole))

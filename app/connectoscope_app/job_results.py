@@ -12,12 +12,12 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject
 
 from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes.endings import short_name
 from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.jobs import JobWatcher
 from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
-from napari_connectoscope.trust import is_reconstruction
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
@@ -132,8 +132,10 @@ class JobResults(QObject):
             self._raise_panel(watcher.results)
         elif state.status == "failed":
             window.show_error(state.message or f"{name} failed", _log_end(folder))
+        elif state.status == "paused":
+            window.tell(f"{name} is paused: {state.message}")
         else:
-            window.tell(f"{name}: {state.status}. {state.message}".rstrip())
+            window.tell(f"{name}: {state.message or state.status}. Resume goes on from there.")
 
     def _raise_panel(self, told: Sequence[dict[str, Any]]) -> None:
         """The panel that says most of what a job has made."""

@@ -68,6 +68,7 @@ class JobsPanel(QWidget):
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.table.setShowGrid(False)
+        self.table.setWordWrap(False)
         self.table.verticalHeader().hide()
         self.table.verticalHeader().setDefaultSectionSize(28)
         header = self.table.horizontalHeader()
@@ -85,8 +86,12 @@ class JobsPanel(QWidget):
         row = QHBoxLayout()
         row.setSpacing(8)
         for name, tip, slot in (
-            ("Cancel", "Stop after the blocks at hand; what is finished is kept", self.cancel),
-            ("Resume", "Go on where the job stopped", self.resume),
+            (
+                "Cancel",
+                "Stop after the blocks at hand; what is finished is kept, and Resume goes on",
+                self.cancel,
+            ),
+            ("Resume", "Go on where the job was cancelled, paused or failed", self.resume),
             ("Show result", "Put the layers and the table of this job into the viewer", self.show_results),
             ("Open folder", "Show the result in the system's file browser", self.open_folder),
             ("Forget", "Take the job off this list; its files stay", self.forget),

@@ -96,6 +96,7 @@ class Panes(QWidget):
 
     active_changed = Signal(object)  # QtViewer
     pane_added = Signal(object)  # ViewerModel
+    unreadable = Signal(str, str)  # one line, and the store's own words
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -134,7 +135,7 @@ class Panes(QWidget):
         slot = Slot(pane)
         slot.resized.connect(self._arrange)
         self._slots.append(slot)
-        self._relays.append(SliceRelay(pane))
+        self._relays.append(SliceRelay(pane, self.unreadable.emit))
         self._splitter.addWidget(slot)
         self.layer_panels.addWidget(LayerPanel(pane))
         self.pane_added.emit(pane.viewer)

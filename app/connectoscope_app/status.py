@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from napari.components import ViewerModel
+from napari.layers import Image, Labels
 from qtpy.QtCore import QObject
 from qtpy.QtWidgets import QLabel, QStatusBar
 
@@ -47,6 +48,30 @@ class PlaceStatus(QObject):
         symbol = unit_symbol(str(units[-1]))
         numbers = "   ".join(f"{a} {p:,.0f}" for a, p in zip("zyx"[-len(position) :], position, strict=True))
         cell = meaning_at(model)
-        self.position.setText(
-            (f"{cell} cell   " if cell else "") + f"{numbers} {symbol}".replace(",", "\u202f")
-        )
+        told = f"{cell} cell" if cell else value_text(model)
+        self.position.setText((f"{told}   " if told else "") + f"{numbers} {symbol}".replace(",", "\u202f"))
+
+
+def value_text(model: ViewerModel) -> str:
+    """``Neurons 12``: what the selected image or labels hold under the pointer, of the slice in memory; '' for none."""
+    layer = model.layers.selection.active
+    if not isinstance(layer, Image) and not isinstance(layer, Labels):
+        return ""
+    units = model.layers.units
+    if (
+        not layer.loaded
+        or model.dims.ndisplay != 2
+        or units is None
+        or tuple(layer.units) != tuple(units[-layer.ndim :])
+    ):
+        return ""
+    value = layer.get_value(model.cursor.position, dims_displayed=list(model.dims.displayed), world=True)
+    if isinstance(value, tuple):  # of several levels: the level, and the value
+        value = value[1]
+    return (
+        ""
+        if value is None
+        else f"{layer.name} {value:.4g}"
+        if layer.dtype.kind == "f"
+        else f"{layer.name} {value}"
+    )

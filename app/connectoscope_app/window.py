@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,21 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.qt import QtViewer
 from napari.utils.notifications import Notification, notification_manager
-from qtpy.QtCore import QCoreApplication, QEvent, QObject, QSize, Qt, QTimer
+from qtpy.QtCore import QCoreApplication, QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent, QIcon, QResizeEvent
 from qtpy.QtWidgets import QMainWindow, QPlainTextEdit
 
 from connectoscope.adaptation.labelling import is_patches
-from connectoscope.errors import UserError
+from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.jobs.folder import JobFolder
+from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes import Volume
+from connectoscope.volumes.stores import is_url
 from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, short_name
 from connectoscope_app.comparison import Comparison
-from connectoscope_app.dialogs import ErrorDialog
+from connectoscope_app.dialogs import ErrorDialog, VolumeChoice
 from connectoscope_app.docks import hide_stray_tabs, make_docks
 from connectoscope_app.job_results import JobResults, job_name
 from connectoscope_app.jobs_panel import JobsPanel
@@ -40,7 +44,7 @@ from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.plan_view import planned_task
 from napari_connectoscope.points import is_points
 from napari_connectoscope.table import fly_to
-from napari_connectoscope.trust import is_reconstruction
+from napari_connectoscope.threads import background
 
 _LAYOUT_VERSION = 3  # raise it when docks change, so that old layouts are not restored
 _LOG_LINES = 2000
@@ -61,6 +65,8 @@ class MainWindow(QMainWindow):
     Args:
         settings: What is remembered; default: the user's file.
     """
+
+    napari_said = Signal(str)  # from any thread
 
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__()
@@ -121,6 +127,7 @@ class MainWindow(QMainWindow):
         self._add_history()
         for line in warnings:
             self.tell(line)
+        QTimer.singleShot(1000, self, lambda: background(self, _import_ahead, lambda _: gc.freeze()))
 
     # -- assembly --------------------------------------------------------------------------------------------
     def _connect(self) -> None:
@@ -142,9 +149,11 @@ class MainWindow(QMainWindow):
         self.labels.volume_wanted.connect(self.open_volume)
         self.labels.opened.connect(self.remember)
         self.labels.train_wanted.connect(lambda values: commands.show_training(self, values))
+        self.napari_said.connect(self.tell)
         notification_manager.notification_ready.connect(self._napari_says)
         self.tables.fly_wanted.connect(lambda world, unit: fly_to(self.viewer, world, unit))
         self.panes.pane_added.connect(self._follow_pane)
+        self.panes.unreadable.connect(self._tell_unreadable)
         self._follow_pane(self.viewer)
 
     def _follow_pane(self, model: ViewerModel) -> None:
@@ -170,7 +179,11 @@ class MainWindow(QMainWindow):
         self.log.appendPlainText(line)
 
     def _napari_says(self, notification: Notification) -> None:
-        self.tell(str(notification.message))
+        self.napari_said.emit(str(notification.message))
+
+    def _tell_unreadable(self, line: str, details: str) -> None:
+        self.tell(line)
+        self.log.appendPlainText(details)
 
     def show_error(self, line: str, details: str = "") -> None:
         """The error dialog: one line, what to do, details folded."""
@@ -221,11 +234,18 @@ class MainWindow(QMainWindow):
             self.volume_opened(source, layer, volume)
 
         def failed(line: str) -> None:
-            self.settings.forget_volume(source)
-            self._recent_changed()
+            if not is_url(source):  # a server may be back tomorrow
+                self.settings.forget_volume(source)
+                self._recent_changed()
             self.show_error(line)
 
-        open_in_background(viewer, source, owner=self.answers, opened=opened, failed=failed, **choices)
+        def several(error: SeveralVolumes) -> None:
+            self.tell(f"{short_name(source)} holds several volumes: choose one")
+            VolumeChoice(short_name(source), error.choices, self.open_volume, self).open()
+
+        open_in_background(
+            viewer, source, owner=self.answers, opened=opened, failed=failed, several=several, **choices
+        )
 
     def volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
         """Know a volume that has got its layer."""
@@ -390,5 +410,16 @@ class MainWindow(QMainWindow):
         self.task_panel.close_preview()
         self.labels.close_session()
         self.panes.close_panes()
+        gc.unfreeze()
         super().closeEvent(event)
         self.deleteLater()
+
+
+def _import_ahead() -> None:
+    """What napari imports with the first labels, which would hold the interface up for half a second of a running job.
+
+    All that is there then is of the program, so the garbage collector, who takes a quarter of a second to look at it, is
+    told to leave it (``gc.freeze``) until the window closes.
+    """
+    for name in ("pandas", "skimage.color.colorconv"):
+        import_module(name)

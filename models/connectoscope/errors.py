@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class ConnectoscopeError(Exception):
     """Ends a run with ``exit_code``; its text is one line for the user."""
@@ -17,6 +19,22 @@ class UserError(ConnectoscopeError):
 
 class Unreadable(UserError):
     """Voxels that the input promises but does not give: a damaged file, a lost connection."""
+
+
+class Corrupt(Unreadable):
+    """Voxels whose bytes are there but damaged."""
+
+
+class SeveralVolumes(UserError):
+    """Several volumes where one must be named.
+
+    Attributes:
+        choices: What each is opened as (``file.h5::/raw``), and what it is, for people.
+    """
+
+    def __init__(self, line: str, choices: Iterable[tuple[str, str]]) -> None:
+        super().__init__(line)
+        self.choices = tuple(choices)
 
 
 class Cancelled(ConnectoscopeError):

@@ -15,8 +15,8 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QFormLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from connectoscope.errors import UserError
@@ -31,7 +31,14 @@ from napari_connectoscope.fields import (
     make_field,
 )
 from napari_connectoscope.source_field import SourceField
-from napari_connectoscope.sources import LAYER_PREFIX, layer_facts, snapshot, source_of, visible_box
+from napari_connectoscope.sources import (
+    LAYER_PREFIX,
+    layer_facts,
+    length_unit,
+    snapshot,
+    source_of,
+    visible_box,
+)
 from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
 
@@ -225,7 +232,10 @@ class TaskForm(QWidget):
         model = next((f.value() for f in self.fields.values() if isinstance(f, ModelField)), None)
         card = self._cards.get(model or "")
         if isinstance(target, ChecksField) and card is not None:
-            tips = {_WORDS.get(o.name, o.name): o.meaning for o in card.outputs}
+            outputs = [
+                o for o in card.outputs if not o.name.startswith("affinity_")
+            ]  # neurons are made of them
+            tips = {_WORDS.get(o.name, o.name): o.meaning for o in outputs}
             if self.task.name == "segment" and "membranes" in tips:
                 tips["neurons"] = "cells, agglomerated from what lies between the membranes"
             target.set_choices(list(tips), tips)
@@ -277,7 +287,9 @@ class TaskForm(QWidget):
         try:
             for name, value in values.items():
                 if value == "" and not isinstance(self._infos[name].default, str):
-                    raise UserError(f"{self.label(name)} is empty: {self._infos[name].description}")
+                    label = self.label(name)
+                    wanted = (self._infos[name].description or "").removeprefix(f"{label}: ")
+                    raise UserError(f"{label} is empty: {wanted}")
             return self.task.parameters.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
@@ -310,6 +322,13 @@ class TaskForm(QWidget):
         """
         self.parameters()
         values, layer, image = self.values(), self.layer(), None
+        size = self.task.source_voxel_size
+        wanted = "model" in values and size in values and not values[size]
+        if layer is not None and wanted and length_unit(layer) is None:
+            text = f"'{layer.name}' does not state its voxel size: enter it as {self.label(size)}, for example 40,4,4nm"
+            self.reveal(size)
+            self.show_error(text)
+            raise UserError(text)
         if layer is not None and source_of(layer) is None:
             try:
                 image = snapshot(self._viewer, layer, values.get(self.task.source_voxel_size))
@@ -342,6 +361,15 @@ class TaskForm(QWidget):
         """One red line under the fields; '' clears it."""
         self._error.setText(text)
         self._error.setVisible(bool(text))
+        if text:
+            QTimer.singleShot(0, self, self._reveal_error)  # once it has got its place
+
+    def _reveal_error(self) -> None:
+        parent = self.parentWidget()
+        while parent is not None and not isinstance(parent, QScrollArea):
+            parent = parent.parentWidget()
+        if parent is not None:
+            parent.ensureWidgetVisible(self._error)
 
 
 def command_line(task: Task, values: Mapping[str, Any]) -> str:

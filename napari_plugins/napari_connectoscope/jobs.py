@@ -283,7 +283,9 @@ class JobModel(QAbstractTableModel):
     @staticmethod
     def _state_text(watcher: JobWatcher) -> str:
         if watcher.state is not None:
+            status = watcher.state.status.capitalize()
             read = level0_text(watcher.summary) if watcher.state.status == "done" else ""
-            return " · ".join(filter(None, (watcher.state.status.capitalize(), read)))
+            why = watcher.state.message if watcher.state.status == "paused" else ""  # it waits for somebody
+            return f"{status}: {why}" if why else " · ".join(filter(None, (status, read)))
         phase = watcher.last_progress.get("phase")
         return str(phase).capitalize() if phase else "Starting"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from napari.layers import Image, Labels, Layer, Points
 from napari.utils import Colormap
 from qtpy.QtCore import QObject
 
+from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes import Volume, open_volume
-from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.geometry import Box, Index3
+from connectoscope.volumes.stores import Location, is_url
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
 from napari_connectoscope.lazy import LivePyramid
 from napari_connectoscope.sources import finest
@@ -39,6 +42,7 @@ _OTHER_COLOURS = ("#5aa9ff", "#ff6b5a", "#b48cff", "#2ee6e6", "#e6e62e")
 TITLES = {"boundary": "Membranes"}
 
 _SAMPLED_VOXELS = 1 << 22
+_SAMPLED_BOX = (32, 128, 128)
 
 
 def colour_of(name: str, number: int = 0) -> str:
@@ -62,8 +66,9 @@ def contrast_of(volume: Volume) -> tuple[float, float]:
     A coarser level is an average: its extremes are nearer together, and full resolution would look burnt out.
     """
     whole = Box.of(volume.shape)
-    boxes = [whole] if whole.size <= _SAMPLED_VOXELS else _spread(whole.shape)
-    sample = np.concatenate([volume.read(box).ravel() for box in boxes])
+    boxes = [whole] if whole.size <= _SAMPLED_VOXELS else _spread(whole.shape, volume.levels[0].chunks)
+    with ThreadPoolExecutor(len(boxes)) as pool:  # of a slow server all at once
+        sample = np.concatenate([part.ravel() for part in pool.map(volume.read, boxes)])
     if sample.dtype.kind == "f":
         sample = sample[np.isfinite(sample)]
     if sample.size == 0:
@@ -72,16 +77,20 @@ def contrast_of(volume: Volume) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _spread(shape: tuple[int, int, int]) -> list[Box]:
-    """The centre of a level and the centres of its eight octants, 64 voxels a side or less."""
+def _spread(shape: Index3, chunks: Index3) -> list[Box]:
+    """In the chunks at the centre of a level and at those of its eight octants, one part each."""
     centres = [
         (0.5, 0.5, 0.5),
         *((z, y, x) for z in (0.25, 0.75) for y in (0.25, 0.75) for x in (0.25, 0.75)),
     ]
     boxes = []
     for centre in centres:
-        start = [max(0, round(n * c) - 32) for n, c in zip(shape, centre, strict=True)]
-        stop = [min(n, a + 64) for n, a in zip(shape, start, strict=True)]
+        start, stop = [], []
+        for n, chunk, side, c in zip(shape, chunks, _SAMPLED_BOX, centre, strict=True):
+            at = min(round(n * c), n - 1)
+            first = at // chunk * chunk
+            start.append(max(first, at - side // 2))
+            stop.append(min(first + chunk, at + side // 2, n))
         boxes.append(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2])))
     return boxes
 
@@ -187,6 +196,7 @@ def open_in_background(
     owner: QObject | None = None,
     opened: Callable[[Layer, Volume], None] | None = None,
     failed: Callable[[str], None],
+    several: Callable[[SeveralVolumes], None] | None = None,
     **choices: Any,
 ) -> None:
     """Open a volume and read its statistics in a thread, then add its layer.
@@ -195,17 +205,30 @@ def open_in_background(
         owner: Nothing is added once it is gone.
         opened: Called with the layer and its volume.
         failed: Called with one line for the user.
+        several: Called instead where one of several volumes must be chosen.
         choices: ``channel``, ``time``, ``voxel_size`` of ``open_volume``.
     """
 
-    def read() -> tuple[Volume, Layer]:
-        volume = open_volume(source, **choices)
-        (data,) = volume_layers(volume, labels=is_labels(volume.source), voxel_size=choices.get("voxel_size"))
-        return volume, make_layer(data)
+    def read() -> tuple[Volume, Layer] | SeveralVolumes:
+        try:
+            volume = open_volume(source, **choices)
+        except SeveralVolumes as error:
+            if several is None:
+                raise
+            return error
+        labels = volume.dtype == np.uint64 or is_labels(volume.source)  # no microscope counts that far
+        ((data, options, kind),) = volume_layers(volume, labels=labels, voxel_size=choices.get("voxel_size"))
+        # Hidden until it stands at its section: napari would read the first one, and of a server that takes long.
+        return volume, make_layer((data, {**options, "visible": False}, kind))
 
-    def add(answer: tuple[Volume, Layer]) -> None:
+    def add(answer: tuple[Volume, Layer] | SeveralVolumes) -> None:
+        if isinstance(answer, SeveralVolumes):
+            if several is not None:
+                several(answer)
+            return
         volume, layer = answer
         _add_source(viewer, layer)
+        layer.visible = True
         if opened is not None:
             opened(layer, volume)
         background(None, _warm_up, lambda _: None)
@@ -220,14 +243,27 @@ def _warm_up() -> None:
 
 
 def is_labels(source: str) -> bool:
-    """Whether a local OME-Zarr or precomputed volume says of itself that it holds labels."""
+    """Whether an OME-Zarr or precomputed volume says of itself that it holds labels. Asks a server where it is remote."""
     for name in ("zarr.json", ".zattrs", "info"):
-        try:
-            attributes = json.loads((Path(source) / name).read_text())
-        except (OSError, ValueError):
+        attributes = _read_json(source, name)
+        if attributes is None:
             continue
         if name == "info":
             return bool(attributes.get("type") == "segmentation")
         attributes = attributes.get("attributes", attributes)
         return "image-label" in attributes or "image-label" in attributes.get("ome", {})
     return False
+
+
+def _read_json(source: str, name: str) -> dict[str, Any] | None:
+    if is_url(source):
+        try:
+            answer = Location.of(source).read_json(name)
+        except UserError:
+            return None
+        return None if answer is None else answer[0]
+    try:
+        attributes = json.loads((Path(source) / name).read_text())
+    except (OSError, ValueError):
+        return None
+    return attributes if isinstance(attributes, dict) else None

@@ -14,6 +14,7 @@ from napari.layers import Image, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
+from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes import open_volume, read_marks
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
@@ -31,7 +32,7 @@ from napari_connectoscope.lazy import LivePyramid
 from napari_connectoscope.points import fit_to_viewer, points_layers
 from napari_connectoscope.sources import layer_facts, visible_box
 from napari_connectoscope.threads import background
-from napari_connectoscope.trust import is_reconstruction, reconstruction_layers
+from napari_connectoscope.trust import reconstruction_layers
 
 REFRESH_SECONDS = 0.5
 _shown: WeakKeyDictionary[Layer, tuple[ref[ViewerModel], LivePyramid]] = WeakKeyDictionary()
@@ -139,16 +140,24 @@ def _is_live(path: str) -> bool:
 def probability_layers(
     path: str, targets: Sequence[str] | None = None
 ) -> tuple[list[LayerData], list[LivePyramid]]:
-    """Every output of an image result in its own colour, and the pyramids behind the layers."""
+    """The outputs of an image result in their own colours, and the pyramids behind the layers.
+
+    Args:
+        targets: Those of interest; the others begin hidden, and affinities are left out.
+    """
     if is_reconstruction(path):
         return reconstruction_layers(path)
     first = open_volume(path)
     names = first.channels or (first.name,)
     live = _is_live(path)
     wanted = {"boundary" if target == "membranes" else target for target in targets or ()}
+    # What neurons are made of is not looked at, and each layer costs a tenth of a second.
+    left_out = {n for n in names if n.startswith("affinity_")} - wanted if wanted else set()
     layers: list[LayerData] = []
     pyramids = []
     for number, name in enumerate(names):
+        if name in left_out:
+            continue
         volume = first if not first.channels or number == first.channel else open_volume(path, channel=number)
         data, pyramid = layer_data(volume, live=live)
         options = {

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QLabel, QTableView, QVBoxLayout, QWidget
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit, unit_symbol
 
-_TITLES = {"volume_nm3": "Volume (nm³)", "mean_probability": "Mean probability", "id": "Object"}
+_TITLES = {
+    "volume_nm3": "Volume (nm³)",
+    "mean_probability": "Mean probability",
+    "id": "Object",
+    "mean_sd": "Mean sd",
+    "max_sd": "Largest sd",
+}
+_DOUBT = QColor("#e08a2e")  # to be read on light and dark
 _LENGTHS = frozenset({"z", "y", "x", "radius"})
 _HIDDEN = frozenset({"unit", "z0", "z1", "y0", "y1", "x0", "x1"})  # the box is for programs
 
@@ -79,6 +87,11 @@ class TableModel(QAbstractTableModel):
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         value = self.table.rows[self._order[index.row()]][self._shown[index.column()]]
+        if self.table.columns[self._shown[index.column()]] == "trusted" and value == "no":
+            if role == Qt.ItemDataRole.ForegroundRole:
+                return _DOUBT
+            if role == Qt.ItemDataRole.ToolTipRole:
+                return "The image under this object is more uncertain than 99 % of what its model was checked with"
         number = isinstance(value, int | float)
         if role == Qt.ItemDataRole.DisplayRole:
             return _shown_number(value) if number else value

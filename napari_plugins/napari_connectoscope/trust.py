@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from napari.utils import Colormap
 
-from connectoscope.errors import UserError
+from connectoscope.segmentation.trust import trusted_sd
 from connectoscope.volumes import open_volume, read_marks
 from napari_connectoscope.layers import LayerData, layer_data, place_of, volume_facts
 from napari_connectoscope.lazy import LivePyramid
@@ -51,14 +51,6 @@ class TotalSd(LivePyramid):
         return np.hypot(*(sd.astype(np.float32) for sd in both))
 
 
-def is_reconstruction(path: str) -> bool:
-    """Whether the volume at ``path`` was made by ``reconstruct``."""
-    try:
-        return bool(read_marks(path).get("request", {}).get("task") == "reconstruct")
-    except (UserError, AttributeError):
-        return False
-
-
 def reconstruction_layers(path: str) -> tuple[list[LayerData], list[LivePyramid]]:
     """The layers of :data:`TITLES`, and the pyramids behind them."""
     marks = read_marks(path)
@@ -92,11 +84,6 @@ def reconstruction_layers(path: str) -> tuple[list[LayerData], list[LivePyramid]
         }
         layers.append((arrays if len(arrays) > 1 else arrays[0], options, "image"))
     return layers, [pyramid for pyramid, _, _ in parts.values()]
-
-
-def trusted_sd(marks: Mapping[str, Any]) -> float:
-    """The sd that 99 % of the voxels stayed below when the model was calibrated."""
-    return float(marks["calibration"]["trusted_sd"])
 
 
 def scale_end(marks: Mapping[str, Any]) -> float:

@@ -12,9 +12,10 @@ from qtpy.QtCore import QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QLinearGradient, QPainter, QPaintEvent
 from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSizePolicy, QSlider, QWidget
 
+from connectoscope.segmentation.trust import trusted_sd
 from connectoscope.volumes import read_marks
 from napari_connectoscope.sources import layer_facts
-from napari_connectoscope.trust import COVER, SHADES, STEP, reliability_plot, scale_end, trusted_sd
+from napari_connectoscope.trust import COVER, SHADES, STEP, reliability_plot, scale_end
 
 _STEPS = 200  # of the slider
 _INSET = 8  # pixels: half a slider's handle, so that colours and handle are at the same place

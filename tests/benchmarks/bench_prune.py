@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from bench_segment import SHAPE, make_volume
+from bench_segment import SHAPE
+from mirrored import make_volume
 from peer_torch_pruning import channels_of_greatest_magnitude
 from section import Section
 
@@ -72,7 +73,7 @@ def measure() -> Section:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = folder / "volume.ome.zarr"
-        make_volume(source)
+        make_volume(source, SHAPE)
         networks = {
             "synapse-vnc, dense": (dense.load_network(), halo),
             "masks only, a quarter of the connections": (masked(dense.load_network(), 0.25), halo),

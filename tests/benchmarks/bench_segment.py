@@ -12,32 +12,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from mirrored import make_volume
 from section import Section
 
 from connectoscope.networks.predictor import best_precision
-from connectoscope.volumes import ImageSpec, create_image, open_volume
-from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import find_model
 
 SHAPE = (48, 1152, 1152)  # 64 megavoxels
-
-
-def make_volume(path: Path) -> None:
-    """The sample, mirrored until it fills the shape: real texture at any size."""
-    sample = open_volume("sample:vnc")
-    level = sample.levels[0]
-    block = sample.read(Box.of(sample.shape))
-    pad = [(0, max(n - m, 0)) for n, m in zip(SHAPE, block.shape, strict=True)]
-    image = np.pad(block, pad, mode="symmetric")[: SHAPE[0], : SHAPE[1], : SHAPE[2]]
-    spec = ImageSpec(
-        shape=SHAPE,
-        dtype=image.dtype,
-        scale=level.scale,
-        translation=(0.0, 0.0, 0.0),
-        unit=sample.unit,
-        chunks=(16, 128, 128),
-    )
-    create_image(path, spec)[0].write(image).result()
 
 
 def measure() -> Section:
@@ -45,7 +26,7 @@ def measure() -> Section:
     bundle = find_model("synapse-vnc")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "volume.ome.zarr"
-        make_volume(source)
+        make_volume(source, SHAPE)
         line = [
             sys.executable,
             "-m",

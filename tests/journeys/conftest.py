@@ -10,6 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "app"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "plugin"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / "volumes"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit" / "adaptation"))
 
 from window_fixtures import fresh_configuration, make_window

@@ -35,7 +35,7 @@ steps = [
     lambda: window.open_volume(source) or True,
     lambda: len(window.viewer.layers) == 1,
     lambda: window.commands.trigger(window.commands.find("Segment", "Synapses")) or True,
-    lambda: window.task_panel.form.set_values({"destination": destination}) or True,
+    lambda: window.task_panel.form.set_values({"destination": destination, "model": "synapse-vnc-bb"}) or True,
     lambda: window.task_panel.run() or True,
 ]
 def tick():
@@ -48,14 +48,14 @@ application.exec()
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """The sample mirrored to 4 x 1100 x 1100: several tiles of real tissue."""
+    """A column of real tissue, 1152 x 64 x 64: six tiles of a narrow network."""
     sample = open_volume("sample:vnc")
-    image = sample.read(Box.of(sample.shape))
-    image = np.pad(image, ((0, 0), (0, 588), (0, 588)), mode="symmetric")[:, :1100, :1100]
+    image = sample.read(Box.of(sample.shape))[:, :64, :64]
+    image = np.pad(image, ((0, 1152 - len(image)), (0, 0), (0, 0)), mode="symmetric")
     scale = sample.levels[0].scale
     path = tmp_path / "volume.ome.zarr"
     create_image(
-        path, ImageSpec(image.shape, image.dtype, scale, (0.0, 0.0, 0.0), sample.unit, (4, 256, 256))
+        path, ImageSpec(image.shape, image.dtype, scale, (0.0, 0.0, 0.0), sample.unit, (64, 64, 64))
     )[0].write(image).result()
     return path
 

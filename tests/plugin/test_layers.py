@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from connectoscope.errors import UserError
-from connectoscope.volumes import open_volume, set_attributes
+from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope import layers
 from napari_connectoscope.layers import add_volume, open_in_background
@@ -15,6 +15,7 @@ from napari_connectoscope.lazy import LazyArray
 from napari_connectoscope.results import (
     add_result,
     finish_results,
+    probability_layers,
     refresh_result,
 )
 from napari_connectoscope.sources import source_of, visible_box
@@ -153,3 +154,13 @@ def test_colours_are_the_same_everywhere():
     assert layers.colour_of("boundary") == layers.colour_of("membranes")
     assert layers.title_of("boundary") == "Membranes"
     assert layers.title_of("affinity_z") == "Affinity z"
+
+
+def test_affinities_are_left_out_where_others_are_wanted(tmp_path):
+    path, names = tmp_path / "out.ome.zarr", ("boundary", "affinity_0_0_-1")
+    spec = ImageSpec(
+        (2, 8, 8), np.dtype("u1"), (40.0, 4.0, 4.0), (0.0, 0.0, 0.0), "nanometer", (2, 8, 8), channels=names
+    )
+    create_image(path, spec)
+    for targets, count in ((["neurons"], 1), (["affinity_0_0_-1"], 2), (None, 2)):
+        assert len(probability_layers(str(path), targets)[0]) == count

@@ -36,6 +36,20 @@ def test_shows_what_people_want(table):
     assert "3 objects" in table.summary.text()
 
 
+def test_marks_objects_that_are_not_trusted(qtbot, tmp_path):
+    path = tmp_path / "neurons.csv"
+    head, *rows = CSV.splitlines()
+    more = ("mean_sd,max_sd,trusted", "0.03,0.08,yes", "0.14,0.2,no", "0.02,0.3,yes")
+    path.write_text("".join(f"{a},{b}\n" for a, b in zip((head, *rows), more, strict=True)))
+    widget = ObjectTable(path)
+    qtbot.addWidget(widget)
+    assert column(widget, 8) == ["yes", "no", "yes"]
+    index = [widget.model.index(row, 8) for row in range(3)]
+    colours = [widget.model.data(i, Qt.ItemDataRole.ForegroundRole) for i in index]
+    assert [colour is not None for colour in colours] == [False, True, False]
+    assert "uncertain" in widget.model.data(index[1], Qt.ItemDataRole.ToolTipRole)
+
+
 def test_sorts_numbers_as_numbers(table):
     table.view.sortByColumn(4, Qt.SortOrder.AscendingOrder)
     assert column(table, 0) == ["2", "10", "1"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,15 @@ def check_same(path: Path, old: Signature, new: Signature) -> None:
         raise UserError(
             f"{path} was made by another request: {difference}. "
             "Choose another destination, or use --overwrite to start anew"
+        )
+
+
+def check_skipped(path: Path, summary: Mapping[str, Any], skip_corrupt: bool) -> None:
+    """Raises UserError when the finished result at ``path`` lacks chunks of its source, and nobody asks for that."""
+    if summary.get("skipped_chunks") and not skip_corrupt:
+        raise UserError(
+            f"{path} was made with --skip-corrupt and lacks {len(summary['skipped_chunks'])} damaged chunks of its "
+            "source. Ask for that again, choose another destination, or use --overwrite to start anew"
         )
 
 

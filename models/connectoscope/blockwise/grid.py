@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from connectoscope.blockwise.resample import resample_axis, resampled_length, taps
+from connectoscope.blockwise.resample import Taps, resample_axis, resampled_length, taps
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Box, Float3, Index3
 
@@ -69,19 +69,33 @@ class Grid:
 
         What is not finite in the source stays so.
         """
-        index = [reflected(box.start[a], box.stop[a], self.shape[a]) for a in range(3)]
-        inside = Box(_three(lambda a: int(index[a].min())), _three(lambda a: int(index[a].max()) + 1))
+        index, inside = self._inside(box)
         array = self._read_inside(inside)
         for a in range(3):
             if inside.start[a] != box.start[a] or inside.stop[a] != box.stop[a]:
                 array = np.take(array, index[a] - inside.start[a], axis=a)
         return array
 
+    def skipped_in(self, box: Box) -> list[Box]:
+        """The corrupt chunks (voxels of the source level) that :meth:`read` of ``box`` took as 0."""
+        rows = self._taps(self._inside(box)[1])
+        source = Box(_three(lambda a: rows[a].start), _three(lambda a: rows[a].stop))
+        return self.volume.skipped_in(source, self.level)
+
+    def _inside(self, box: Box) -> tuple[list[NDArray[np.int64]], Box]:
+        """For each axis the indices inside the grid that ``box`` shows, and the box that holds them."""
+        index = [reflected(box.start[a], box.stop[a], self.shape[a]) for a in range(3)]
+        return index, Box(_three(lambda a: int(index[a].min())), _three(lambda a: int(index[a].max()) + 1))
+
+    def _taps(self, box: Box) -> list[Taps]:
+        """What each voxel of ``box`` (inside the grid) is made of, axis by axis."""
+        n = self.volume.levels[self.level].shape
+        return [taps(box.start[a], box.stop[a], self.factor[a], n[a]) for a in range(3)]
+
     def _read_inside(self, box: Box) -> NDArray[np.float32]:
         if self.factor == (ONE, ONE, ONE):
             return _float32(self.volume.read(box, self.level))
-        n = self.volume.levels[self.level].shape
-        rows = [taps(box.start[a], box.stop[a], self.factor[a], n[a]) for a in range(3)]
+        rows = self._taps(box)
         source = Box(_three(lambda a: rows[a].start), _three(lambda a: rows[a].stop))
         if source.size > READ_LIMIT and box.shape[0] > 1:
             middle = (box.start[0] + box.stop[0]) // 2

@@ -26,6 +26,7 @@ from typing import Any
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Box, Index3
+from connectoscope.volumes.volume import CORRUPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +254,13 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
         if was != now:
             return f"{key} was {_short(was)} and is now {_short(now)}"
     return None
+
+
+def as_begun(fresh: Signature, begun: Signature | None) -> Signature:
+    """``fresh`` with the chunks that were sampled when the run began, where some of them have become corrupt since."""
+    if begun is None or not fresh["input"]["chunks"].startswith(CORRUPT):
+        return fresh
+    return fresh | {"input": fresh["input"] | {"chunks": begun["input"]["chunks"]}}
 
 
 def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

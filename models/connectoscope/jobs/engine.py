@@ -17,11 +17,11 @@ import time
 import traceback
 from typing import Any
 
-from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped, UserError
+from connectoscope.errors import Cancelled, ConnectoscopeError, Corrupt, Stopped, Unreadable, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.jobs.events import OUT_OF_SPACE, Listener
 from connectoscope.jobs.folder import JobFolder
-from connectoscope.jobs.memory import is_out_of_memory, peak_memory_mb
+from connectoscope.jobs.memory import is_out_of_memory, keep_freed_memory, peak_memory_mb
 from connectoscope.jobs.request import parse_parameters
 from connectoscope.tasks.base import load_task
 
@@ -79,7 +79,7 @@ def _ended_by(
             traceback.print_exception(error, file=log)
     if is_out_of_memory(error):
         return OUT_OF_MEMORY
-    error = _understood(error, job)
+    error = understood(error, job)
     if context is not None:
         with contextlib.suppress(OSError):
             context.flush_progress()
@@ -98,23 +98,38 @@ def bug_message(error: BaseException | str, job: JobFolder) -> str:
     return f"unexpected error ({what}); this is a bug, please report it with the log {job.log_path}"
 
 
-def _understood(error: BaseException, job: JobFolder) -> BaseException:
+def understood(error: BaseException, job: JobFolder) -> BaseException:
     """Errors of the machine and the keyboard in our words; others as they are."""
     if isinstance(error, KeyboardInterrupt):
         return Cancelled("cancelled; what was finished is kept")
+    unreadable = error if isinstance(error, Unreadable) else error.__cause__
+    if isinstance(unreadable, Unreadable):
+        return _without_input(error, unreadable, job)
     number = error.errno if isinstance(error, OSError) else None
     # TensorStore reports in its own exceptions, with the system's text inside.
     if number in OUT_OF_SPACE or any(os.strerror(n) in str(error) for n in OUT_OF_SPACE):
         return Stopped("the disk is full; make room, then resume")
-    if number in _NOT_WRITABLE or isinstance(error, PermissionError):
+    told = next((os.strerror(n) for n in _NOT_WRITABLE if os.strerror(n) in str(error)), None)
+    if number in _NOT_WRITABLE or isinstance(error, PermissionError) or told:
         where = getattr(error, "filename", None) or "the destination"
-        reason = (getattr(error, "strerror", None) or "permission denied").lower()
+        reason = (getattr(error, "strerror", None) or told or "permission denied").lower()
         if job.has_begun():
             return Stopped(f"{where} is no longer accessible ({reason}); mend that, then resume")
         return UserError(
             f"{where} is not accessible ({reason}); choose another place or ask for the permission"
         )
     return error
+
+
+def _without_input(error: BaseException, unreadable: Unreadable, job: JobFolder) -> ConnectoscopeError:
+    """The source could not be read on: nobody's fault here, so what was begun can go on."""
+    text = str(error)
+    fields = load_task(job.request.task).parameters.model_fields
+    if isinstance(unreadable, Corrupt) and "skip_corrupt" in fields:
+        text += ". --skip-corrupt takes damaged chunks as 0"
+    if isinstance(error, Stopped):
+        return Stopped(text)
+    return Stopped(f"{text}; mend that, then resume") if job.has_begun() else UserError(text)
 
 
 def die_with_parent(parent: int) -> None:
@@ -155,6 +170,7 @@ def main() -> None:
     options = parser.parse_args()
     die_with_parent(options.parent)
     faulthandler.enable()  # a crash in native code leaves its stack in the log
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor passes it on as the file "cancel"
     job = JobFolder(options.folder)
     if job.request.background:

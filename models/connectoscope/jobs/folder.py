@@ -77,7 +77,7 @@ class JobFolder:
         folder = cls(path if path is not None else f"{request.destination}.job")
         if os.path.lexists(folder.path) and not folder._empty():
             if folder._may_go_on(request):
-                folder._take_workers(request)
+                folder._take_over(request)
                 return folder
             folder.remove()
         elif not folder.path.parent.is_dir():
@@ -189,10 +189,12 @@ class JobFolder:
             "Ask for the same again to resume it, choose another destination, or use --overwrite"
         )
 
-    def _take_workers(self, request: JobRequest) -> None:
-        """Who does the blocks may change between two runs; the bytes do not."""
+    def _take_over(self, request: JobRequest) -> None:
+        """What may change between two runs: who does the blocks, and switches that can be added."""
+        own = self.request
+        added = {name: request.parameters[name] for name in request.addable()}
         crew = {"workers": request.workers, "scheduler": request.scheduler}
-        text = self.request.model_copy(update=crew).to_json()
+        text = own.model_copy(update={**crew, "parameters": {**own.parameters, **added}}).to_json()
         if text != self.request_path.read_text():
             part = self.request_path.with_suffix(".part")
             part.write_text(text)

@@ -1,9 +1,12 @@
-"""How much memory was used, and whether the system killed somebody for it."""
+"""How much memory was used, whether the system killed somebody for it, and what is kept for the next use."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from pathlib import Path
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8  # M_* of malloc.h
 
 
 def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
@@ -74,3 +77,18 @@ def peak_memory_mb() -> float | None:
     except ImportError:
         return None
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)  # bytes on macOS
+
+
+def keep_freed_memory() -> None:
+    """Freed memory stays with this process, for its main thread to use again: nothing outside of glibc.
+
+    Otherwise glibc returns every large block to the system, which clears the next one page by page: a fifth of a network's
+    time on large tiles, for a peak that is the less by a third. What the many other threads free stays where all of them
+    find it again, instead of a heap for each.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl
+        if mallopt is not None:
+            for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+                mallopt(option, 2**31 - 1)
+            mallopt(_ARENAS, 2)

@@ -102,11 +102,17 @@ class JobRequest(BaseModel):
         name = load_task(self.task).destination
         return Path(self.parameters[name]) if name is not None else None
 
+    def addable(self) -> list[str]:
+        """Parameters that an unfinished run may be given when it goes on."""
+        fields = load_task(self.task).parameters.model_fields.items()
+        return [name for name, info in fields if parameter_facts(info).get("addable")]
+
     def differences(self, new: JobRequest) -> list[str]:
         """In words, what ``new`` asks for differently from this one, as far as it changes the result."""
         if new.task != self.task:
             return [f"task was {self.task}, now {new.task}"]
-        names = sorted({*self.parameters, *new.parameters})
+        added = {name for name in new.addable() if new.parameters.get(name) and not self.parameters.get(name)}
+        names = sorted({*self.parameters, *new.parameters} - added)
         found = [
             f"{name} was {self.parameters.get(name)}, now {new.parameters.get(name)}"
             for name in names

@@ -25,7 +25,7 @@ from typing import Any
 
 from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped
 from connectoscope.jobs.context import threads_of
-from connectoscope.jobs.engine import OUT_OF_MEMORY, bug_message
+from connectoscope.jobs.engine import OUT_OF_MEMORY, bug_message, understood
 from connectoscope.jobs.events import FINAL_EVENTS, EventWriter, Listener, last_event
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.lock import JobLock
@@ -59,12 +59,19 @@ def run_job(
 
     Raises:
         UserError: when this is no job folder, or somebody else runs it.
+        Stopped: when the job folder cannot be written any more.
     """
     job = folder if isinstance(folder, JobFolder) else JobFolder(folder)
     _ = job.request  # refused before anything is written
     _let_leave(job)
-    with job.lock() as lock:
-        return _Supervisor(job, lock, report, count_oom_kills).run()
+    try:
+        with job.lock() as lock:
+            return _Supervisor(job, lock, report, count_oom_kills).run()
+    except OSError as error:  # the job folder itself cannot be written any more
+        meaning = understood(error, job)
+        if meaning is error:
+            raise
+        raise meaning from error
 
 
 def _let_leave(job: JobFolder) -> None:

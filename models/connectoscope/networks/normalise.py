@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,18 +35,13 @@ def intensity_range(
     """The intensities at percentiles ``low`` and ``high`` (0-100) of a grid.
 
     Args:
-        read: Gives the intensities of a box of the grid, any real dtype.
+        read: Gives the intensities of a box of the grid, any real dtype; fewer where some cannot be read.
         shape: Of the grid, z, y, x.
 
     Raises:
-        UserError: when the sample holds not-a-numbers or infinities, or is constant.
+        UserError: when the sample is empty, holds not-a-numbers or infinities, or is constant.
     """
-    sample = np.concatenate([np.asarray(read(box)).ravel() for box in sample_boxes(shape)])
-    if sample.dtype.kind == "f" and not np.isfinite(sample).all():
-        share = 100 * (1 - np.isfinite(sample).mean())
-        raise UserError(
-            f"{share:.2g} % of the sampled voxels are not numbers or infinite; replace them, for example by 0, and try again"
-        )
+    sample = finite_sample(read, shape)
     a, b = (float(v) for v in np.percentile(sample, (low, high)))
     if not b > a:
         a, b = float(sample.min()), float(sample.max())
@@ -54,6 +50,23 @@ def intensity_range(
             f"the volume is constant (every sampled voxel is {a:g}): there is nothing to find in it"
         )
     return a, b
+
+
+def finite_sample(read: Callable[[Box], NDArray[np.generic]], shape: Index3) -> NDArray[Any]:
+    """The intensities of :func:`sample_boxes`, in one row.
+
+    Raises:
+        UserError: it holds not-a-numbers or infinities.
+    """
+    sample = np.concatenate([np.asarray(read(box)).ravel() for box in sample_boxes(shape)])
+    if not sample.size:
+        raise UserError("none of the sampled voxels can be read: restore the volume from its source")
+    if sample.dtype.kind == "f" and not np.isfinite(sample).all():
+        share = 100 * (1 - np.isfinite(sample).mean())
+        raise UserError(
+            f"{share:.2g} % of the sampled voxels are not numbers or infinite; replace them, for example by 0, and try again"
+        )
+    return sample
 
 
 def normalise(array: NDArray[np.generic], low: float, high: float) -> NDArray[np.float32]:

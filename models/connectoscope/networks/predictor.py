@@ -25,7 +25,7 @@ from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.volumes.geometry import Index3
 
-TILE_VALUES = 144_000_000  # that one convolution reads and writes on the default tile, which runs in 2 GB
+TILE_VALUES = 576_000_000  # that one convolution reads and writes on the default tile, which runs in 4 GB
 TILE_VOXELS = 6_000_000  # of tiles whose network is not known, and of previews, which must come soon
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -59,7 +59,7 @@ def choose_tile(grid: Index3, halo: Index3, stride: Index3, voxels: int = TILE_V
     whole = [_up(n, s) + 2 * h for n, h, s in zip(grid, halo, stride, strict=True)]
     best: tuple[float, int, Index3] | None = None
     for depth in sorted(
-        {min(whole[0], _up(c, stride[0]) + 2 * halo[0]) for c in (8, 12, 16, 24, 32, 48, 64, 96)}
+        {min(whole[0], _up(c, stride[0]) + 2 * halo[0]) for c in (8, 12, 16, 24, 32, 48, 64, 96, 128, 192)}
     ):
         side = math.isqrt(voxels // depth)
         tile = [depth]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from connectoscope.errors import UserError
-from connectoscope.networks import upscaling
+from connectoscope.networks import onnx_network, upscaling
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 
 
@@ -17,6 +17,10 @@ def parse_architecture(name: str, arguments: dict[str, Any]) -> UNet3dArguments:
     """
     if name == upscaling.NAME:
         raise UserError("this model makes EM from X-ray: use it with 'connectoscope reconstruct'")
+    if name == onnx_network.NAME:
+        raise UserError(
+            "this model is an imported ONNX network: it can segment, but not be trained, adapted, signed, pruned or exported"
+        )
     if name != "unet3d":
         raise UserError(
             f"architecture '{name}' is not known here; known: unet3d (is the bundle from a newer version?)"

@@ -22,26 +22,27 @@ from connectoscope.volumes.ome_zarr_write import open_image_for_writing
 from connectoscope.zoo import find_model
 
 
-def make_block(folder: str, revision: int, id: str) -> Done:
+def make_block(folder: str, revision: int, skip_corrupt: bool, id: str) -> Done:
     """Read, compute and write one block of the probabilities.
 
     Args:
         folder: Of the job; its plan is fixed and its image is there.
         revision: Of the plan, since a smaller tile is another network.
+        skip_corrupt: As in the parameters, since it may have been added to a run that goes on.
         id: Of the block.
     """
-    phase, blocks = _station(folder, revision)
+    phase, blocks = _station(folder, revision, skip_corrupt)
     return do_block(phase, blocks[id])
 
 
 @functools.lru_cache(maxsize=1)
-def _station(folder: str, revision: int) -> tuple[Phase[Any], Mapping[str, Block]]:
+def _station(folder: str, revision: int, skip_corrupt: bool) -> tuple[Phase[Any], Mapping[str, Block]]:
     job = JobFolder(folder)
     parameters = Segment(**job.request.parameters)
     plan = Plan.read(job.plan_path)
     if plan is None or plan.revision != revision:
         raise UserError(f"{job.plan_path} is not the plan of this run; do all workers see the same files?")
-    volume = open_source(parameters, parameters.source)
+    volume = open_source(parameters, parameters.source, skip_corrupt=skip_corrupt)
     bundle = find_model(parameters.model)
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
     predictor = planned_predictor(bundle, plan, parameters.exact)

@@ -23,6 +23,7 @@ import tensorstore as ts
 from connectoscope.blockwise.destination import (
     check_apart,
     check_same,
+    check_skipped,
     check_writable,
     delete_locks,
     found_at,
@@ -33,9 +34,9 @@ from connectoscope.blockwise.destination import (
 from connectoscope.blockwise.engine import Engine, Phase
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask, read_mask
-from connectoscope.blockwise.plan import Plan, Signature, blocks_of
+from connectoscope.blockwise.plan import Plan, Signature, as_begun, blocks_of
 from connectoscope.blockwise.pyramid import Pyramid
-from connectoscope.blockwise.tile import told_of_tiles
+from connectoscope.blockwise.tile import skipped_chunks, told_of_tiles
 from connectoscope.cascade.ladder import Place
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
@@ -56,8 +57,9 @@ from connectoscope.segmentation.probabilities import (
     store_of_blocks,
 )
 from connectoscope.segmentation.setup import Setup, fix_plan, set_up
-from connectoscope.segmentation.table import objects_table
+from connectoscope.segmentation.table import number, objects_table
 from connectoscope.segmentation.targets import Target, choose_targets
+from connectoscope.segmentation.trust import Uncertainty
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
@@ -87,19 +89,22 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         )
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
     mask = None if parameters.within is None else open_volume(parameters.within)
-    basis = identity_of(setup, targets, parameters.exact, mask)
-    within = None if mask is None else read_mask(mask, setup.grid)
-    planned = given_plan(parameters.cascade, basis)
-    identity = signed(basis, parameters.cascade, planned)
     destination = Path(parameters.destination)
     check_apart(volume.source, destination)
     found = found_at(destination)
     existing = None if context.overwrite else found
+    basis = identity_of(setup, targets, parameters.exact, mask)
+    if existing is not None:
+        basis = as_begun(basis, existing["signature"])
+    within = None if mask is None else read_mask(mask, setup.grid)
+    planned = given_plan(parameters.cascade, basis)
+    identity = signed(basis, parameters.cascade, planned)
     warnings = [*setup.warnings(), *target_warnings]
     for text in warnings:
         context.warn(text)
     if existing is not None and existing.get("finished"):
         check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
+        check_skipped(destination, existing["summary"], parameters.skip_corrupt)
         return _already_complete(destination, bundle, targets, existing["summary"], context)
     check_writable(destination)
     if existing is None:
@@ -140,6 +145,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
             within,
             cascade,
             planned,
+            Uncertainty.of(volume, setup.grid),
         )
         return run.all()
 
@@ -194,6 +200,7 @@ class _Run:
     mask: Mask | None
     cascade: Cascade | None
     planned: CascadePlan | None
+    uncertainty: Uncertainty | None
     skipped: dict[str, Any] = field(default_factory=dict)
 
     def all(self) -> dict[str, Any]:
@@ -205,9 +212,8 @@ class _Run:
             weights["alignment"] = 5.0
         for target in self.targets:
             parts = {"fragments": 60.0, "contacts": 8.0} if target.evidence else {"components": 4.0}
-            weights |= {
-                f"{target.name}: {part}": weight for part, weight in (parts | {"labels": 6.0}).items()
-            }
+            parts |= {"labels": 6.0} | ({"trust": 2.0} if self.uncertainty else {})
+            weights |= {f"{target.name}: {part}": weight for part, weight in parts.items()}
         self.context.phases(**weights)
         stores, factors = self._image()
         _tell_image(self.destination, self.setup.bundle, self.context)
@@ -222,6 +228,8 @@ class _Run:
             "warnings": self.warnings,
             **self.skipped,
         }
+        if chunks := skipped_chunks(self.ledger.entries("probabilities/")):
+            summary["skipped_chunks"] = chunks
         delete_locks(self.destination)
         set_attributes(self.destination, finished=True, summary=summary)
         rate = voxels / 1e6 / max(time.monotonic() - began, 1e-9)
@@ -270,7 +278,9 @@ class _Run:
             setup.grid, setup.lattice, self.predictor, self.plan.intensity, look, self.mask
         )
         pyramid = Pyramid(stores, factors, labels=False)
-        work = partial(make_block, str(self.context.folder), self.plan.revision)
+        work = partial(
+            make_block, str(self.context.folder), self.plan.revision, self.setup.volume.skipped is not None
+        )
         store = store_of_blocks(
             setup, stores[0], self.predictor.outputs, self.destination, self.context.scratch
         )
@@ -332,9 +342,20 @@ class _Run:
         stores = make_image(path, spec, self.context.scratch)
         self.engine.run(maker.labels_phase(objects, stores[0], Pyramid(stores, factors, labels=True)))
         set_attributes(path, finished=True)
-        self._table(target, objects)
+        self._table(target, objects, self._trust(target, objects, stores[0]))
         _tell_objects(self.destination, target.name, len(objects), self.context)
         return len(objects)
+
+    def _trust(
+        self, target: Target, objects: Objects, labels: ts.TensorStore
+    ) -> list[tuple[str, ...]] | None:
+        """Of objects in a reconstruction: how far each is to be trusted."""
+        if self.uncertainty is None:
+            return None
+        scratch = self.context.scratch / f"{target.name}-trust"
+        start = self.setup.box.start
+        self.engine.run(self.uncertainty.phase(f"{target.name}: trust", labels, start, self.blocks, scratch))
+        return self.uncertainty.columns(objects.voxels, self.blocks, scratch, number)
 
     def _maker(self, target: Target, store: ts.TensorStore) -> ObjectMaker | NeuronMaker:
         setup, scratch = self.setup, self.context.scratch / target.name
@@ -368,10 +389,10 @@ class _Run:
             ),
         )
 
-    def _table(self, target: Target, objects: Objects) -> None:
+    def _table(self, target: Target, objects: Objects, trust: list[tuple[str, ...]] | None) -> None:
         folder = self.destination / "tables"
         folder.mkdir(exist_ok=True)
-        text = objects_table(objects, self.setup.grid, self.setup.box, self.setup.voxel_nm3)
+        text = objects_table(objects, self.setup.grid, self.setup.box, self.setup.voxel_nm3, trust)
         about = self._attributes(
             threshold=target.threshold, min_volume_nm3=target.min_volume_nm3, objects=len(objects)
         )["connectoscope"]

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from connectoscope.blockwise.destination import check_same
 from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.blockwise.plan import Lattice, Plan, Signature, chunk_of, library_versions
-from connectoscope.networks.normalise import intensity_range
 from connectoscope.networks.predictor import best_precision, choose_tile
 from connectoscope.volumes.geometry import NANOMETRES, Box, Float3, parse_box
 from connectoscope.volumes.ome_zarr_write import ImageSpec
+from connectoscope.zoo.intensity import wanted_range
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from connectoscope.jobs.context import Context
     from connectoscope.volumes import Volume
     from connectoscope.zoo import Bundle
@@ -92,8 +93,20 @@ class Setup:
         Raises:
             UserError: the sample is constant or holds what is no number.
         """
-        wanted = self.bundle.card.inputs.normalisation
-        return intensity_range(self.seen.read, self.seen.shape, wanted.low, wanted.high)
+        return wanted_range(self.bundle.card.inputs.normalisation, self._readable, self.seen.shape)
+
+    def _readable(self, box: Box) -> NDArray[np.float32]:
+        """Intensities of ``box`` without those of corrupt chunks, which say nothing of the tissue."""
+        values = self.seen.read(box)
+        skipped = self.seen.skipped_in(box)
+        if not skipped:
+            return values
+        kept = np.ones(box.shape, np.bool_)
+        z, y, x = (-i for i in box.start)
+        for chunk in skipped:
+            part = self.seen.box_from_level(chunk, self.seen.level).intersection(box)
+            kept[part.shifted((z, y, x)).slices] = False
+        return values[kept]
 
     def warnings(self) -> list[str]:
         """One line each, for people: what was assumed of the volume, and that it was resampled."""
@@ -150,7 +163,7 @@ def fix_plan(
         lattice=setup.lattice,
         tile=setup.lattice.tile,
         grid=setup.facts(),
-        precision=best_precision(context.device),
+        precision="float32" if setup.bundle.card.imported else best_precision(context.device),
         device=context.device,
         threads=pinned.get("threads", context.threads),
         intensity=(low, high),

@@ -59,6 +59,7 @@ def parameter(
     role: Role = "plain",
     argument: bool = False,
     advanced: bool = False,
+    addable: bool = False,
     unit: str | None = None,
     label: str | None = None,
     **bounds: Any,
@@ -71,6 +72,7 @@ def parameter(
         role: What it stands for; a ``source`` is a file dialog with samples, a ``model`` a list of models, ….
         argument: A positional argument on the command line instead of an option.
         advanced: Folded away in forms.
+        addable: A switch that an unfinished run may be given when it goes on; it cannot be taken away again.
         unit: Unit of the number, shown behind it.
         label: Name in forms; default is the field's name in words.
         bounds: ``ge``, ``le``, ``gt``, ``lt`` as pydantic knows them.
@@ -79,6 +81,7 @@ def parameter(
         "role": role,
         "argument": argument,
         "advanced": advanced,
+        "addable": addable,
         "unit": unit,
         "label": label,
     }
@@ -86,8 +89,18 @@ def parameter(
 
 
 def parameter_facts(info: FieldInfo) -> dict[str, Any]:
-    """What :func:`parameter` was told of a field: role, argument, advanced, unit, label."""
+    """What :func:`parameter` was told of a field: role, argument, advanced, addable, unit, label."""
     return dict(info.json_schema_extra) if isinstance(info.json_schema_extra, dict) else {}
+
+
+def skip_corrupt() -> Any:
+    """The field ``skip_corrupt`` of the tasks that have it."""
+    return parameter(
+        False,
+        advanced=True,
+        addable=True,
+        help="Take damaged chunks of the source as 0, and say which, instead of stopping there.",
+    )
 
 
 class OnVolume(Parameters):
@@ -117,17 +130,21 @@ class Searching(OnVolume):
     )
 
 
-def open_source(parameters: OnVolume, source: str) -> Volume:
+def open_source(parameters: OnVolume, source: str, *, skip_corrupt: bool = False) -> Volume:
     """The volume at ``source``, as the parameters say it is to be taken.
+
+    Args:
+        skip_corrupt: Its damaged chunks read as 0 and are noted.
 
     Raises:
         UserError: it cannot be opened, or channel, time or voxel size do not fit it.
     """
     from connectoscope.volumes import open_volume
 
-    return open_volume(
+    volume = open_volume(
         source, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
     )
+    return volume.skipping_corrupt() if skip_corrupt else volume
 
 
 @dataclass(frozen=True)

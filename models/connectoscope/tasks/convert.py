@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from connectoscope.errors import Stopped, UserError
-from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter, skip_corrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from connectoscope.jobs.context import Context
@@ -48,6 +49,7 @@ class Convert(Parameters):
     version: Literal["0.5", "0.4"] = parameter(
         "0.5", advanced=True, help="OME-Zarr version: 0.5 (zarr 3) or 0.4 (zarr 2) for older programs."
     )
+    skip_corrupt: bool = skip_corrupt()
 
 
 def run(parameters: Convert, context: Context) -> dict[str, Any]:
@@ -61,12 +63,17 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     from connectoscope.blockwise.destination import (
         check_apart,
         check_same,
+        check_skipped,
         check_writable,
         found_at,
         take_away,
     )
+    from connectoscope.blockwise.ledger import Ledger
+    from connectoscope.blockwise.plan import as_begun
+    from connectoscope.blockwise.tile import skipped_chunks
     from connectoscope.volumes import open_volume
     from connectoscope.volumes.conversion import Array, Lead
+    from connectoscope.volumes.corrupt import chunk_name, told_of_skipped
     from connectoscope.volumes.marks import set_marks
     from connectoscope.volumes.targets import Chunked, target_of
 
@@ -75,16 +82,11 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
 
     volumes: dict[tuple[int, int], Volume] = {}
 
-    def volume(time: int, channel: int) -> Volume:
-        if (time, channel) not in volumes:
-            volumes[time, channel] = open_volume(
-                parameters.source, channel=channel, time=time, voxel_size=parameters.voxel_size
-            )
-        return volumes[time, channel]
+    def opened(channel: int | str | None, time: int | None) -> Volume:
+        volume = open_volume(parameters.source, channel=channel, time=time, voxel_size=parameters.voxel_size)
+        return volume.skipping_corrupt() if parameters.skip_corrupt else volume
 
-    first = open_volume(
-        parameters.source, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
-    )
+    first = opened(parameters.channel, parameters.time)
     check_apart(first.source, destination)
     box = _box(parameters, first)
     spec = _spec(parameters, first, box, target)
@@ -97,32 +99,42 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     if note := target.note(spec):
         context.warn(note)
 
-    request = parameters.model_dump(mode="json", exclude={"destination"})
+    request = parameters.model_dump(mode="json", exclude={"destination", "skip_corrupt"})
     signature = {"task": "convert", "input": first.identity(), "parameters": request}
     found = found_at(destination)
     if found is not None and context.overwrite:
         take_away(destination, context.scratch)
         found = None
     if found is not None:
-        check_same(destination, found["signature"], signature)
+        check_same(destination, found["signature"], as_begun(signature, found["signature"]))
         if found.get("finished"):
+            check_skipped(destination, found["summary"], parameters.skip_corrupt)
             context.log(f"{destination} is already there, made from the same source: nothing to do")
             _tell(context, destination, spec)
             return {**found["summary"], "destination": str(destination)}
     else:
         check_writable(destination)
+        context.job.forget_progress()
     context.scratch.mkdir(parents=True, exist_ok=True)
     marked = _marked(spec, signature, context)
 
     lead_axes = spec.axes[:-3]
 
     def read(lead: Lead, part: Box) -> Array:
-        places = dict(zip(lead_axes, lead, strict=True))
-        if not lead_axes:
-            return first.read(part.shifted(box.start), parameters.level)
-        # What was not asked for as an axis is what `first` has chosen.
-        one = volume(places.get("t", first.time or 0), places.get("c", first.channel or 0))
-        return one.read(part.shifted(box.start), parameters.level)
+        where = part.shifted(box.start)
+        volume = first
+        if lead_axes:  # what was not asked for as an axis is what `first` has chosen
+            places = dict(zip(lead_axes, lead, strict=True))
+            time, channel = places.get("t", first.time or 0), places.get("c", first.channel or 0)
+            volume = volumes.get((time, channel)) or opened(channel, time)
+            volumes[time, channel] = volume
+        voxels = volume.read(where, parameters.level)
+        if skipped := volume.skipped_in(where, parameters.level):
+            at = "".join(f" of {axis}={i}" for axis, i in zip(lead_axes, lead, strict=True))
+            names = [chunk_name(chunk, parameters.level) + at for chunk in skipped]
+            # Before the voxels are written: what is written once is not read again.
+            ledger.append(f"{lead} {where}", 0, skipped=names)
+        return voxels
 
     def progress(done: int, total: int) -> None:
         context.check_cancelled()
@@ -137,12 +149,21 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         "dtype": first.dtype.name,
         "levels": len(spec.factors),
     }
-    if isinstance(target.write, Chunked):
-        _fill(destination, marked, target.write, read, chunks, progress, context, new=found is None)
-        set_marks(destination, finished=True, summary=summary)
-    else:
-        _write_file(destination, marked, target.write, read, chunks, progress, context, summary)
-        _tell(context, destination, spec)
+
+    def finished() -> dict[str, Any]:
+        """The summary, once everything has been read."""
+        if names := skipped_chunks(ledger.entries("")):
+            context.warn(told_of_skipped(names))
+            summary["skipped_chunks"] = names
+        return summary
+
+    with Ledger(context.job.ledger_path) as ledger:
+        if isinstance(target.write, Chunked):
+            _fill(destination, marked, target.write, read, chunks, progress, context, new=found is None)
+            set_marks(destination, finished=True, summary=finished())
+        else:
+            _write_file(destination, marked, target.write, read, chunks, progress, context, finished)
+            _tell(context, destination, spec)
     return {**summary, "destination": str(destination)}
 
 
@@ -190,7 +211,7 @@ def _write_file(
     chunks: Index3,
     progress: Progress,
     context: Context,
-    summary: dict[str, Any],
+    finished: Callable[[], dict[str, Any]],
 ) -> None:
     """Write a single file in the job's folder, then move it into place: half of one is never there."""
     from connectoscope.blockwise.destination import put_file
@@ -199,7 +220,7 @@ def _write_file(
     new = context.scratch / f"new{destination.suffix}"
     try:
         write(new, spec, read, source_chunks=chunks, progress=progress)
-        marks = {**spec.attributes["connectoscope"], "finished": True, "summary": summary}
+        marks = {**spec.attributes["connectoscope"], "finished": True, "summary": finished()}
         set_marks(destination, **marks)  # first, so that a file of ours is never without
         put_file(new, destination)
     except OSError as error:

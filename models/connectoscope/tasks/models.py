@@ -1,4 +1,9 @@
-"""Which models there are, what is on their cards, and how they leave (:mod:`connectoscope.zoo`)."""
+"""Which models there are, what is on their cards, and how they come and leave (:mod:`connectoscope.zoo`).
+
+A bioimage.io package that was exported here gives back the very model. Of other packages those with ONNX weights can be
+imported, with one channel in and probabilities out; they segment, but cannot be trained, adapted or pruned. Nothing of a
+package is executed.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +19,60 @@ if TYPE_CHECKING:
 
 
 class Models(Parameters):
-    """List the models; show the card of one, export it to ONNX, or remove it from your own."""
+    """List the models; show the card of one, export, import, or remove it from your own."""
 
-    action: Literal["list", "show", "export", "remove"] = parameter(
+    action: Literal["list", "show", "export", "import", "remove"] = parameter(
         "list",
         argument=True,
-        help="list, show NAME, export NAME FILE.onnx, or remove NAME (one of your own).",
+        help="list, show NAME, export NAME FILE.onnx or FILE.zip, import FILE.zip [NAME], or remove NAME (one of your own).",
     )
-    name: str | None = parameter(None, argument=True, help="Model: a name or a folder.")
-    file: str | None = parameter(None, argument=True, help="Of export: the ONNX file to write.")
+    name: str | None = parameter(
+        None,
+        argument=True,
+        help="Model: a name or a folder. Of import: the bioimage.io package, a zip or a folder.",
+    )
+    file: str | None = parameter(
+        None,
+        argument=True,
+        help="Of export: the file to write, .onnx (the network) or .zip (a bioimage.io package). Of import: the new model, "
+        "a bare name or a folder.",
+    )
+    author: tuple[str, ...] = parameter(
+        (), help="Of export to .zip: who made the model (repeat for several)."
+    )
+    voxel_size: str | None = parameter(
+        None, help="Of import: z,y,x with unit that the model was made for, where the package states none."
+    )
 
 
 def run(parameters: Models, context: Context) -> dict[str, Any]:
-    """List, show, export or remove.
+    """List, show, export, import or remove.
 
     Raises:
-        UserError: a word is missing or too many, there is no such model, the file exists, or the model is a bundled one.
+        UserError: a word is missing or too many, there is no such model, the file exists, the model is a bundled one, or
+            a package cannot be imported.
     """
     from connectoscope.zoo import find_model, list_models
 
     action, name = parameters.action, parameters.name
-    wanted = {"list": "list", "show": "show NAME", "export": "export NAME FILE.onnx", "remove": "remove NAME"}
+    wanted, words = {
+        "list": ("list", (0,)),
+        "show": ("show NAME", (1,)),
+        "export": ("export NAME FILE.onnx (or FILE.zip)", (2,)),
+        "import": ("import FILE.zip [NAME]", (1, 2)),
+        "remove": ("remove NAME", (1,)),
+    }[action]
     given = (name is not None) + (parameters.file is not None)
-    if given != wanted[action].count(" "):
-        raise UserError(f"say: connectoscope models {wanted[action]} ('models list' names them)")
+    if given not in words:
+        raise UserError(f"say: connectoscope models {wanted} ('models list' names them)")
+    for option, value, of in (
+        ("--author", parameters.author, "export"),
+        ("--voxel-size", parameters.voxel_size, "import"),
+    ):
+        if value and action != of:
+            raise UserError(f"{option} belongs to 'models {of}', not to 'models {action}'")
+    if action == "import":
+        return _import(Path(name or ""), parameters)
     if name is None:
         return {"task": "models", "models": [_line(bundle) for bundle in list_models()]}
     bundle = find_model(name)
@@ -52,7 +87,7 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
 
         remove_bundle(bundle)
         return {"task": "models", "removed": str(bundle.path)}
-    return {"task": "models", "exported": _export(bundle, Path(parameters.file or ""))}
+    return {"task": "models", "exported": _export(bundle, Path(parameters.file or ""), parameters.author)}
 
 
 def _line(bundle: Bundle) -> dict[str, Any]:
@@ -69,17 +104,40 @@ def _line(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _export(bundle: Bundle, out: Path) -> str:
+def _export(bundle: Bundle, out: Path, authors: tuple[str, ...]) -> str:
     from connectoscope.blockwise.destination import check_writable, write_file
+    from connectoscope.zoo.bioimage import package_bytes
     from connectoscope.zoo.export import onnx_bytes
 
-    if out.suffix != ".onnx":
-        raise UserError(f"{out}: export writes ONNX; give a name that ends in .onnx")
+    if out.suffix not in (".onnx", ".zip"):
+        raise UserError(
+            f"{out}: export writes ONNX or a bioimage.io package; give a name that ends in .onnx or .zip"
+        )
+    if out.suffix == ".onnx" and authors:
+        raise UserError("an ONNX file names no authors; leave --author out, or export to .zip")
     if out.exists():
         raise UserError(f"{out} exists; choose another name")
     check_writable(out)
-    write_file(out, onnx_bytes(bundle))
+    write_file(out, onnx_bytes(bundle) if out.suffix == ".onnx" else package_bytes(bundle, authors))
     return str(out)
+
+
+def _import(package: Path, parameters: Models) -> dict[str, Any]:
+    from connectoscope.volumes.geometry import NANOMETRES, parse_voxel_size
+    from connectoscope.volumes.stores import is_url
+    from connectoscope.zoo.bundle import user_models
+    from connectoscope.zoo.imports import import_package
+
+    if is_url(parameters.name or ""):
+        raise UserError(f"download {parameters.name} first, as a zip, and import that")
+    voxel_size = None
+    if parameters.voxel_size is not None:
+        (z, y, x), unit = parse_voxel_size(parameters.voxel_size)
+        voxel_size = (z * NANOMETRES[unit], y * NANOMETRES[unit], x * NANOMETRES[unit])
+    out = None if parameters.file is None else Path(parameters.file)
+    folder = user_models() if out is None or out.name == str(out) else out.parent
+    made = import_package(package.expanduser(), folder, None if out is None else out.name, voxel_size)
+    return {"task": "models", "imported": str(made.bundle.path), "warnings": list(made.notes)}
 
 
 def render(summary: dict[str, Any]) -> str:
@@ -90,9 +148,9 @@ def render(summary: dict[str, Any]) -> str:
         card = dict(summary["card"])
         card["training"] = {k: v for k, v in card["training"].items() if k not in ("curve", "recipe")}
         return f"{summary['path']}\n{json.dumps(card, indent=2, ensure_ascii=False)}"
-    for done in ("exported", "removed"):
+    for done in ("exported", "imported", "removed"):
         if done in summary:
-            return f"{done} {summary[done]}"
+            return "\n".join([f"{done} {summary[done]}", *summary.get("warnings", ())])
     lines = [
         f"{m['name']:<20} {m['description']}" + (f" Made from {m['parent']}." if m["parent"] else "")
         for m in summary["models"]
@@ -102,7 +160,7 @@ def render(summary: dict[str, Any]) -> str:
 
 TASK = Task(
     name="models",
-    summary="List the models; show one's card, export it to ONNX, or remove it.",
+    summary="List the models; show one's card, export it (ONNX, bioimage.io), import one, or remove it.",
     parameters=Models,
     run=run,
     in_process=True,

@@ -27,7 +27,7 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     from connectoscope.segmentation.preflight import preflight
     from connectoscope.zoo import find_model
 
-    volume = open_source(parameters, parameters.source)
+    volume = open_source(parameters, parameters.source, skip_corrupt=parameters.skip_corrupt)
     check_apart(volume.source, destination)
     check_writable(destination)
     return preflight(volume, find_model(parameters.model), parameters, context)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, parameter
+from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, parameter, skip_corrupt
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -35,6 +35,7 @@ class Reconstruct(OnVolume):
         advanced=True,
         help="Read the full receptive field around each tile: slower, equal to the last digit.",
     )
+    skip_corrupt: bool = skip_corrupt()
 
 
 def run(parameters: Reconstruct, context: Context) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def run(parameters: Reconstruct, context: Context) -> dict[str, Any]:
     from connectoscope.xray2em.reconstruct import reconstruct
     from connectoscope.zoo import find_model
 
-    volume = open_source(parameters, parameters.source)
+    volume = open_source(parameters, parameters.source, skip_corrupt=parameters.skip_corrupt)
     return reconstruct(volume, find_model(parameters.model), parameters, context)
 
 

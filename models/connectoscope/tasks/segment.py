@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter, skip_corrupt
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -54,6 +54,7 @@ class Segment(Searching):
         advanced=True,
         help="Read the full receptive field around each tile: slower, equal to the last digit.",
     )
+    skip_corrupt: bool = skip_corrupt()
 
 
 def run(parameters: Segment, context: Context) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     from connectoscope.segmentation.run import segment
     from connectoscope.zoo import find_model
 
-    volume = open_source(parameters, parameters.source)
+    volume = open_source(parameters, parameters.source, skip_corrupt=parameters.skip_corrupt)
     return segment(volume, find_model(parameters.model), parameters, context)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, parameter
 
 if TYPE_CHECKING:
@@ -16,6 +17,17 @@ class Train(Parameters):
     recipe: str = parameter(role="recipe", argument=True, help="Recipe: a TOML file, see recipes/.")
     destination: str = parameter(
         role="new_model", argument=True, help="New model: a folder, or a bare name among your own models."
+    )
+    xray: str | None = parameter(
+        None,
+        role="truth",
+        help="X-ray volume of a real pair, in place of the volumes of an X-ray to EM recipe.",
+    )
+    em: str | None = parameter(None, role="truth", help="EM volume of the same tissue as --xray.")
+    transform: str | None = parameter(
+        None,
+        role="recipe",
+        help='Affine transform from --xray to --em (world z, y, x), JSON: {"unit": "nm", "matrix": 3 rows of 4}.',
     )
 
 
@@ -30,6 +42,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     from connectoscope.training.sampler import load_volume
     from connectoscope.training.trainer import Trainer
     from connectoscope.xray2em.finish import finish as finish_xray
+    from connectoscope.xray2em.real_pairs import open_pair
     from connectoscope.xray2em.training import XrayTrainer
     from connectoscope.zoo.bundle import check_new
 
@@ -37,8 +50,23 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     out = Path(parameters.destination)
     check_new(out, replace=context.overwrite or context.resumed)
     torch.set_num_threads(context.threads)
+    given = [path for path in (parameters.xray, parameters.em, parameters.transform) if path is not None]
+    if given and recipe.xray is None:
+        raise UserError(
+            f"--xray, --em and --transform are for recipes with a table xray; {recipe.name} has none"
+        )
+    if given and len(given) < 3:
+        raise UserError("a real pair needs all of --xray, --em and --transform")
+    fit: dict[str, Any] = {}
     if recipe.xray is not None:
-        trainer: Trainer = XrayTrainer(recipe, recipe.xray, context.device)
+        pair = open_pair(recipe, *given) if given else None
+        learning = XrayTrainer(recipe, recipe.xray, context.device, pair)
+        if pair is not None and learning.registration is not None:
+            fit = {"registration": learning.registration.to_json(pair)}
+            told = learning.registration.warnings(pair)
+            for text in [*pair.warnings(recipe.inputs.voxel_size), *told]:
+                context.warn(text)
+        trainer: Trainer = learning
     else:
         trainer = Trainer(recipe, [load_volume(recipe, entry) for entry in recipe.volumes], context.device)
     checkpoint = context.scratch / "checkpoint.safetensors"
@@ -72,6 +100,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
         "steps": trainer.progress.step,
         "chosen_step": trainer.progress.best_step,
         **scores,
+        **fit,
         "halo": bundle.card.halo.practical,
         "warnings": context.warnings,
     }

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes.framing import FileImage, FileLevel
 from connectoscope.volumes.geometry import Float3, canonical_unit
 from connectoscope.volumes.hdf5 import lazy_dataset
@@ -83,16 +83,12 @@ def _image(path: Path, inner: str, name: str) -> FileImage:
         setups = [inner]
     shapes = {file[f"t00000/{s}/0/cells"].shape for s in setups}
     if len(shapes) > 1:
-        raise UserError(
-            f"{path} holds views of several shapes; name one, as {path.name}::{setups[0]}: {', '.join(setups)}"
-        )
+        raise _several(file, path, setups, "of several shapes")
     factors = [tuple(float(v) for v in row) for row in file[f"{setups[0]}/resolutions"][:]]  # x, y, z
     spaces = [_from_xml(path, int(s[1:])) for s in setups]
     scale, shift, unit, _, doubts = spaces[0]
     if any(space[:3] != spaces[0][:3] for space in spaces):
-        raise UserError(
-            f"{path} holds views at several places; name one, as {path.name}::{setups[0]}: {', '.join(setups)}"
-        )
+        raise _several(file, path, setups, "at several places")
     levels = []
     for k, (x, y, z) in enumerate(factors):
         stacks = [ts.stack([_cells(file[f"{t}/{s}/{k}/cells"]) for s in setups]) for t in times]
@@ -118,6 +114,17 @@ def _image(path: Path, inner: str, name: str) -> FileImage:
         warnings=doubts,
         metadata=f"{times} {setups} {factors} {scale} {shift} {unit}",
         stamp=file_stamp(path),
+    )
+
+
+def _several(file: h5py.File, path: Path, setups: list[str], how: str) -> SeveralVolumes:
+    arrays = [file[f"t00000/{s}/0/cells"] for s in setups]
+    return SeveralVolumes(
+        f"{path} holds views {how}; name one, as {path.name}::{setups[0]}: {', '.join(setups)}",
+        (
+            (f"{path}::{s}", f"{' × '.join(map(str, a.shape))}  {a.dtype}")
+            for s, a in zip(setups, arrays, strict=True)
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import Stopped, UserError
+from connectoscope.errors import Stopped, Unreadable, UserError
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.ome_zarr_write import ImageSpec, zarr_file
 from connectoscope.volumes.pyramid import downsample
@@ -49,8 +49,8 @@ def fill_pyramid(
         unit_file: The file of a storage unit, of the format of ``stores``.
 
     Raises:
-        Stopped: the destination cannot be written (disk full); what is there is kept.
-        UserError: whatever ``read`` raises.
+        Stopped: the destination cannot be written (disk full), or the source not read on; what is there is kept.
+        UserError: whatever ``read`` raises before anything is there.
     """
     work = [
         (level, lead, box)
@@ -64,7 +64,7 @@ def fill_pyramid(
         )
     ]
     pending: deque[Any] = deque()
-    written = 0
+    written = there = 0
     current = 0
     try:
         for done, (level, lead, box) in enumerate(work):
@@ -75,14 +75,17 @@ def fill_pyramid(
             if all(
                 unit_file(root, spec, level, lead, index).exists() for index in _units(stores[level], box)
             ):
+                there += 1
                 continue
             data = read(lead, box) if level == 0 else _coarser(stores[level - 1], spec, level, lead, box)
             pending.append(stores[level][(*lead, *box.slices)].write(data))
             written += 1
             _wait(pending, root, most=1)
-    except BaseException:
+    except BaseException as error:
         for future in pending:  # whoever deletes what is there must not meet a write that is still going on
             future.exception()
+        if isinstance(error, Unreadable) and written + there:
+            raise Stopped(f"{error}; what is written is kept: mend that, then resume") from error
         raise
     _wait(pending, root, most=0)
     progress(len(work), len(work))

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes.framing import FileImage, FileLevel
 from connectoscope.volumes.geometry import Float3, canonical_unit
 from connectoscope.volumes.ome_zarr import guessed_axes
@@ -58,8 +58,12 @@ def _choose(file: h5py.File, inner: str, path: Path) -> h5py.Dataset:
         raise UserError(f"{path} holds no volume: none of its datasets has three axes of numbers")
     if len(volumes) > 1:
         names = sorted(volumes)
-        raise UserError(
-            f"{path} has several datasets; name one, as {path.name}::{names[0]}: {', '.join(names)}"
+        raise SeveralVolumes(
+            f"{path} has several datasets; name one, as {path.name}::{names[0]}: {', '.join(names)}",
+            (
+                (f"{path}::{n}", f"{' × '.join(map(str, volumes[n].shape))}  {volumes[n].dtype}")
+                for n in names
+            ),
         )
     return next(iter(volumes.values()))
 

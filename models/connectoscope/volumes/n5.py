@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
 from connectoscope.volumes.geometry import Float3, canonical_unit
 from connectoscope.volumes.stores import Location, open_array
@@ -42,7 +42,7 @@ def read_n5(location: Location, name: str) -> FileImage:
                 break
             found.append((child, inner[0]))
         if not found:
-            raise UserError(f"{location.text} is an N5 group without a volume (s0){_inside(location)}")
+            raise _no_volume(location)
     try:
         return _image(location, name, group, found, stamp)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -52,16 +52,21 @@ def read_n5(location: Location, name: str) -> FileImage:
         ) from error
 
 
-def _inside(location: Location) -> str:
-    """A hint at the datasets in a local group."""
+def _no_volume(location: Location) -> UserError:
+    """What a group without a volume of its own holds, where that can be listed."""
+    line = f"{location.text} is an N5 group without a volume (s0)"
     if location.remote:
-        return "; name one, as NAME.n5::/raw"
+        return UserError(f"{line}; name one, as NAME.n5::/raw")
     root = Path(location.text)
-    names = sorted(str(p.parent.relative_to(root).as_posix()) for p in root.glob(f"**/s0/{KEY}"))
+    names = sorted(p.parent.relative_to(root).as_posix() for p in root.glob(f"**/s0/{KEY}"))
     names = [n.removesuffix("/s0") for n in names] or sorted(
         p.parent.relative_to(root).as_posix() for p in root.glob(f"*/{KEY}")
     )
-    return f"; open one of: {', '.join(names[:12])}" if names else ""
+    if not names:
+        return UserError(line)
+    return SeveralVolumes(
+        f"{line}; open one of: {', '.join(names[:12])}", ((f"{root}::/{n}", "") for n in names)
+    )
 
 
 def _image(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from connectoscope.errors import UserError
+from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
 from connectoscope.volumes.geometry import canonical_unit
 from connectoscope.volumes.stores import Location, open_array
@@ -106,15 +106,22 @@ def _no_image(location: Location, name: str, driver: str, ome: Json) -> FileImag
         return read_ome_zarr(location.child("0"), name)
     if isinstance(ome.get("labels"), list) and ome["labels"]:
         names = ", ".join(map(str, ome["labels"]))
-        raise UserError(f"{location.text} holds several label volumes; open one of them: {names}")
+        raise SeveralVolumes(
+            f"{location.text} holds several label volumes; open one of them: {names}",
+            ((location.child(str(label)).text, "labels") for label in ome["labels"]),
+        )
     if "plate" in ome or "well" in ome:
         raise UserError(f"{location.text} is a plate of many images; open one of the images in it")
     inside: list[str] = []
     if not location.remote:
         key = "zarr.json" if driver == "zarr3" else ".zarray"
         inside = sorted(p.parent.name for p in Path(location.text).glob(f"*/{key}"))
-    hint = f"; open one of: {', '.join(inside[:12])}" if inside else ""
-    raise UserError(f"{location.text} is a zarr group without an OME image{hint}")
+    line = f"{location.text} is a zarr group without an OME image"
+    if not inside:
+        raise UserError(line)
+    raise SeveralVolumes(
+        f"{line}; open one of: {', '.join(inside[:12])}", ((location.child(n).text, "array") for n in inside)
+    )
 
 
 def _multiscale(

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Unreadable, UserError
+from connectoscope.volumes.corrupt import is_corrupt
 
 CACHE_BYTES = 256 * 2**20
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
@@ -69,15 +70,18 @@ class Location:
         """The JSON object at ``key`` and its stamp (etag or modification time); None where there is none.
 
         Raises:
-            UserError: it cannot be fetched, or is no JSON object.
+            Unreadable: its server does not give it.
+        UserError: it cannot be read, or is no JSON object.
         """
         try:
             answer = ts.KvStore.open(self.spec(), context=context()).result().read(key).result()
         except (ValueError, OSError) as error:
             if self.remote and "PERMISSION_DENIED" in str(error):
                 return None  # many object stores answer so where there is nothing
-            todo = "check the address and the connection" if self.remote else "check its permissions"
-            raise UserError(f"cannot read {self.text}/{key}; {todo} ({first_line(error)})") from error
+            line = f"cannot read {self.text}/{key}; check "
+            if self.remote:
+                raise Unreadable(f"{line}the address and the connection ({first_line(error)})") from error
+            raise UserError(f"{line}its permissions ({first_line(error)})") from error
         if answer.state != "value":
             return None
         try:
@@ -106,7 +110,9 @@ def file_stamp(path: Path) -> str:
 def first_line(error: BaseException) -> str:
     """The message of a library's error as one short line, without its source locations."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(" [source locations=", 1)[0].split(" [tensorstore_spec=", 1)[0][:240]
+    for more in (" [source locations=", " [tensorstore_spec=", " [http_response_body="):
+        text = text.split(more, 1)[0]
+    return text[:240]
 
 
 Reader = Callable[[tuple[slice, ...]], "np.ndarray[Any, Any]"]
@@ -117,16 +123,17 @@ def chunked_by(
 ) -> ts.TensorStore:
     """A TensorStore whose chunks are made by ``read(slices)``; decoded chunks go through the cache pool.
 
-    ``read`` is called from several threads at once. Whatever it raises, a reader of the store sees a ValueError.
+    ``read`` is called from several threads at once. Whatever it raises, a reader of the store sees a ValueError, or an
+    OSError of the system's.
     """
 
     def fill(domain: ts.IndexDomain, array: np.ndarray[Any, Any], _parameters: Any) -> None:
         try:
             array[...] = read(tuple(slice(int(i.inclusive_min), int(i.exclusive_max)) for i in domain))
-        except (ValueError, OSError):
-            raise
+            return
         except Exception as error:  # decoders raise nearly everything on damaged data
-            raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
+            failure = _plain(error)
+        raise failure  # here, without what it came from: TensorStore pickles it with all that it holds
 
     return ts.virtual_chunked(
         read_function=fill,
@@ -140,10 +147,19 @@ def chunked_by(
     )
 
 
+def _plain(error: Exception) -> ValueError | OSError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    if isinstance(error, ValueError):
+        return ValueError(first_line(error))
+    return ValueError(f"{type(error).__name__}: {first_line(error)}")
+
+
 def open_array(location: Location, driver: str, **more: Any) -> ts.TensorStore:
     """The chunked array at ``location``, read-only, all axes; ``more`` goes into its TensorStore spec.
 
     Raises:
+        Unreadable: its server does not give it.
         UserError: it is missing or damaged.
     """
     spec = {
@@ -156,6 +172,10 @@ def open_array(location: Location, driver: str, **more: Any) -> ts.TensorStore:
     try:
         return ts.open(spec, read=True, open=True, context=context()).result()
     except (ValueError, OSError) as error:
+        if location.remote and not is_corrupt(error):
+            raise Unreadable(
+                f"{location.text} cannot be opened; check the address and the connection ({first_line(error)})"
+            ) from error
         raise UserError(
             f"{location.text} cannot be opened (missing or damaged): {first_line(error)}"
         ) from error

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import Unreadable, UserError
+from connectoscope.errors import Corrupt, Unreadable, UserError
+from connectoscope.volumes.corrupt import Skipped, chunk_name, chunks_in, is_corrupt
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
-from connectoscope.volumes.stores import is_url
+from connectoscope.volumes.stores import first_line, is_url
 
+CORRUPT = "corrupt"  # begins the identity of chunks some of which could not be sampled
 _SAMPLED_CHUNKS = 16
 _SAMPLED_SIDE = 128  # a sampled chunk is clipped to this many voxels a side: plane-sized chunks stay cheap
 
@@ -62,6 +64,7 @@ class Volume:
         time: Index of the chosen time point, None where there is no time axis.
         metadata_hash: sha256 of the metadata that was read.
         stamp: HTTP etag or modification time of the file; "" where there is none.
+        skipped: The corrupt chunks that reading has come upon and taken as 0; None: they are errors.
     """
 
     source: str
@@ -77,6 +80,11 @@ class Volume:
     time: int | None = None
     metadata_hash: str = ""
     stamp: str = ""
+    skipped: Skipped | None = field(default=None, repr=False, compare=False)
+
+    def skipping_corrupt(self) -> Volume:
+        """The same volume, whose corrupt chunks read as 0 and are noted."""
+        return replace(self, skipped=Skipped())
 
     @property
     def shape(self) -> Index3:
@@ -90,7 +98,9 @@ class Volume:
         """The voxels of ``box`` (indices of ``level``): (z, y, x), native dtype.
 
         Raises:
-            UserError: the box is not inside the level, there is no such level, or the data cannot be read.
+            UserError: the box is not inside the level, or there is no such level.
+            Unreadable: the data cannot be read.
+            Corrupt: a chunk is damaged, and damaged ones are not skipped.
         """
         array = self.level(level).array
         whole = Box.of(tuple(array.shape))
@@ -101,13 +111,40 @@ class Volume:
         try:
             return np.asarray(array[box.slices].read().result())
         except (ValueError, OSError) as error:
+            if is_corrupt(error):
+                return self._read_chunks(box, level)
             raise self.unreadable(box, error) from error
 
-    def unreadable(self, box: Box, error: Exception) -> Unreadable:
-        """The error for voxels of ``box`` that the file promises but does not hold."""
-        reason = " ".join(str(error).split())[:200]
-        doubt = "is the connection gone?" if is_url(self.source) else "damaged or incomplete file?"
-        return Unreadable(f"{self.source or self.name}: cannot read voxels {box} ({doubt}): {reason}")
+    def _read_chunks(self, box: Box, level: int) -> np.ndarray[Any, Any]:
+        """Read ``box`` chunk by chunk, since one of them is corrupt: skipped, or the error names it."""
+        found = self.level(level)
+        out = np.zeros(box.shape, found.dtype)
+        for chunk in chunks_in(found.array, found.chunks, box):
+            part = chunk.intersection(box)
+            place = part.shifted((-box.start[0], -box.start[1], -box.start[2]))
+            try:
+                out[place.slices] = found.array[part.slices].read().result()
+            except (ValueError, OSError) as error:
+                if self.skipped is None or not is_corrupt(error):
+                    raise self.unreadable(chunk, error, level) from error
+                self.skipped.add(level, chunk)
+        return out
+
+    def skipped_in(self, box: Box, level: int = 0) -> list[Box]:
+        """The corrupt chunks that ``box`` touches, as far as they have been read and were skipped."""
+        return [] if self.skipped is None else self.skipped.within(level, box)
+
+    def unreadable(self, box: Box, error: Exception, level: int = 0) -> Unreadable:
+        """The error for voxels of ``box`` that the file promises but does not give."""
+        reason = first_line(error)[:200]
+        kind, doubt = Unreadable, "has its disk gone, or the permission?"
+        if is_corrupt(error):
+            kind, doubt = Corrupt, "damaged or incomplete file?"
+        elif is_url(self.source):
+            doubt = "is the connection gone?"
+        return kind(
+            f"{self.source or self.name}: cannot read voxels {chunk_name(box, level)} ({doubt}): {reason}"
+        )
 
     def voxel_size_nm(self, level: int = 0) -> Float3:
         """Voxel size (z, y, x) in nanometres.
@@ -122,7 +159,11 @@ class Volume:
         return convert_length(self.level(level).scale, self.unit, "nanometer")
 
     def identity(self) -> dict[str, str]:
-        """What tells this input from another or a changed one, for signatures; reads 16 chunks of level 0."""
+        """What tells this input from another or a changed one, for signatures; reads 16 chunks of level 0.
+
+        Raises:
+            Unreadable: one of them cannot be read.
+        """
         finest = self.levels[0]
         grid = tuple(math.ceil(n / c) for n, c in zip(finest.shape, finest.chunks, strict=True))
         count = math.prod(grid)
@@ -138,11 +179,14 @@ class Volume:
             box = Box(start, stop)  # type: ignore[arg-type]
             reads.append((box, finest.array[box.slices].read()))
         digest = hashlib.sha256()
+        corrupt = 0
         for box, future in reads:
             try:
                 digest.update(np.ascontiguousarray(future.result()).data)
             except (ValueError, OSError) as error:
-                raise self.unreadable(box, error) from error
+                if self.skipped is None or not is_corrupt(error):
+                    raise self.unreadable(box, error) from error
+                corrupt += 1
         return {
             "source": self.source,
             "metadata": self.metadata_hash,
@@ -152,7 +196,7 @@ class Volume:
             "channel": "" if self.channel is None else str(self.channel),
             "time": "" if self.time is None else str(self.time),
             "stamp": self.stamp,
-            "chunks": digest.hexdigest(),
+            "chunks": (f"{CORRUPT} {corrupt} of {len(reads)}, " if corrupt else "") + digest.hexdigest(),
         }
 
     def level(self, level: int) -> Level:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.normalise import normalise, sample_boxes
 from connectoscope.networks.upscaling import Upscaling, combined
 from connectoscope.training.finish import as_shipped, smallest_halo
 from connectoscope.volumes.geometry import Index3
 from connectoscope.xray2em.calibration import NOMINAL, calibration, coverage, scale_factor
 from connectoscope.xray2em.pairs import Pair, main_scan
 from connectoscope.xray2em.quality import psnr, ssim
+from connectoscope.xray2em.real_pairs import RealPair
+from connectoscope.xray2em.registration import Registration
 from connectoscope.xray2em.texture import NAMES, texture
 from connectoscope.xray2em.training import XrayTrainer, reconstruct, scored_scans
 from connectoscope.zoo.bundle import Bundle, write_bundle
@@ -28,6 +32,7 @@ SIDE = 128  # X-ray rows and columns of the scans that calibrate
 CORE = 24  # X-ray voxels a side on which the practical halo is measured
 TRUSTED = 99.0  # percentile of the calibrating voxels' sd: beyond it hardly anything was ever checked
 LIKE = 0.5  # what a scan's texture may lie outside the range of the calibrating ones, in widths of that range
+AROUND_ONE = (0.2, 0.02)  # and, of a real scan, around it
 
 
 def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:
@@ -39,16 +44,20 @@ def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:
     main = main_scan(trainer.xray, trainer.voxel_nm)
     practical = _practical_halo(network, trainer.pairs("choose", [main], SIDE), exact, stride)
     network = network.to(device)
-    found = calibrated(network, trainer.pairs("choose", scored_scans(trainer), SIDE), device)
+    choosing = trainer.pairs("choose", scored_scans(trainer), SIDE)
+    found = calibrated(network, choosing, device, _textures(trainer.real))
     scores, observed = reported(network, trainer.pairs("report", [main]), found["scale"], device)
     low, high = recipe.inputs.percentiles
-    data = ", ".join(v.name for v in recipe.volumes if v.report[0] < v.report[1])
+    if trainer.real is None or trainer.registration is None:
+        told = _of_simulated(trainer)
+    else:
+        told = _of_real(trainer, trainer.real, trainer.registration)
     card = Card.model_validate(
         {
             "schema": 1,
             "name": recipe.name,
             "version": recipe.version,
-            "description": recipe.description,
+            "description": told.description,
             "architecture": {"name": recipe.architecture.name, "arguments": arguments.to_json()},
             "members": [f"seed {recipe.seed + k}" for k in range(arguments.members)],
             "inputs": {
@@ -60,13 +69,7 @@ def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:
             "stride": stride,
             "halo": {"exact": exact, "practical": practical},
             "training": {
-                "recipe": recipe.model_dump(mode="json"),
-                "pairs": "simulated: X-ray scans were made from EM by the surrogate of the forward model; no real scan was "
-                "seen in training, calibration or scores",
-                "data": [v.name for v in recipe.volumes],
-                "splits": {
-                    v.name: {"train": v.train, "choose": v.choose, "report": v.report} for v in recipe.volumes
-                },
+                **told.training,
                 "steps": trainer.progress.step,
                 "chosen_step": trainer.progress.best_step,
                 "seed": recipe.seed,
@@ -78,10 +81,9 @@ def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:
                 {
                     "metric": name,
                     "value": round(value, 4),
-                    "data": f"{data}; scans simulated by the surrogate, {trainer.xray.scored[0]:g} nm and "
-                    f"{trainer.xray.scored[1]:g} photons per pixel",
+                    "data": told.scored,
                     "split": "report",
-                    "command": "connectoscope train RECIPE OUT",
+                    "command": told.command,
                 }
                 for name, value in scores.items()
             ],
@@ -93,24 +95,91 @@ def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:
                     "nominal": NOMINAL.round(2).tolist(),
                     "observed": observed,
                 },
-                "resolution_nm": trainer.xray.resolution,
-                "counts": trainer.xray.counts,
+                **told.conditions,
             },
             "licence": recipe.licence,
-            "data_licences": recipe.data_licences,
+            "data_licences": told.data_licences,
             "files": (),
         }
     )
     return write_bundle(out, card, network.state_dict())
 
 
-def calibrated(network: Upscaling, pairs: Iterable[Pair], device: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Told:
+    """What a card says of the pairs: ``training`` and ``conditions`` are parts of its tables."""
+
+    description: str
+    data_licences: tuple[str, ...]
+    training: dict[str, Any]
+    scored: str
+    command: str
+    conditions: dict[str, Any]
+
+
+def _of_simulated(trainer: XrayTrainer) -> _Told:
+    recipe, xray = trainer.recipe, trainer.xray
+    data = ", ".join(v.name for v in recipe.volumes if v.report[0] < v.report[1])
+    return _Told(
+        recipe.description,
+        recipe.data_licences,
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "pairs": "simulated: X-ray scans were made from EM by the surrogate of the forward model; no real scan was "
+            "seen in training, calibration or scores",
+            "data": [v.name for v in recipe.volumes],
+            "splits": {
+                v.name: {"train": v.train, "choose": v.choose, "report": v.report} for v in recipe.volumes
+            },
+        },
+        f"{data}; scans simulated by the surrogate, {xray.scored[0]:g} nm and {xray.scored[1]:g} photons per pixel",
+        "connectoscope train RECIPE OUT",
+        {"resolution_nm": xray.resolution, "counts": xray.counts},
+    )
+
+
+def _of_real(trainer: XrayTrainer, pair: RealPair, registration: Registration) -> _Told:
+    """The recipe's volumes, description and licences of data are of simulated scans: nothing of them holds here."""
+    xray, em, transform = pair.names
+    seen = trainer.voxel_nm
+    return _Told(
+        f"EM at {seen / pair.scale:g} nm from X-ray at {seen:g} nm, with aleatoric and epistemic uncertainty; learned from one "
+        f"real pair, {xray} and {em}.",
+        (),
+        {
+            "recipe": trainer.recipe.model_dump(mode="json", exclude={"volumes", "data_licences"}),
+            "pairs": f"real pairs: {xray} (X-ray) and {em} (EM), joined by {transform}; training, calibration and scores are "
+            f"of this one scan, planes apart ({pair.gap} X-ray planes between them)",
+            "data": [xray, em],
+            "splits": {f"{xray}, X-ray planes": dict(pair.parts)},
+            "transform_nm": pair.transform[:3].tolist(),
+            "registration": registration.to_json(pair),
+        },
+        f"{xray} and {em}, a real pair",
+        "connectoscope train RECIPE OUT --xray XRAY --em EM --transform TRANSFORM",
+        {},
+    )
+
+
+def _textures(pair: RealPair | None) -> list[tuple[float, ...]]:
+    """Of all of a real scan, as 'reconstruct' will see it, and as far around it as those of simulated scans reach."""
+    if pair is None:
+        return []
+    boxes = sample_boxes(pair.xray.shape)
+    whole = np.array(texture(normalise(pair.read_xray(box), *pair.xray_range) for box in boxes))
+    return [tuple(whole - AROUND_ONE), tuple(whole + AROUND_ONE)]
+
+
+def calibrated(
+    network: Upscaling, pairs: Iterable[Pair], device: str, known: Iterable[tuple[float, ...]] = ()
+) -> dict[str, Any]:
     """The factor that makes the network's sd mean what it says, and what usual scans look like.
 
     ``scale`` is of maximum likelihood over all pairs; ``trusted_sd`` and ``epistemic_sd`` are with it. ``texture`` are
-    ranges of :func:`connectoscope.xray2em.texture.texture`.
+    ranges of :func:`connectoscope.xray2em.texture.texture`, of the pairs and of what else is ``known``.
     """
-    errors, variances, epistemics, textures = [], [], [], []
+    errors, variances, epistemics = [], [], []
+    textures: list[tuple[float, ...]] = list(known)
     for pair in pairs:
         mean, aleatoric, epistemic = (v[pair.scored] for v in reconstruct(network, pair.xray, device))
         errors.append((pair.em[pair.scored] - mean).ravel())

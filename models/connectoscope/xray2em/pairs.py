@@ -115,12 +115,48 @@ def scan(volume: EmVolume, where: tuple[slice, ...], scale: int, like: Surrogate
     return -surrogate.simulate(density, volume.voxel_nm * scale, like, seed)
 
 
-class PairSampler:
-    """Draws batches of patches for every member of an ensemble, each from seed, step and place alone."""
+class Batches:
+    """Batches of patches for every member of an ensemble, each patch drawn from seed, step and place alone."""
+
+    def __init__(self, recipe: Recipe, members: int) -> None:
+        self.recipe, self.members = recipe, members
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """X-ray ``(members * B, 1, Z, Y, X)`` and EM ``(members * B, 1, scale * Z, ...)``, a member's B in a row."""
+        pairs = [self.patch(step, place) for place in range(self.members * self.recipe.sampling.batch)]
+        xray, em = (np.stack([pair[k] for pair in pairs])[:, None] for k in (0, 1))
+        return torch.from_numpy(xray), torch.from_numpy(em)
+
+    def patch(self, step: int, place: int) -> tuple[Real, Real]:
+        """X-ray ``(Z, Y, X)`` and EM ``(scale * Z, ...)``."""
+        raise NotImplementedError
+
+    def generator(self, step: int, place: int) -> np.random.Generator:
+        """Of one patch."""
+        digest = hashlib.sha256(f"{self.recipe.seed}/{step}/{place}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+    def shaken(self, low: float, high: float, generator: np.random.Generator) -> tuple[float, float]:
+        """About ``low`` and ``high``: percentiles of a part are not those of a volume."""
+        spread = (high - low) * np.exp(generator.normal(0, 0.1))
+        middle = (low + high) / 2 + spread * generator.normal(0, 0.05)
+        return float(middle - spread / 2), float(middle + spread / 2)
+
+    def turned(self, xray: Real, em: Real, generator: np.random.Generator) -> tuple[Real, Real]:
+        """Both in one of the 48 orientations where patches are cubes, else in one of 8."""
+        cube = len(set(self.recipe.sampling.patch)) == 1
+        axes = generator.permutation(3) if cube else np.arange(3)
+        flips = tuple(int(axis) for axis in range(3) if generator.random() < 0.5)
+        one, other = (np.ascontiguousarray(np.flip(a.transpose(axes), flips)) for a in (xray, em))
+        return one, other
+
+
+class PairSampler(Batches):
+    """Draws patches of simulated scans."""
 
     def __init__(self, recipe: Recipe, xray: Xray, volumes: list[EmVolume], members: int, scale: int) -> None:
-        self.recipe, self.xray, self.volumes = recipe, xray, volumes
-        self.members, self.scale = members, scale
+        super().__init__(recipe, members)
+        self.xray, self.volumes, self.scale = xray, volumes, scale
         for volume in volumes:
             first, last = volume.split.train
             room = (last - first, *volume.pixels.shape[1:])
@@ -130,16 +166,9 @@ class PairSampler:
                     f"the training part of {volume.split.name}, {room} EM voxels"
                 )
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """X-ray ``(members * B, 1, Z, Y, X)`` and EM ``(members * B, 1, scale * Z, ...)``, a member's B in a row."""
-        pairs = [self.patch(step, place) for place in range(self.members * self.recipe.sampling.batch)]
-        xray, em = (np.stack([pair[k] for pair in pairs])[:, None] for k in (0, 1))
-        return torch.from_numpy(xray), torch.from_numpy(em)
-
     def patch(self, step: int, place: int) -> tuple[Real, Real]:
         """X-ray ``(Z, Y, X)`` and EM, turned to one of the 48 orientations where the patch is a cube."""
-        digest = hashlib.sha256(f"{self.recipe.seed}/{step}/{place}".encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        generator = self.generator(step, place)
         s, patch = self.scale, self.recipe.sampling.patch
         room = [v.split.train[1] - v.split.train[0] for v in self.volumes]
         sizes = np.array(
@@ -155,18 +184,14 @@ class PairSampler:
         like = drawn(self.xray, volume.voxel_nm * s, generator)
         image = scan(volume, where, s, like, int(generator.integers(2**31)))
         low, high = np.percentile(image, self.recipe.inputs.percentiles)
-        spread = (high - low) * np.exp(generator.normal(0, 0.1))  # a field's percentiles are not the volume's
-        middle = (low + high) / 2 + spread * generator.normal(0, 0.05)
+        low_high = self.shaken(low, high, generator)
         cut = [int(generator.integers(f - p + 1)) for f, p in zip(field, patch, strict=True)]
         coarse = image[tuple(slice(c, c + p) for c, p in zip(cut, patch, strict=True))]
-        xray = normalise(coarse, float(middle - spread / 2), float(middle + spread / 2))
+        xray = normalise(coarse, *low_high)
         em = volume.em(
             tuple(slice(a + c * s, a + (c + p) * s) for a, c, p in zip(start, cut, patch, strict=True))
         )
-        axes = generator.permutation(3) if len(set(patch)) == 1 else np.arange(3)
-        flips = tuple(int(axis) for axis in range(3) if generator.random() < 0.5)
-        one, other = (np.ascontiguousarray(np.flip(a.transpose(axes), flips)) for a in (xray, em))
-        return one, other
+        return self.turned(xray, em, generator)
 
 
 def held_out(

@@ -176,9 +176,10 @@ def _outside(bundle: Bundle, resolution: str | None) -> list[str]:
     if len(set(values)) != 1 or min(values) <= 0:
         raise UserError(f"--resolution '{resolution}' is not one length with its unit, for example 90nm")
     own = convert_length(values, unit, "nanometer")[0]
-    low, high = (bundle.card.calibration or {})["resolution_nm"]
-    if low <= own <= high:
+    known = (bundle.card.calibration or {}).get("resolution_nm")  # nobody states that of a real pair
+    if known is None or known[0] <= own <= known[1]:
         return []
+    low, high = known
     return [
         f"a resolution of {own:g} nm is outside of the {low:g} to {high:g} nm that {bundle.card.name} was trained for: "
         "neither image nor uncertainty has been checked there"

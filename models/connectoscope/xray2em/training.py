@@ -7,6 +7,7 @@ mean alone blurs, so a frozen membrane network looks at the mean and at the true
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,8 +20,10 @@ from connectoscope.errors import UserError
 from connectoscope.networks.upscaling import Upscaling, UpscalingArguments, combined
 from connectoscope.training.recipe import Recipe, Xray
 from connectoscope.training.trainer import Trainer
-from connectoscope.xray2em.pairs import Pair, PairSampler, drawn, held_out, load_em, main_scan
+from connectoscope.xray2em.pairs import Batches, Pair, PairSampler, drawn, held_out, load_em, main_scan
 from connectoscope.xray2em.predict import OUTPUTS
+from connectoscope.xray2em.real_pairs import RealPair, RealSampler
+from connectoscope.xray2em.registration import check
 from connectoscope.xray2em.surrogate import Surrogate
 from connectoscope.zoo import find_model
 
@@ -33,13 +36,19 @@ SIDE = 96  # X-ray rows and columns of the choosing planes that are scored while
 class XrayTrainer(Trainer):
     """One training of one recipe with a table ``xray``; all members advance together, each on its own batches.
 
+    Args:
+        real: A real pair, in place of scans that are simulated of the recipe's volumes.
+
+    Attributes:
+        registration: How well a real pair fits.
+
     Raises:
         UserError: the recipe's numbers do not fit one another, or its volumes are missing.
     """
 
     network: Upscaling  # type: ignore[assignment]
 
-    def __init__(self, recipe: Recipe, xray: Xray, device: str) -> None:
+    def __init__(self, recipe: Recipe, xray: Xray, device: str, real: RealPair | None = None) -> None:
         if tuple(o.name for o in recipe.outputs) != OUTPUTS:
             raise UserError(f"recipe {recipe.name}: the outputs of X-ray to EM are {', '.join(OUTPUTS)}")
         self.arguments = UpscalingArguments.parse(recipe.architecture.name, recipe.architecture.arguments)
@@ -47,8 +56,10 @@ class XrayTrainer(Trainer):
             raise UserError(
                 f"recipe {recipe.name}: patches must be multiples of {self.arguments.member.total_stride}"
             )
-        self.xray = xray
-        self.ems = [load_em(recipe, entry, self.arguments.scale) for entry in recipe.volumes]
+        self.xray, self.real = xray, real
+        self.registration = check(real) if real is not None else None
+        volumes = recipe.volumes if real is None else ()
+        self.ems = [load_em(recipe, entry, self.arguments.scale) for entry in volumes]
         super().__init__(recipe, [], device)
         self.eyes = Eyes(xray.membranes, device) if xray.membranes else None
         self._choosing = list(self.pairs("choose", [main_scan(xray, self.voxel_nm)], SIDE))
@@ -58,8 +69,17 @@ class XrayTrainer(Trainer):
         """Of the X-ray grid."""
         return self.recipe.inputs.voxel_size[0]
 
-    def make_sampler(self) -> PairSampler:  # type: ignore[override]
+    @property
+    def signature(self) -> str:
+        """As a trainer's, with the real pair."""
+        if self.real is None:
+            return super().signature
+        return hashlib.sha256((super().signature + self.real.signature).encode()).hexdigest()
+
+    def make_sampler(self) -> Batches:  # type: ignore[override]
         a = self.arguments
+        if self.real is not None:
+            return RealSampler(self.real, self.recipe, a.members)
         return PairSampler(self.recipe, self.xray, self.ems, a.members, a.scale)
 
     def make_network(self) -> Upscaling:  # type: ignore[override]
@@ -94,7 +114,10 @@ class XrayTrainer(Trainer):
         return self.network
 
     def pairs(self, part: str, scans: list[Surrogate], side: int | None = None) -> Iterator[Pair]:
-        """Held-out scans of every volume."""
+        """Held-out scans of every volume; of a real pair there is one scan, whatever ``scans`` are."""
+        if self.real is not None:
+            yield from self.real.held_out(part, side)
+            return
         for k, like in enumerate(scans):
             for v, volume in enumerate(self.ems):
                 seed = (k + 1) * 1000 + v

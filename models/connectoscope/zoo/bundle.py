@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from connectoscope.networks.onnx_network import OnnxPredictor
     from connectoscope.networks.predictor import Predictor
     from connectoscope.networks.unet3d import UNet3d
     from connectoscope.volumes.geometry import Index3
 
+IMPORTED_VALUES = 128  # per voxel, as of a U-Net with 32 features at the finest level
 CARD, WEIGHTS, GATE = "card.json", "weights.safetensors", "gate.safetensors"
-SIGNATURE = "signature.safetensors"
+SIGNATURE, ONNX = "signature.safetensors", "model.onnx"
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ class Bundle:
 
         from connectoscope.networks.registry import build_network
 
-        data = self.read_file(file)
         network = build_network(architecture.name, architecture.arguments)
+        data = self.read_file(file)
         try:
             network.load_state_dict(
                 {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in load(data).items()}
@@ -154,6 +156,8 @@ class Bundle:
         from connectoscope.networks.predictor import TILE_VALUES, TILE_VOXELS
         from connectoscope.networks.registry import parse_architecture
 
+        if self.card.imported:  # nothing is known of its width, so as if it was a wide one
+            return TILE_VALUES // IMPORTED_VALUES
         architecture = self.card.architecture
         arguments = parse_architecture(architecture.name, architecture.arguments)
         return min(round(TILE_VALUES / arguments.values_per_voxel), 4 * TILE_VOXELS)
@@ -169,13 +173,23 @@ class Bundle:
         device: str = "cpu",
         precision: str = "float32",
         threads: int | None = None,
-    ) -> Predictor:
-        """Ready to run on tiles of that shape; see :func:`connectoscope.networks.predictor.make_predictor`."""
+    ) -> Predictor | OnnxPredictor:
+        """Ready to run on tiles of that shape; see :func:`connectoscope.networks.predictor.make_predictor`.
+
+        An imported network computes in float32.
+        """
+        outputs = tuple(o.name for o in self.card.outputs)
+        if self.card.imported:
+            from connectoscope.networks.onnx_network import OnnxArguments, OnnxNetwork, OnnxPredictor
+
+            arguments = OnnxArguments.parse(self.card.architecture.arguments)
+            graph = OnnxNetwork(self.read_file(ONNX), arguments, device=device, threads=threads)
+            return OnnxPredictor(graph, tile, self.halo(exact), outputs)
         from connectoscope.networks.predictor import make_predictor
 
         return make_predictor(
             self.load_network(),
-            tuple(o.name for o in self.card.outputs),
+            outputs,
             tile=tile,
             halo=self.halo(exact),
             stride=self.card.stride,
@@ -202,19 +216,32 @@ def read_bundle(path: Path) -> Bundle:
         UserError: when there is none, or its card is damaged or of a schema from the future.
     """
     try:
-        values = json.loads((path / CARD).read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("not an object")
+        data = (path / CARD).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path} is no model: it has no {CARD}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"the card of model {path} cannot be read ({error}); get the model again") from None
+    return Bundle(path, parse_card(data, path))
+
+
+def parse_card(data: bytes, path: Path) -> Card:
+    """The card of the model at ``path``.
+
+    Raises:
+        UserError: it is damaged or of a schema from the future.
+    """
+    try:
+        values = json.loads(data)
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the card of model {path} cannot be read ({error}); get the model again") from None
     if values.get("schema") != 1:
         raise UserError(
             f"the card of model {path} has schema {values.get('schema')!r}, this program reads 1; update connectoscope"
         )
     try:
-        return Bundle(path, Card(**values))
+        return Card(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -287,7 +314,7 @@ def write_bundle(path: Path, card: Card, tensors: dict[str, Tensor]) -> Bundle:
     """
     data = _half(tensors)
     card = card.model_copy(update={"files": (_file(WEIGHTS, data),)})
-    return _write(path, card, {WEIGHTS: data})
+    return write_files(path, card, {WEIGHTS: data})
 
 
 def write_companion(path: Path, parent: Bundle, companion: Companion, tensors: dict[str, Tensor]) -> Bundle:
@@ -300,7 +327,7 @@ def write_companion(path: Path, parent: Bundle, companion: Companion, tensors: d
     own = tuple(f for f in parent.card.files if f.name != GATE)
     files = {f.name: parent.read_file(f.name) for f in own}  # also refuses one that was replaced meanwhile
     card = parent.card.model_copy(update={"companion": companion, "files": (*own, _file(GATE, data))})
-    return _write(path, card, {**files, GATE: data})
+    return write_files(path, card, {**files, GATE: data})
 
 
 def write_signed(
@@ -317,7 +344,7 @@ def write_signed(
     own = tuple(f for f in bundle.card.files if f.name != SIGNATURE)
     files = {f.name: bundle.read_file(f.name) for f in own}
     card = bundle.card.model_copy(update={"signature": signature, "files": (*own, _file(SIGNATURE, data))})
-    return _write(path, card, {**files, SIGNATURE: data})
+    return write_files(path, card, {**files, SIGNATURE: data})
 
 
 def remove_bundle(bundle: Bundle) -> None:
@@ -348,7 +375,15 @@ def _half(tensors: dict[str, Tensor]) -> bytes:
     return save(half)
 
 
-def _write(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
+def write_files(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
+    """Make a bundle of a card and the files on it; to one side first, then renamed.
+
+    Args:
+        files: May hold the card itself, as it is to be on disk.
+
+    Raises:
+        UserError: when ``path`` exists and is no bundle.
+    """
     if path.exists() and not (path / CARD).exists():
         raise UserError(f"{path} exists and is no model; choose another name")
     part = path.with_name(path.name + ".part")
@@ -356,7 +391,8 @@ def _write(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
     part.mkdir(parents=True)
     for name, data in files.items():
         (part / name).write_bytes(data)
-    write_card(part, card)
+    if CARD not in files:
+        write_card(part, card)
     if path.exists():
         shutil.rmtree(path)
     part.replace(path)

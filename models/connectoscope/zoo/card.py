@@ -36,11 +36,34 @@ class Normalisation(_Part):
         return self
 
 
+class Imported(_Part):
+    """How an imported model wants intensities: ``(v - a) / (b - a)``, clipped only far outside (:data:`WIDE`).
+
+    ``a`` and ``b`` are the percentiles ``low`` and ``high`` of the grid that the network sees (``scale-range``), its mean
+    and one standard deviation above it (``zero-mean``), or ``low`` and ``high`` themselves (``fixed``).
+    """
+
+    method: Literal["scale-range", "zero-mean", "fixed"]
+    low: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    high: Annotated[float, Field(allow_inf_nan=False)] = 100.0
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.method == "scale-range" and not (self.low >= 0 and self.high <= 100):
+            raise ValueError(f"percentiles are 0 to 100, got {self.low:g} and {self.high:g}")
+        return self
+
+
+WIDE = 16.0  # ranges of an imported model's normalisation to both sides of ``a``, which become -0.5 to 0.5
+
+
 class Inputs(_Part):
     axes: Literal["zyx"] = "zyx"
     voxel_size: tuple[Size, Size, Size]
     unit: Literal["nanometer"] = "nanometer"
-    normalisation: Normalisation = Normalisation()
+    normalisation: Normalisation | Imported = Normalisation()
 
 
 class Output(_Part):
@@ -160,6 +183,11 @@ class Card(_Part):
     def reconstructs(self) -> bool:
         """Whether it makes EM from X-ray, so that only ``reconstruct`` can use it."""
         return self.architecture.name == "unet3d-upscaling"
+
+    @property
+    def imported(self) -> bool:
+        """Whether it is an ONNX network of another program: it can be used, but not trained or changed."""
+        return self.architecture.name == "onnx"
 
     @model_validator(mode="after")
     def _tiles_fit(self) -> Self:

@@ -66,7 +66,10 @@ def test_bounds_and_defaults_are_shown(capsys):
         ),
         (("segment", "a", "b", "--colour"), "No such option: --colour"),
         (("segment", "a"), "Missing argument 'DESTINATION' (see 'connectoscope segment --help')"),
-        (("models", "burn"), "action: input should be 'list', 'show', 'export' or 'remove', got burn"),
+        (
+            ("models", "burn"),
+            "action: input should be 'list', 'show', 'export', 'import' or 'remove', got burn",
+        ),
         (("--colour",), "No such option: --colour"),
         (("run",), "name a job folder"),
         (("run", "nothing"), "is no job folder"),

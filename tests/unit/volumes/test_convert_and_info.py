@@ -157,11 +157,11 @@ def test_refused_destinations(tmp_path: Path, source) -> None:
 def test_unreadable_pixels_leave_nothing_behind(tmp_path: Path, source) -> None:
     path, _ = source
     with tifffile.TiffFile(path) as tif:
-        offset = tif.pages[33].dataoffsets[0]
+        offset = tif.pages[1].dataoffsets[0]
     data = bytearray(path.read_bytes())
     data[offset : offset + 200] = bytes(200)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="cannot read voxels"):
+    with pytest.raises(UserError, match="cannot read voxels 1:2,"):
         converted(tmp_path, path)
     assert not (tmp_path / "out.ome.zarr").exists()
 

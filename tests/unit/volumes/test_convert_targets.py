@@ -11,7 +11,7 @@ import pytest
 import tifffile
 
 from connectoscope.blockwise import destination as places
-from connectoscope.errors import Cancelled, Stopped, UserError
+from connectoscope.errors import Cancelled, Corrupt, Stopped, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks import convert
 from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
@@ -149,17 +149,42 @@ def test_what_is_somebody_elses_stays(tmp_path: Path, source, name: str) -> None
     assert {k: v for k, v in files_of(tmp_path).items() if not k.startswith("job")} == before
 
 
-@pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])
-def test_unreadable_voxels_leave_nothing_behind(tmp_path: Path, source, name: str) -> None:
-    path, _ = source
+def damage(path: Path, number: int) -> Box:
+    """Spoil a chunk of an HDF5 file; its box."""
     with h5py.File(path) as file:
-        chunk = file["raw"].id.get_chunk_info(9)
+        chunk, shape = file["raw"].id.get_chunk_info(number), file["raw"].chunks
     data = bytearray(path.read_bytes())
     data[chunk.byte_offset : chunk.byte_offset + 100] = bytes(100)
     path.write_bytes(data)
-    with pytest.raises(UserError, match="cannot read voxels"):
+    stop = [min(a + n, total) for a, n, total in zip(chunk.chunk_offset, shape, SHAPE, strict=True)]
+    return Box(tuple(map(int, chunk.chunk_offset)), tuple(stop))
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])
+def test_unreadable_voxels_leave_nothing_behind(tmp_path: Path, source, name: str) -> None:
+    path, _ = source
+    damage(path, 0)
+    with pytest.raises(Corrupt, match="cannot read voxels 0:"):
         converted(tmp_path, path, name)
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])
+def test_a_corrupt_chunk_can_be_skipped(tmp_path: Path, source, name: str) -> None:
+    path, pixels = source
+    chunk = damage(path, 9)
+    with pytest.raises(
+        (Corrupt, Stopped), match=rf"cannot read voxels {chunk} \(damaged or incomplete file\?\)"
+    ):
+        converted(tmp_path, path, name)
+    out, summary = converted(tmp_path, path, name, skip_corrupt=True)
+    assert summary["skipped_chunks"] == [str(chunk)]
+    expected = pixels.copy()
+    expected[chunk.slices] = 0
+    np.testing.assert_array_equal(open_volume(out).read(Box.of(pixels.shape)), expected)
+    assert converted(tmp_path, path, name, skip_corrupt=True)[1]["skipped_chunks"] == [str(chunk)]
+    with pytest.raises(UserError, match="made with --skip-corrupt and lacks 1 damaged"):
+        converted(tmp_path, path, name)
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
     part = None if parameters.box is None else parse_box(parameters.box)
 
     judged: dict[str, Bundle] = {}
-    for bundle in named or [model for model in list_models() if not model.card.reconstructs]:
+    for bundle in named or [m for m in list_models() if not (m.card.reconstructs or m.card.imported)]:
         reason = _unfit(bundle, parameters.space, common)
         if reason is None:
             judged[bundle.path.name] = bundle

@@ -1,0 +1,28 @@
+"""``segment`` with a tile of a given shape, which the program itself has no option for: one process, one line of JSON.
+
+``python tests/benchmarks/with_tile.py SRC DST MODEL Z,Y,X``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from connectoscope.jobs.context import Context
+from connectoscope.jobs.memory import peak_memory_mb
+from connectoscope.segmentation import setup
+from connectoscope.tasks.segment import Segment, run
+
+
+def main(source: str, destination: str, model: str, tile: str) -> None:
+    shape = tuple(int(n) for n in tile.split(","))
+    setup.choose_tile = lambda *_, **__: shape  # type: ignore[assignment]
+    context = Context.local(Path(destination + ".job"))
+    summary = run(Segment(source=source, destination=destination, model=model), context)
+    answer = {"blocks": summary["blocks"], "objects": summary["objects"], "peak_mb": peak_memory_mb()}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
