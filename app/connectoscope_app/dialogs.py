@@ -34,6 +34,20 @@ def _buttons(which: QDialogButtonBox.StandardButton) -> QDialogButtonBox:
     return box
 
 
+def _lay_out(dialog: QDialog, *widgets: QWidget) -> None:
+    """A dialog that opens something: these among each other, and Open and Cancel below."""
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.setMinimumWidth(520)
+    buttons = _buttons(QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel)
+    buttons.accepted.connect(dialog.accept)
+    buttons.rejected.connect(dialog.reject)
+    layout = QVBoxLayout(dialog)
+    layout.setContentsMargins(20, 18, 20, 14)
+    layout.setSpacing(12)
+    for widget in (*widgets, buttons):
+        layout.addWidget(widget)
+
+
 class ErrorDialog(QDialog):
     """One clear line, what to do, and the details folded away.
 
@@ -130,8 +144,6 @@ class UrlDialog(QDialog):
     def __init__(self, opened: Callable[[str], None], parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle("Open URL")
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.setMinimumWidth(520)
         self._opened = opened
         hint = QLabel(
             "Address of an OME-Zarr, N5 or Neuroglancer precomputed volume (https://, s3:// or gs://). "
@@ -145,14 +157,7 @@ class UrlDialog(QDialog):
         if is_url(pasted) and not any(c.isspace() for c in pasted):
             self.address.setText(pasted)
             self.address.selectAll()
-        buttons = _buttons(QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(20, 18, 20, 14)
-        layout.setSpacing(12)
-        for widget in (hint, self.address, buttons):
-            layout.addWidget(widget)
+        _lay_out(self, hint, self.address)
 
     def accept(self) -> None:
         address = self.address.text().strip()
@@ -175,8 +180,6 @@ class VolumeChoice(QDialog):
     ) -> None:
         super().__init__(parent)
         self.setWindowTitle("Choose a volume")
-        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.setMinimumWidth(520)
         self._opened = opened
         hint = QLabel(f"{name} holds several volumes. Which one?")
         hint.setWordWrap(True)
@@ -190,14 +193,7 @@ class VolumeChoice(QDialog):
         self.list.setCurrentItem(self.list.topLevelItem(0))
         self.list.header().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.list.itemDoubleClicked.connect(lambda *_: self.accept())
-        buttons = _buttons(QDialogButtonBox.StandardButton.Open | QDialogButtonBox.StandardButton.Cancel)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(20, 18, 20, 14)
-        layout.setSpacing(12)
-        for widget in (hint, self.list, buttons):
-            layout.addWidget(widget)
+        _lay_out(self, hint, self.list)
 
     def accept(self) -> None:
         super().accept()

@@ -24,7 +24,7 @@ from napari.layers._scalar_field._slice import _ScalarFieldSliceRequest, _Scalar
 from napari.qt import QtViewer
 from qtpy.QtCore import QSocketNotifier
 
-from connectoscope.volumes.stores import first_line, is_url
+from connectoscope.volumes.stores import doubt, first_line
 from napari_connectoscope.sources import source_of
 
 _Requests = dict[ReferenceType[Layer], Any]
@@ -41,7 +41,7 @@ class SliceRelay:
     def __init__(self, pane: QtViewer, told: Callable[[str, str], None]) -> None:
         self._pane, self._told = pane, told
         self._waiting: deque[Any] = deque()
-        self._read: deque[tuple[ReferenceType[Layer], str]] = (
+        self._read: deque[tuple[ReferenceType[Layer], Exception | None]] = (
             deque()
         )  # layers, and why they could not be read
         self._unreadable: WeakKeyDictionary[Layer, str] = WeakKeyDictionary()
@@ -60,14 +60,14 @@ class SliceRelay:
         """In the slicing thread: the slices asked for, by layer."""
         slices = {}
         for layer, request in requests.items():
-            problem = ""
+            problem = None
             try:
                 slices[layer] = request()
             except (ValueError, OSError) as error:  # a store's words for what it cannot give
                 if not isinstance(request, _ScalarFieldSliceRequest):
                     raise
                 slices[layer] = _empty(request)
-                problem = first_line(error)
+                problem = error.with_traceback(None)  # which would hold the layers
             self._read.append((layer, problem))
         self._slicer.events.ready(value=slices)
         return slices
@@ -89,15 +89,13 @@ class SliceRelay:
             if (layer := reference()) is not None:
                 self._note(layer, problem)
 
-    def _note(self, layer: Layer, problem: str) -> None:
+    def _note(self, layer: Layer, problem: Exception | None) -> None:
         known = self._unreadable.pop(layer, "")
-        if problem:
-            doubt = (
-                "is the connection gone?" if is_url(source_of(layer) or "") else "damaged or incomplete file?"
-            )
-            self._unreadable[layer] = known or f"{layer.name} cannot be read here ({doubt})"
+        if problem is not None:
+            why = doubt(source_of(layer) or "", problem)
+            self._unreadable[layer] = known or f"{layer.name} cannot be read here ({why})"
             if not known:
-                self._told(self._unreadable[layer], problem)
+                self._told(self._unreadable[layer], first_line(problem))
         self._show()
 
     def _show(self, _event: object = None) -> None:

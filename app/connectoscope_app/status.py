@@ -68,10 +68,8 @@ def value_text(model: ViewerModel) -> str:
     value = layer.get_value(model.cursor.position, dims_displayed=list(model.dims.displayed), world=True)
     if isinstance(value, tuple):  # of several levels: the level, and the value
         value = value[1]
-    return (
-        ""
-        if value is None
-        else f"{layer.name} {value:.4g}"
-        if layer.dtype.kind == "f"
-        else f"{layer.name} {value}"
-    )
+    if value is None:
+        return ""
+    if layer.dtype.kind == "f":
+        return f"{layer.name} {value:.4g}"
+    return f"{layer.name} {value}"

@@ -113,8 +113,9 @@ def _commands() -> list[str]:
 
 
 def _command_of(arguments: Sequence[str]) -> str:
-    if " ".join(arguments[:2]) in task_names():
-        return f"{arguments[0]} {arguments[1]} "
+    name = " ".join(arguments[:2])
+    if " " in name and name in task_names():
+        return f"{name} "
     return f"{arguments[0]} " if arguments and arguments[0] in _commands() else ""
 
 

@@ -25,6 +25,10 @@ class Corrupt(Unreadable):
     """Voxels whose bytes are there but damaged."""
 
 
+class Unwritable(UserError):
+    """A place that does not take what is made; its cause says why."""
+
+
 class SeveralVolumes(UserError):
     """Several volumes where one must be named.
 

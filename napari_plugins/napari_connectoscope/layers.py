@@ -205,16 +205,16 @@ def open_in_background(
         owner: Nothing is added once it is gone.
         opened: Called with the layer and its volume.
         failed: Called with one line for the user.
-        several: Called instead where one of several volumes must be chosen.
+        several: Called instead where one of several volumes must be chosen; None: that is a failure.
         choices: ``channel``, ``time``, ``voxel_size`` of ``open_volume``.
     """
+
+    ask = several or (lambda error: failed(str(error)))
 
     def read() -> tuple[Volume, Layer] | SeveralVolumes:
         try:
             volume = open_volume(source, **choices)
         except SeveralVolumes as error:
-            if several is None:
-                raise
             return error
         labels = volume.dtype == np.uint64 or is_labels(volume.source)  # no microscope counts that far
         ((data, options, kind),) = volume_layers(volume, labels=labels, voxel_size=choices.get("voxel_size"))
@@ -223,8 +223,7 @@ def open_in_background(
 
     def add(answer: tuple[Volume, Layer] | SeveralVolumes) -> None:
         if isinstance(answer, SeveralVolumes):
-            if several is not None:
-                several(answer)
+            ask(answer)
             return
         volume, layer = answer
         _add_source(viewer, layer)

@@ -17,7 +17,7 @@ from connectoscope.volumes.geometry import Index3
 from connectoscope.zoo import find_model
 from connectoscope.zoo.bundle import write_bundle
 
-CORE: Index3 = (8, 224, 224)
+CORE: Index3 = (8, 320, 320)
 HALO: Index3 = (4, 16, 16)  # smaller than the model's own, so that small tiles are not all halo
 SIDES = (2, 4, 8)  # blocks along each axis
 GOAL = 0.15

@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 from connectoscope.jobs.context import Context
-from connectoscope.jobs.memory import peak_memory_mb
+from connectoscope.jobs.memory import keep_freed_memory, peak_memory_mb
 from connectoscope.segmentation import setup
 from connectoscope.tasks.segment import Segment, run
+from connectoscope.volumes.stores import use_engine_cache
 
 
 def main(source: str, destination: str, model: str, tile: str) -> None:
+    keep_freed_memory()  # as the engine's process does
+    use_engine_cache()
     shape = tuple(int(n) for n in tile.split(","))
     setup.choose_tile = lambda *_, **__: shape  # type: ignore[assignment]
     context = Context.local(Path(destination + ".job"))

@@ -62,9 +62,6 @@ class FilterBundle:
     def halo(self, exact):
         return HALO
 
-    def precision(self, device):
-        return "float32"
-
     def tile_voxels(self):
         return 1_000_000
 

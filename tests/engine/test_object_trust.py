@@ -9,7 +9,7 @@ import pytest
 import zarr
 from filter_model import blobs, files_of
 
-from connectoscope.errors import Cancelled
+from connectoscope.errors import Cancelled, Stopped
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 
 SHAPE = (14, 36, 34)
@@ -71,6 +71,27 @@ def test_interrupted_and_resumed_gives_the_same_table(run, reconstruction, tmp_p
             run(open_volume(path, channel="em"), part, target=["synapses"], threshold=170, stop_at=stop_at)
         run(open_volume(path, channel="em"), part, target=["synapses"], threshold=170)
         assert files_of(part / "tables")["synapses.csv"] == files_of(whole / "tables")["synapses.csv"]
+
+
+def test_nobody_trusts_what_cannot_be_read(run, reconstruction, tmp_path):
+    path, _ = reconstruction
+    chunk = path / "0" / "c" / "1" / "0" / "2" / "1"  # of the aleatoric sd
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    options = {"target": ["synapses"], "threshold": 170}
+    with pytest.raises(Stopped, match="cannot read voxels 0:8,16:24,8:16"):
+        run(open_volume(path, channel="em"), tmp_path / "stopped.ome.zarr", **options)
+    result = tmp_path / "result.ome.zarr"
+    volume = open_volume(path, channel="em").skipping_corrupt()
+    summary = run(volume, result, skip_corrupt=True, **options)
+    assert summary["skipped_chunks"] == ["0:8,16:24,8:16 of aleatoric_sd"]
+    assert any("1 chunk of the source is corrupt" in text for text in summary["warnings"])
+    labels = zarr.open_array(result / "labels" / "synapses" / "0", mode="r")[...]
+    touched = set(np.unique(labels[0:8, 16:24, 8:16])) - {0}
+    assert touched
+    for row in rows(result):
+        assert (row["max_sd"] == "inf") == (row["mean_sd"] == "inf") == (int(row["id"]) in touched)
+        if int(row["id"]) in touched:
+            assert row["trusted"] == "no"
 
 
 def test_other_volumes_have_no_such_columns(run, tmp_path):

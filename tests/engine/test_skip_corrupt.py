@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 from filter_model import HALO, blobs, filtered
 
+from connectoscope.blockwise.engine import Engine
+from connectoscope.blockwise.grid import Grid
+from connectoscope.blockwise.ledger import Ledger
+from connectoscope.blockwise.plan import Lattice
+from connectoscope.cascade.gates import ClassicalGate
+from connectoscope.cascade.ladder import Averaged, Rung
+from connectoscope.cascade.run import Cascade, Step
 from connectoscope.errors import UserError
+from connectoscope.jobs.context import Context
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
 from connectoscope.networks.normalise import normalise
-from connectoscope.volumes import ImageSpec, create_image, open_volume
+from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
 from connectoscope.volumes.geometry import Box
 
 SHAPE, CHUNK = (20, 24, 24), (8, 8, 8)
@@ -56,6 +64,34 @@ def test_only_what_a_resampled_box_reads_is_told(run, tmp_path, damaged):
         out = tmp_path / f"{box[-4:].replace(':', '-')}.ome.zarr"
         summary = run(volume, out, box=box, core=(4, 4, 4), skip_corrupt=True)
         assert summary.get("skipped_chunks") == found
+
+
+def test_no_cell_is_rejected_for_what_cannot_be_read(tmp_path, damaged):
+    path, _ = damaged
+    grid = Grid(open_volume(path).skipping_corrupt())
+    rung = Rung((2, 2, 2), Averaged(grid, (2, 2, 2)), made=True)
+    gate = ClassicalGate("none", (0, 0, 0), lambda cell, halo: 0.0)
+    cells = {(z, y, x) for z in range(5) for y in range(6) for x in range(6)}
+    context = Context.local(tmp_path / "job", threads=1)
+    cascade = Cascade(Lattice((4, 4, 4), (0, 0, 0), (1, 1, 1)), [Step(rung, gate, 0.5)])
+    with Ledger(context.job.ledger_path) as ledger:
+        accepted = cascade.accept(Engine(context, ledger), ledger, cells)
+        entries = {e["id"]: e for e in ledger.entries("gate")}
+    assert {id for id, e in entries.items() if "skipped" in e} == {"gate 2x2x2/1_1_2"}
+    assert entries["gate 2x2x2/1_1_2"]["skipped"] == [str(GONE)]
+    assert accepted == {cell for cell in cells if rung.parent(cell) == (1, 1, 2)}
+
+
+def test_a_source_that_lacks_chunks_is_told(run, tmp_path):
+    path = tmp_path / "source.ome.zarr"
+    spec = ImageSpec(SHAPE, np.dtype("u1"), (8, 8, 8), (0, 0, 0), "nanometer", CHUNK)
+    create_image(path, spec)[0].write(blobs(SHAPE, 5)).result()
+    set_attributes(path, summary={"skipped_chunks": ["a", "b"]})
+    summary = run(open_volume(path), tmp_path / "out.ome.zarr")
+    assert (
+        "source.ome.zarr was made with --skip-corrupt: 2 chunks of its source are missing in it"
+        in (summary["warnings"])
+    )
 
 
 def test_it_may_be_added_to_a_run_and_not_taken_away(tmp_path, monkeypatch):

@@ -146,7 +146,7 @@ def test_a_chunk_becomes_corrupt_on_the_way(folder, whole):
         told, "cannot read voxels 56:64,0:128,0:128 (damaged or incomplete file?)", "0/c/7/0/0"
     )
     assert "--skip-corrupt takes damaged chunks as 0" in told
-    assert done(out) == before
+    assert before <= done(out) < BLOCKS
 
     code, told, _ = segment(volume, "skipped", "--skip-corrupt")
     assert code == 0, told

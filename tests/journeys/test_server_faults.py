@@ -17,7 +17,7 @@ from eight_blocks import BLOCKS, done, make_volume, same, supervised
 pytestmark = pytest.mark.timeout(240)
 STUMBLES = ("drop", "truncate", "delay")
 # Decoded chunks are not kept, so that each block asks the server.
-FORGETFUL = "from connectoscope.volumes import stores; stores.CACHE_BYTES = 0"
+FORGETFUL = "from connectoscope.volumes import stores; stores.ENGINE_CACHE_BYTES = 0"
 
 
 class Server(ThreadingHTTPServer):

@@ -51,6 +51,10 @@ def cluster(tmp_path):
             [*python, "--port", "0", "--no-dashboard", "--scheduler-file", file], stdout=log, stderr=log
         )
     ]
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < end, "no scheduler"
+        time.sleep(0.02)
     python[-1] = "distributed.cli.dask_worker"
     worker = [*python, "--scheduler-file", file, "--nthreads", "1", "--no-dashboard", "--no-nanny"]
     started += [subprocess.Popen(worker, stdout=log, stderr=log, cwd=tmp_path) for _ in range(2)]

@@ -43,6 +43,7 @@ class Eye:
         self, bundle: Bundle, volume: Volume, shape: Index3, *, turned: bool, device: str, threads: int
     ) -> None:
         card = bundle.card
+        self.network = bundle.load_network()  # first: refuses models that have none
         self.grid = sees(card, volume)
         self.low, self.high = intensity_of(card, self.grid)
         ratio = [a / b for a, b in zip(self.grid.scale, volume.levels[0].scale, strict=True)]
@@ -58,7 +59,6 @@ class Eye:
             precision=best_precision(device),
             threads=threads,
         )
-        self.network = bundle.load_network()
         self.flips = list(product((False, True), repeat=2)) if turned else [(False, False)]
 
     def look(self, box: Box) -> Seen | None:

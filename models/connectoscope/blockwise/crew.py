@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connectoscope.errors import Stopped, UserError
@@ -33,6 +34,29 @@ Work = Callable[[str], Done]
 """Does the block of this id; must be picklable."""
 
 
+def check_scheduler(name: str) -> None:
+    """Raises UserError, without asking anybody, where ``name`` can be no scheduler (see :class:`Crew`)."""
+    if name == LOCAL or "://" in name:
+        return
+    if name in QUEUES:
+        missing = [part for part in ("cores", "memory") if _described(name, part) is None]
+        if missing:
+            raise UserError(
+                f"--scheduler {name} needs jobqueue: {name}: {' and '.join(missing)} (of a job) in "
+                "~/.config/dask/jobqueue.yaml"
+            )
+    elif name.endswith(".json") or "/" in name:
+        if not Path(name).is_file():
+            raise UserError(
+                f"there is no file {name}; give the one that dask-scheduler --scheduler-file writes"
+            )
+    elif ":" not in name:
+        raise UserError(
+            f"there is no scheduler '{name}'; choose local, slurm, pbs or lsf, or give the address that dask-scheduler "
+            "prints"
+        )
+
+
 class Crew:
     """Workers behind a scheduler. Use as a context manager: what was started for it ends with it.
 
@@ -42,10 +66,11 @@ class Crew:
         workers: How many are started; of no meaning for an address.
 
     Raises:
-        UserError: dask.distributed is not installed, or nobody answers.
+        UserError: dask.distributed is not installed, a queue is not described, or nobody answers.
     """
 
     def __init__(self, scheduler: str, workers: int) -> None:
+        check_scheduler(scheduler)
         try:
             import distributed
         except ImportError:
@@ -115,6 +140,16 @@ class Crew:
         finally:
             for future in under_way:
                 future.cancel()
+
+
+def _described(queue: str, part: str) -> Any:
+    try:
+        import dask.config
+    except ImportError:
+        raise UserError(
+            f"--scheduler {queue} needs dask-jobqueue: pip install 'connectoscope[cluster]'"
+        ) from None
+    return dask.config.get(f"jobqueue.{queue}.{part}", None)
 
 
 def _queue(name: str) -> Any:

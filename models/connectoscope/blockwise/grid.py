@@ -82,6 +82,10 @@ class Grid:
         source = Box(_three(lambda a: rows[a].start), _three(lambda a: rows[a].stop))
         return self.volume.skipped_in(source, self.level)
 
+    def gaps(self, box: Box) -> list[Box]:
+        """The same in grid voxels."""
+        return [self.box_from_level(chunk, self.level) for chunk in self.skipped_in(box)]
+
     def _inside(self, box: Box) -> tuple[list[NDArray[np.int64]], Box]:
         """For each axis the indices inside the grid that ``box`` shows, and the box that holds them."""
         index = [reflected(box.start[a], box.stop[a], self.shape[a]) for a in range(3)]

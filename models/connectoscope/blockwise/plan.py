@@ -258,9 +258,10 @@ def first_difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
 
 def as_begun(fresh: Signature, begun: Signature | None) -> Signature:
     """``fresh`` with the chunks that were sampled when the run began, where some of them have become corrupt since."""
-    if begun is None or not fresh["input"]["chunks"].startswith(CORRUPT):
+    chunks = begun.get("input", {}).get("chunks") if begun is not None else None
+    if chunks is None or not fresh["input"]["chunks"].startswith(CORRUPT):
         return fresh
-    return fresh | {"input": fresh["input"] | {"chunks": begun["input"]["chunks"]}}
+    return fresh | {"input": fresh["input"] | {"chunks": chunks}}
 
 
 def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,6 +31,15 @@ class CoarseSource(Protocol):
     @property
     def shape(self) -> Index3: ...
 
+    @property
+    def level(self) -> int:
+        """That of the file which is read."""
+        ...
+
+    def skipped_in(self, box: Box) -> list[Box]:
+        """The corrupt chunks (voxels of that level) that :meth:`read` of ``box`` took as 0."""
+        ...
+
     def read(self, box: Box) -> NDArray[np.float32]:
         """``box`` (voxels of this level, may reach outside: symmetric reflection), (z, y, x) float32."""
         ...
@@ -48,12 +57,23 @@ class Averaged:
         z, y, x = (-(-n // f) for n, f in zip(self.grid.shape, self.factor, strict=True))
         return (z, y, x)
 
-    def read(self, box: Box) -> NDArray[np.float32]:
+    @property
+    def level(self) -> int:
+        return self.grid.level
+
+    def skipped_in(self, box: Box) -> list[Box]:
+        return self.grid.skipped_in(self._inside(box)[1])
+
+    def _inside(self, box: Box) -> tuple[list[NDArray[np.int64]], Box]:
+        """For each axis the indices that ``box`` shows, and the part of the grid that they are made of."""
         shape = self.shape
         index = [reflected(box.start[a], box.stop[a], shape[a]) for a in range(3)]
         low = tuple(int(i.min()) * f for i, f in zip(index, self.factor, strict=True))
         high = tuple((int(i.max()) + 1) * f for i, f in zip(index, self.factor, strict=True))
-        inside = Box(low, high).intersection(Box.of(self.grid.shape))  # type: ignore[arg-type]
+        return index, Box(low, high).intersection(Box.of(self.grid.shape))  # type: ignore[arg-type]
+
+    def read(self, box: Box) -> NDArray[np.float32]:
+        index, inside = self._inside(box)
         coarse = np.asarray(downsample(self.grid.read(inside), self.factor, labels=False), dtype=np.float32)
         return coarse[np.ix_(*(i - i.min() for i in index))]
 

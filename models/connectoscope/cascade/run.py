@@ -26,6 +26,7 @@ from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.plan import Block, Lattice
 from connectoscope.cascade.gates import Gate
 from connectoscope.cascade.ladder import Place, Rung
+from connectoscope.volumes.corrupt import chunk_name
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.ome_zarr_write import ImageSpec
 
@@ -54,15 +55,17 @@ def id_of(place: Place) -> str:
 
 
 def score_phase(name: str, places: Iterable[Place], rung: Rung, gate: Gate, core: Index3) -> Phase[Any]:
-    """Scores of coarse cells, which end up in the ledger as ``score``."""
+    """Scores of coarse cells, which end up in the ledger as ``score``, with the corrupt chunks that were ``skipped``."""
 
-    def read(block: Block) -> NDArray[np.float32]:
+    def read(block: Block) -> tuple[NDArray[np.float32], list[str]]:
         cell = rung.source.read(block.read)
-        return np.nan_to_num(cell, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        skipped = [chunk_name(chunk, rung.source.level) for chunk in rung.source.skipped_in(block.read)]
+        return np.nan_to_num(cell, copy=False, nan=0.0, posinf=0.0, neginf=0.0), skipped
 
-    def compute(block: Block, cell: NDArray[np.float32]) -> Output:
+    def compute(block: Block, seen: tuple[NDArray[np.float32], list[str]]) -> Output:
+        cell, skipped = seen
         score = gate(cell)
-        return Output(np.array([score]), {"score": score})
+        return Output(np.array([score]), {"score": score} | ({"skipped": skipped} if skipped else {}))
 
     blocks = [Block(id_of(p), rung.cell(p, core, gate.halo), _EMPTY, _EMPTY) for p in places]
     return Phase(name, blocks, read, compute, lambda block, data: None)
@@ -97,7 +100,10 @@ class Cascade:
         return [self._name(step) for step in self.steps]
 
     def accept(self, engine: Engine, ledger: Ledger, cells: set[Place]) -> set[Place]:
-        """Those of ``cells`` that all gates pass; each gate runs only under what the one before passed."""
+        """Those of ``cells`` that all gates pass; each gate runs only under what the one before passed.
+
+        Where chunks are corrupt a score says nothing, and the cell is passed on.
+        """
         for step in self.steps:
             name = self._name(step)
             places = sorted({step.rung.parent(place) for place in cells})
@@ -105,7 +111,7 @@ class Cascade:
             passed = {
                 place_of(entry["id"].removeprefix(f"{name}/"))
                 for entry in ledger.entries(f"{name}/")
-                if entry["score"] >= step.threshold
+                if entry["score"] >= step.threshold or "skipped" in entry
             }
             cells = {place for place in cells if step.rung.parent(place) in passed}
         return cells

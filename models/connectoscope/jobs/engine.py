@@ -17,13 +17,22 @@ import time
 import traceback
 from typing import Any
 
-from connectoscope.errors import Cancelled, ConnectoscopeError, Corrupt, Stopped, Unreadable, UserError
+from connectoscope.errors import (
+    Cancelled,
+    ConnectoscopeError,
+    Corrupt,
+    Stopped,
+    Unreadable,
+    Unwritable,
+    UserError,
+)
 from connectoscope.jobs.context import Context
 from connectoscope.jobs.events import OUT_OF_SPACE, Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.memory import is_out_of_memory, keep_freed_memory, peak_memory_mb
 from connectoscope.jobs.request import parse_parameters
 from connectoscope.tasks.base import load_task
+from connectoscope.volumes.stores import use_engine_cache
 
 OUT_OF_MEMORY = 12
 """Exit status of an engine that ran out of memory without being killed; never seen by the user."""
@@ -105,6 +114,13 @@ def understood(error: BaseException, job: JobFolder) -> BaseException:
     unreadable = error if isinstance(error, Unreadable) else error.__cause__
     if isinstance(unreadable, Unreadable):
         return _without_input(error, unreadable, job)
+    if isinstance(error, Unwritable):
+        return _of_system(error.__cause__, job) or error
+    return error if isinstance(error, ConnectoscopeError) else _of_system(error, job) or error
+
+
+def _of_system(error: BaseException | None, job: JobFolder) -> ConnectoscopeError | None:
+    """A full disk or a lost permission in our words; None for anything else."""
     number = error.errno if isinstance(error, OSError) else None
     # TensorStore reports in its own exceptions, with the system's text inside.
     if number in OUT_OF_SPACE or any(os.strerror(n) in str(error) for n in OUT_OF_SPACE):
@@ -118,14 +134,13 @@ def understood(error: BaseException, job: JobFolder) -> BaseException:
         return UserError(
             f"{where} is not accessible ({reason}); choose another place or ask for the permission"
         )
-    return error
+    return None
 
 
 def _without_input(error: BaseException, unreadable: Unreadable, job: JobFolder) -> ConnectoscopeError:
     """The source could not be read on: nobody's fault here, so what was begun can go on."""
     text = str(error)
-    fields = load_task(job.request.task).parameters.model_fields
-    if isinstance(unreadable, Corrupt) and "skip_corrupt" in fields:
+    if isinstance(unreadable, Corrupt) and job.request.parameters.get("skip_corrupt") is False:
         text += ". --skip-corrupt takes damaged chunks as 0"
     if isinstance(error, Stopped):
         return Stopped(text)
@@ -171,6 +186,7 @@ def main() -> None:
     die_with_parent(options.parent)
     faulthandler.enable()  # a crash in native code leaves its stack in the log
     keep_freed_memory()
+    use_engine_cache()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor passes it on as the file "cancel"
     job = JobFolder(options.folder)
     if job.request.background:

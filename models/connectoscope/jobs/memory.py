@@ -89,6 +89,8 @@ def keep_freed_memory() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # not in musl
         if mallopt is not None:
-            for option in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-                mallopt(option, 2**31 - 1)
+            if mallopt(
+                _MMAP_THRESHOLD, 2**31 - 1
+            ):  # before glibc 2.35 it refuses, and its own ways are better
+                mallopt(_TRIM_THRESHOLD, 2**31 - 1)
             mallopt(_ARENAS, 2)

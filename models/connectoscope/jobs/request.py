@@ -58,7 +58,7 @@ class JobRequest(BaseModel):
             options: ``device``, ``threads``, ``workers``, ``scheduler``, ``background``, ``keep_job``, ``overwrite``.
 
         Raises:
-            UserError: naming the first parameter that will not do.
+            UserError: naming the first parameter that will not do, or there is no such scheduler.
         """
         task = load_task(task) if isinstance(task, str) else task
         parameters = values if isinstance(values, Parameters) else parse_parameters(task, values)
@@ -66,6 +66,10 @@ class JobRequest(BaseModel):
         for name, info in type(parameters).model_fields.items():
             role = parameter_facts(info).get("role", "plain")
             stored[name] = _absolute(stored[name], role)
+        if options.get("scheduler") is not None:
+            from connectoscope.blockwise.crew import check_scheduler
+
+            check_scheduler(options["scheduler"])
         try:
             return cls(task=task.name, parameters=stored, **options)
         except ValidationError as error:
@@ -161,7 +165,8 @@ def _absolute(value: Any, role: str) -> Any:
         return [_absolute(item, role) for item in value]
     if not isinstance(value, str) or not value:
         return value
-    if role == "new_model" and not Path(value).parts[1:] and value not in (".", "..", "~"):
+    bare = Path(value).name == value and value not in ("..", "~")
+    if role == "new_model" and bare:
         from connectoscope.zoo.bundle import user_models
 
         return str((user_models() / value).absolute())
@@ -169,6 +174,11 @@ def _absolute(value: Any, role: str) -> Any:
         if "://" in value:
             raise UserError(f"destination {value} is a URL; name a file or folder on this machine")
         return os.path.normpath(Path(value).expanduser().absolute())
+    if role == "model" and bare:  # what is called so here does not hide a model of that name
+        from connectoscope.zoo.bundle import named_model
+
+        if named_model(value):
+            return value
     if role in _INPUT_ROLES and "://" not in value:
         file, mark, dataset = value.partition("::")
         path = Path(file).expanduser().absolute()

@@ -21,10 +21,17 @@ from connectoscope.volumes.geometry import Index3
 
 NAME = "onnx"
 AXES = "bczyx"
+ONLY_SEGMENTS = (
+    "this model is an imported ONNX network: it can segment, but not be trained, adapted, signed, "
+    "pruned or exported"
+)
+CUDA = "CUDAExecutionProvider"
 Steps = tuple[tuple[Any, ...], ...]
 STEPS = {"scale": 2, "clip": 2, "sigmoid": 0, "softmax": 0}  # and how many numbers each takes
 LARGEST = 4_000_000  # voxels of the image on which its reach is measured
 TELLING = 1e-5  # of the output's range: what changes less is rounding
+STANDARD = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # sets of operators that onnxruntime brings
+NO_MEMORY = ("Failed to allocate memory", "bad_alloc", "out of memory")  # in the words of onnxruntime
 
 
 @dataclass(frozen=True)
@@ -101,11 +108,15 @@ class OnnxNetwork:
 
     Args:
         data: Of an ONNX file, whole.
-        device: ``cuda`` where this onnxruntime has it; else the processor computes.
+        device: ``cpu`` or ``cuda``.
         threads: None: as many as there are cores.
 
+    Attributes:
+        operators: Names of the graph's operators.
+
     Raises:
-        UserError: onnxruntime is missing, or cannot load or run such a graph.
+        UserError: onnxruntime is missing, has no such device, or cannot load or run such a graph.
+        MemoryError: there is too little memory for it.
     """
 
     def __init__(
@@ -116,19 +127,22 @@ class OnnxNetwork:
         import onnxruntime
 
         self.arguments = arguments
+        self.operators = checked_operators(data)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what is wrong is raised, in one line of ours
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wanted = ["CUDAExecutionProvider"] if device == "cuda" else []
-        there = onnxruntime.get_available_providers()
+        wanted = [CUDA] if device_for(device, asked=True) == "cuda" else []
         try:
             self._session = onnxruntime.InferenceSession(
-                data, options, providers=[p for p in (*wanted, "CPUExecutionProvider") if p in there]
+                data, options, providers=[*wanted, "CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime's errors have no base of their own
+            _check_memory(error)
             raise UserError(f"the ONNX network cannot be loaded: {_first_line(error)}") from None
+        if wanted and CUDA not in self._session.get_providers():
+            raise UserError("onnxruntime cannot use the CUDA device; use --device cpu")
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)":
             told = ", ".join(f"{i.name} {i.type}" for i in inputs)
@@ -147,6 +161,7 @@ class OnnxNetwork:
 
         Raises:
             UserError: the graph fails on it, or gives another shape than it should.
+            MemoryError: there is too little memory for it.
         """
         shape = (image.shape[0], image.shape[1], image.shape[2])
         window = self.arguments.window(shape)
@@ -177,6 +192,7 @@ class OnnxNetwork:
         try:
             (found,) = self._session.run([self._output], {self._input: image})
         except Exception as error:  # as above
+            _check_memory(error)
             raise UserError(
                 f"the ONNX network fails on {window.shape} voxels: {_first_line(error)}"
             ) from None
@@ -213,6 +229,68 @@ class OnnxPredictor:
         if len(p) != len(self.outputs):
             raise UserError(f"the ONNX network gives {len(p)} channels, its card names {len(self.outputs)}")
         return stored(p)
+
+
+def device_for(device: str, *, asked: bool) -> str:
+    """Where onnxruntime computes if the rest of the program computes on ``device``: ``cpu`` or ``cuda``.
+
+    Args:
+        asked: That device and no other, so that the processor will not do instead.
+
+    Raises:
+        UserError: it was asked for, and onnxruntime does not have it.
+    """
+    import onnxruntime
+
+    if device == "cpu" or (device == "cuda" and CUDA in onnxruntime.get_available_providers()):
+        return device
+    if asked:
+        more = "; or install onnxruntime-gpu in place of onnxruntime" if device == "cuda" else ""
+        raise UserError(
+            f"imported models run by onnxruntime, which does not know {device} here; use --device cpu{more}"
+        )
+    return "cpu"
+
+
+def checked_operators(data: bytes) -> set[str]:
+    """Names of the operators of a graph, those of graphs inside included.
+
+    Raises:
+        UserError: it is no ONNX, refers to other files, or to operators that onnxruntime has not.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        raise UserError("imported models need one more package: pip install 'connectoscope[onnx]'") from None
+    found: set[str] = set()
+    try:
+        model = onnx.load_model_from_string(data)
+        domains = {*STANDARD, *(function.domain for function in model.functions)}
+        graphs = [model.graph, *model.functions]
+        while graphs:
+            graph = graphs.pop()
+            tensors = list(getattr(graph, "initializer", ()))
+            sparse = list(getattr(graph, "sparse_initializer", ()))
+            attributes = list(getattr(graph, "attribute_proto", ()))
+            for node in graph.node:
+                if node.domain not in domains:
+                    raise UserError(
+                        f"the ONNX file needs operators of '{node.domain}', which onnxruntime has not"
+                    )
+                found.add(node.op_type)
+                attributes += node.attribute
+            for a in attributes:
+                graphs += [a.g] * a.HasField("g") + [*a.graphs]
+                tensors += [a.t] * a.HasField("t") + [*a.tensors]
+                sparse += [a.sparse_tensor] * a.HasField("sparse_tensor") + [*a.sparse_tensors]
+            tensors += [part for s in sparse for part in (s.values, s.indices)]
+            if any(t.data_location == onnx.TensorProto.EXTERNAL or t.external_data for t in tensors):
+                raise UserError("the ONNX file has its weights in a second file; save it as one")
+    except UserError:
+        raise
+    except Exception:  # protobuf's errors have no base of their own
+        raise UserError("the network of the model is no ONNX file; get it again") from None
+    return found
 
 
 def stored(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -303,6 +381,12 @@ def measured_reach(network: OnnxNetwork, stride: Index3, sample: NDArray[np.floa
         if not any(arguments.step):
             break
     return None
+
+
+def _check_memory(error: Exception) -> None:
+    """Raises MemoryError where that is what onnxruntime says, so that a run goes on with smaller tiles."""
+    if any(words in str(error) for words in NO_MEMORY):
+        raise MemoryError(_first_line(error)) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -27,6 +27,7 @@ from connectoscope.volumes.geometry import Index3
 
 TILE_VALUES = 576_000_000  # that one convolution reads and writes on the default tile, which runs in 4 GB
 TILE_VOXELS = 6_000_000  # of tiles whose network is not known, and of previews, which must come soon
+LARGEST_TILE = 30_000_000  # voxels: of the narrowest network, whose outputs weigh as much as its layers
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,6 +44,11 @@ def _has_native_bf16() -> bool:
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool((check and check()) or (amx and amx()))
+
+
+def default_tile(values_per_voxel: float) -> int:
+    """Voxels of the tiles of a network whose widest convolution reads and writes so many values per voxel."""
+    return min(round(TILE_VALUES / values_per_voxel), LARGEST_TILE)
 
 
 def choose_tile(grid: Index3, halo: Index3, stride: Index3, voxels: int = TILE_VOXELS) -> Index3:

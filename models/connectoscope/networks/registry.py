@@ -18,9 +18,7 @@ def parse_architecture(name: str, arguments: dict[str, Any]) -> UNet3dArguments:
     if name == upscaling.NAME:
         raise UserError("this model makes EM from X-ray: use it with 'connectoscope reconstruct'")
     if name == onnx_network.NAME:
-        raise UserError(
-            "this model is an imported ONNX network: it can segment, but not be trained, adapted, signed, pruned or exported"
-        )
+        raise UserError(onnx_network.ONLY_SEGMENTS)
     if name != "unet3d":
         raise UserError(
             f"architecture '{name}' is not known here; known: unet3d (is the bundle from a newer version?)"

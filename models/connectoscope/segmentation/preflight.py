@@ -17,7 +17,7 @@ from connectoscope.jobs.memory import peak_memory_mb
 from connectoscope.networks.predictor import best_precision
 from connectoscope.segmentation.components import local_labels
 from connectoscope.segmentation.probabilities import ProbabilityMaker
-from connectoscope.segmentation.setup import set_up
+from connectoscope.segmentation.setup import device_of, set_up
 from connectoscope.segmentation.targets import choose_targets
 from connectoscope.volumes import open_volume
 
@@ -51,11 +51,12 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
     for text in [*setup.warnings(), *warnings]:
         context.warn(text)
     mask = None if parameters.within is None else read_mask(open_volume(parameters.within), setup.grid)
+    device = device_of(bundle, context)
     predictor = bundle.predictor(
         tile=setup.lattice.tile,
         exact=parameters.exact,
-        device=context.device,
-        precision=best_precision(context.device),
+        device=device,
+        precision=best_precision(device),
         threads=context.threads,
     )
     maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, setup.intensity(), None, mask)
@@ -97,7 +98,7 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
         "blocks": len(blocks),
         "tile": list(setup.lattice.tile),
         "halo_share": round(1 - math.prod(setup.lattice.core) / math.prod(setup.lattice.tile), 3),
-        "device": context.device,
+        "device": device,
         "seconds": round(seconds, 4),
         "memory_mb": round(memory),
         "free_memory_mb": round(free_memory),

@@ -17,7 +17,7 @@ import numpy as np
 from connectoscope.blockwise.plan import Lattice
 from connectoscope.networks.predictor import TILE_VOXELS, best_precision, choose_tile
 from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor
-from connectoscope.segmentation.setup import Setup, set_up
+from connectoscope.segmentation.setup import Setup, device_of, set_up
 from connectoscope.volumes.geometry import Index3
 from connectoscope.volumes.ome_zarr_write import create_image
 
@@ -40,7 +40,8 @@ def preview(volume: Volume, bundle: Bundle, parameters: Preview, context: Contex
     setup = replace(setup, lattice=_lattice_for(setup))
     for text in setup.warnings():
         context.warn(text)
-    predictor = _predictor(str(bundle.path), bundle.hash, setup.lattice.tile, context.device, context.threads)
+    device = device_of(bundle, context)
+    predictor = _predictor(str(bundle.path), bundle.hash, setup.lattice.tile, device, context.threads)
     maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, _intensity(setup))
     path = context.folder / "preview.ome.zarr"
     image = setup.image(np.dtype(np.uint8), channels=predictor.outputs, name="preview")
@@ -92,7 +93,7 @@ def _intensity(setup: Setup) -> tuple[float, float]:
     volume, wanted = setup.volume, setup.bundle.card.inputs.normalisation
     key = (
         volume.source, volume.metadata_hash, volume.stamp, volume.channel, volume.time,
-        setup.grid.level, setup.grid.factor, wanted.low, wanted.high,
+        setup.grid.level, setup.grid.factor, wanted.model_dump_json(),
     )  # fmt: skip
     if key not in _intensities:
         _intensities[key] = setup.intensity()

@@ -61,6 +61,8 @@ from connectoscope.segmentation.table import number, objects_table
 from connectoscope.segmentation.targets import Target, choose_targets
 from connectoscope.segmentation.trust import Uncertainty
 from connectoscope.volumes import open_volume
+from connectoscope.volumes.corrupt import told_of_skipped
+from connectoscope.volumes.marks import told_of_gaps
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
 
@@ -99,7 +101,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     within = None if mask is None else read_mask(mask, setup.grid)
     planned = given_plan(parameters.cascade, basis)
     identity = signed(basis, parameters.cascade, planned)
-    warnings = [*setup.warnings(), *target_warnings]
+    warnings = [*setup.warnings(), *target_warnings, *told_of_gaps(volume.source)]
     for text in warnings:
         context.warn(text)
     if existing is not None and existing.get("finished"):
@@ -228,7 +230,7 @@ class _Run:
             "warnings": self.warnings,
             **self.skipped,
         }
-        if chunks := skipped_chunks(self.ledger.entries("probabilities/")):
+        if chunks := skipped_chunks(self.ledger.entries("")):
             summary["skipped_chunks"] = chunks
         delete_locks(self.destination)
         set_attributes(self.destination, finished=True, summary=summary)
@@ -407,6 +409,9 @@ class _Run:
     def _warn_of_blocks(self) -> None:
         """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
         told = told_of_tiles(list(self.ledger.entries("probabilities/")))
+        seen = skipped_chunks(self.ledger.entries("probabilities/"))
+        if others := [name for name in skipped_chunks(self.ledger.entries("")) if name not in seen]:
+            told.append(told_of_skipped(others))
         for text in told:
             self.context.warn(text)
         self.warnings = [*self.warnings, *told]

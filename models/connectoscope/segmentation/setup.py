@@ -98,14 +98,12 @@ class Setup:
     def _readable(self, box: Box) -> NDArray[np.float32]:
         """Intensities of ``box`` without those of corrupt chunks, which say nothing of the tissue."""
         values = self.seen.read(box)
-        skipped = self.seen.skipped_in(box)
-        if not skipped:
+        gaps = self.seen.gaps(box)
+        if not gaps:
             return values
         kept = np.ones(box.shape, np.bool_)
-        z, y, x = (-i for i in box.start)
-        for chunk in skipped:
-            part = self.seen.box_from_level(chunk, self.seen.level).intersection(box)
-            kept[part.shifted((z, y, x)).slices] = False
+        for gap in gaps:
+            kept[gap.within(box).slices] = False
         return values[kept]
 
     def warnings(self) -> list[str]:
@@ -142,6 +140,19 @@ def set_up(volume: Volume, bundle: Bundle, *, box: str | None, level: int, exact
     return Setup(volume, bundle, grid, part, Lattice(tile, halo, stride))
 
 
+def device_of(bundle: Bundle, context: Context) -> str:
+    """Where the network computes: one that was imported, on the processor unless onnxruntime has the device.
+
+    Raises:
+        UserError: the device was asked for and is not there, or not for such a network.
+    """
+    if not bundle.card.imported:
+        return context.device
+    from connectoscope.networks.onnx_network import device_for
+
+    return device_for(context.device, asked=context.request.device != "auto")
+
+
 def fix_plan(
     setup: Setup, identity: Signature, destination: Path, existing: dict[str, Any] | None, context: Context
 ) -> Plan:
@@ -164,7 +175,7 @@ def fix_plan(
         tile=setup.lattice.tile,
         grid=setup.facts(),
         precision="float32" if setup.bundle.card.imported else best_precision(context.device),
-        device=context.device,
+        device=device_of(setup.bundle, context),
         threads=pinned.get("threads", context.threads),
         intensity=(low, high),
         identity=identity,

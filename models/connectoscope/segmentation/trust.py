@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.plan import Block
 from connectoscope.errors import UserError
 from connectoscope.volumes import Volume, open_volume, read_marks
-from connectoscope.volumes.geometry import Index3
+from connectoscope.volumes.corrupt import chunk_name
+from connectoscope.volumes.geometry import Box, Index3
 
 COLUMNS = ("mean_sd", "max_sd", "trusted")
 
@@ -54,9 +56,22 @@ class Uncertainty:
         """Of ``volume``, seen as ``grid`` sees it; None where it is no reconstruction."""
         if not is_reconstruction(volume.source):
             return None
-        sds = (open_volume(volume.source, channel=f"{part}_sd") for part in ("aleatoric", "epistemic"))
+        sds = [open_volume(volume.source, channel=f"{part}_sd") for part in ("aleatoric", "epistemic")]
+        if volume.skipped is not None:
+            sds = [sd.skipping_corrupt() for sd in sds]
         aleatoric, epistemic = (Grid(sd, grid.level, grid.factor) for sd in sds)
         return cls(aleatoric, epistemic, trusted_sd(read_marks(volume.source)))
+
+    def read(self, box: Box) -> tuple[NDArray[np.float32], list[str]]:
+        """The sd in ``box``, infinite where nothing is known, and the names of corrupt chunks that it was not read from."""
+        sd = np.hypot(self.aleatoric.read(box), self.epistemic.read(box))
+        sd[np.isnan(sd)] = np.inf  # infinity, resampled
+        skipped = []
+        for part, name in ((self.aleatoric, "aleatoric_sd"), (self.epistemic, "epistemic_sd")):
+            for gap in part.gaps(box):
+                sd[gap.within(box).slices] = np.inf
+            skipped += [f"{chunk_name(chunk, part.level)} of {name}" for chunk in part.skipped_in(box)]
+        return sd, skipped
 
     def phase(
         self, name: str, labels: ts.TensorStore, start: Index3, blocks: list[Block], scratch: Path
@@ -68,15 +83,14 @@ class Uncertainty:
         """
         scratch.mkdir(parents=True, exist_ok=True)
 
-        def read(block: Block) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        def read(block: Block) -> tuple[NDArray[Any], NDArray[np.float32], list[str]]:
             found = np.asarray(labels[block.write.slices].read().result())
             if not found.any():
-                return found, np.zeros(found.shape, np.float32)
-            box = block.write.shifted(start)
-            return found, np.hypot(self.aleatoric.read(box), self.epistemic.read(box))
+                return found, np.zeros(found.shape, np.float32), []
+            return found, *self.read(block.write.shifted(start))
 
-        def compute(_: Block, read: tuple[NDArray[Any], NDArray[np.float32]]) -> Output:
-            found, sd = read
+        def compute(_: Block, read: tuple[NDArray[Any], NDArray[np.float32], list[str]]) -> Output:
+            found, sd, skipped = read
             inside = found > 0
             ids, which = np.unique(found[inside], return_inverse=True)
             if not len(ids):
@@ -85,7 +99,8 @@ class Uncertainty:
             np.maximum.at(most, which, sd[inside])
             file = io.BytesIO()
             np.savez(file, ids=ids, sum=np.bincount(which, sd[inside]), most=most)
-            return Output(np.frombuffer(file.getvalue(), np.uint8))
+            data = np.frombuffer(file.getvalue(), np.uint8)
+            return Output(data, {"skipped": skipped} if skipped else {})
 
         def write(block: Block, data: NDArray[Any]) -> None:
             if len(data):
@@ -111,6 +126,6 @@ class Uncertainty:
                     most[rows] = np.maximum(most[rows], part["most"])
         mean = total / voxels
         return [
-            (number(m), number(x), "yes" if m <= self.trusted else "no")
+            (*(number(v) if v < math.inf else "inf" for v in (m, x)), "yes" if m <= self.trusted else "no")
             for m, x in zip(mean.tolist(), most.tolist(), strict=True)
         ]

@@ -112,11 +112,18 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
             context.log(f"{destination} is already there, made from the same source: nothing to do")
             _tell(context, destination, spec)
             return {**found["summary"], "destination": str(destination)}
+        if found.get("skip_corrupt") and not context.job.ledger_path.exists():
+            raise UserError(
+                f"{destination} is unfinished, and which chunks it lacks stood in its job folder, which is gone: "
+                "use --overwrite to start anew"
+            )
     else:
         check_writable(destination)
         context.job.forget_progress()
     context.scratch.mkdir(parents=True, exist_ok=True)
-    marked = _marked(spec, signature, context)
+    marked = _marked(spec, signature, context, skip_corrupt=parameters.skip_corrupt)
+    if found is not None and parameters.skip_corrupt:
+        set_marks(destination, skip_corrupt=True)
 
     lead_axes = spec.axes[:-3]
 
@@ -273,11 +280,12 @@ def _spec(parameters: Convert, volume: Volume, box: Box, target: Target) -> Imag
     )
 
 
-def _marked(spec: ImageSpec, signature: dict[str, Any], context: Context) -> ImageSpec:
+def _marked(spec: ImageSpec, signature: dict[str, Any], context: Context, *, skip_corrupt: bool) -> ImageSpec:
     from dataclasses import replace
 
     asked = {**context.json, "parameters": signature["parameters"]}  # a result may be moved
     marks = {"finished": False, "signature": signature, "request": asked}
+    marks |= {"skip_corrupt": True} if skip_corrupt else {}
     return replace(spec, attributes={"connectoscope": marks})
 
 

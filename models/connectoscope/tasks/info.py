@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from connectoscope.jobs.context import Context
     from connectoscope.volumes import Volume
+    from connectoscope.volumes.geometry import Box
 
 _WHOLE = 16 * 2**20  # up to so many voxels statistics are of all of them
 _SIDE = 64  # else of 64 boxes of this side on an even grid
@@ -31,12 +32,17 @@ class Info(Parameters):
 
 def run(parameters: Info, context: Context) -> dict[str, Any]:
     from connectoscope.volumes import open_volume
+    from connectoscope.volumes.geometry import Box
 
     volume = open_volume(
         parameters.source, channel=parameters.channel, time=parameters.time, voxel_size=parameters.voxel_size
-    )
+    ).skipping_corrupt()
     for warning in volume.warnings:
         context.warn(warning)
+    statistics = _statistics(volume)
+    if corrupt := [str(chunk) for chunk in volume.skipped_in(Box.of(volume.shape))]:
+        some = "; ".join(corrupt[:3]) + (" and more" if len(corrupt) > 3 else "")
+        context.warn(f"corrupt chunks are left out of the statistics, {len(corrupt)} of those read: {some}")
     return {
         "task": "info",
         "source": volume.source,
@@ -61,7 +67,7 @@ def run(parameters: Info, context: Context) -> dict[str, Any]:
         "channel": volume.channel,
         "times": volume.times,
         "megabytes": round(_bytes(volume) / 1e6, 3),
-        "statistics": _statistics(volume),
+        "statistics": statistics,
     }
 
 
@@ -104,7 +110,7 @@ def _sample(volume: Volume) -> np.ndarray[Any, Any]:
     from connectoscope.volumes.geometry import Box
 
     if math.prod(volume.shape) <= _WHOLE:
-        return volume.read(Box.of(volume.shape)).ravel()
+        return _readable(volume, Box.of(volume.shape))
     parts = []
     for index in np.ndindex(4, 4, 4):
         centre = [int((i + 0.5) * n / 4) for i, n in zip(index, volume.shape, strict=True)]
@@ -112,8 +118,19 @@ def _sample(volume: Volume) -> np.ndarray[Any, Any]:
             min(max(c - _SIDE // 2, 0), max(n - _SIDE, 0)) for c, n in zip(centre, volume.shape, strict=True)
         ]
         stop = [min(a + _SIDE, n) for a, n in zip(start, volume.shape, strict=True)]
-        parts.append(volume.read(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))).ravel())
+        parts.append(_readable(volume, Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))))
     return np.concatenate(parts)
+
+
+def _readable(volume: Volume, box: Box) -> np.ndarray[Any, Any]:
+    """The voxels of ``box`` in a row, without those of corrupt chunks."""
+    import numpy as np
+
+    voxels = volume.read(box)
+    kept = np.ones(box.shape, np.bool_)
+    for chunk in volume.skipped_in(box):
+        kept[chunk.within(box).slices] = False
+    return voxels[kept]
 
 
 def render(summary: dict[str, Any]) -> str:

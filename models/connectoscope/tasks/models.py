@@ -75,7 +75,7 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
         return _import(Path(name or ""), parameters)
     if name is None:
         return {"task": "models", "models": [_line(bundle) for bundle in list_models()]}
-    bundle = find_model(name)
+    bundle = _own(name) if action == "remove" else find_model(name)
     if action == "show":
         return {
             "task": "models",
@@ -88,6 +88,15 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
         remove_bundle(bundle)
         return {"task": "models", "removed": str(bundle.path)}
     return {"task": "models", "exported": _export(bundle, Path(parameters.file or ""), parameters.author)}
+
+
+def _own(name: str) -> Bundle:
+    """The model to remove: a bare name is one of the user's models, never a folder that lies here."""
+    from connectoscope.zoo.bundle import find_model, named_model
+
+    if Path(name).name == name and named_model(name) is None and Path(name).exists():
+        raise UserError(f"none of your models is called '{name}'; to remove the folder, say ./{name}")
+    return find_model(name)
 
 
 def _line(bundle: Bundle) -> dict[str, Any]:
@@ -106,9 +115,10 @@ def _line(bundle: Bundle) -> dict[str, Any]:
 
 def _export(bundle: Bundle, out: Path, authors: tuple[str, ...]) -> str:
     from connectoscope.blockwise.destination import check_writable, write_file
-    from connectoscope.zoo.bioimage import package_bytes
-    from connectoscope.zoo.export import onnx_bytes
+    from connectoscope.networks.onnx_network import ONLY_SEGMENTS
 
+    if bundle.card.imported:
+        raise UserError(ONLY_SEGMENTS)
     if out.suffix not in (".onnx", ".zip"):
         raise UserError(
             f"{out}: export writes ONNX or a bioimage.io package; give a name that ends in .onnx or .zip"
@@ -118,6 +128,10 @@ def _export(bundle: Bundle, out: Path, authors: tuple[str, ...]) -> str:
     if out.exists():
         raise UserError(f"{out} exists; choose another name")
     check_writable(out)
+    # Only now, since torch takes seconds to load.
+    from connectoscope.zoo.bioimage import package_bytes
+    from connectoscope.zoo.export import onnx_bytes
+
     write_file(out, onnx_bytes(bundle) if out.suffix == ".onnx" else package_bytes(bundle, authors))
     return str(out)
 
@@ -134,8 +148,11 @@ def _import(package: Path, parameters: Models) -> dict[str, Any]:
     if parameters.voxel_size is not None:
         (z, y, x), unit = parse_voxel_size(parameters.voxel_size)
         voxel_size = (z * NANOMETRES[unit], y * NANOMETRES[unit], x * NANOMETRES[unit])
-    out = None if parameters.file is None else Path(parameters.file)
-    folder = user_models() if out is None or out.name == str(out) else out.parent
+    file = parameters.file
+    out = None if file is None else Path(file).expanduser()
+    if out is not None and not out.name:
+        raise UserError(f"'{file}' is no name for a model; say: connectoscope models import FILE.zip NAME")
+    folder = user_models() if out is None or out.name == file else out.parent
     made = import_package(package.expanduser(), folder, None if out is None else out.name, voxel_size)
     return {"task": "models", "imported": str(made.bundle.path), "warnings": list(made.notes)}
 

@@ -92,6 +92,12 @@ class Box:
         stop = tuple(max(s, min(a, b)) for s, a, b in zip(start, self.stop, other.stop, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
+    def within(self, whole: Box) -> Box:
+        """The part that lies in ``whole``, counted from its start; empty where there is none."""
+        part = self.intersection(whole)
+        z, y, x = (-i for i in whole.start)
+        return part.shifted((z, y, x)) if part.size else Box.of((0, 0, 0))
+
     def contains(self, other: Box) -> bool:
         return all(a <= b for a, b in zip(self.start, other.start, strict=True)) and all(
             a >= b for a, b in zip(self.stop, other.stop, strict=True)

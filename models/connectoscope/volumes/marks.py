@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Unwritable, UserError
 from connectoscope.volumes.ome_zarr_write import KEY, read_attributes, set_attributes, write_json
 from connectoscope.volumes.stores import first_line
 
@@ -49,7 +49,17 @@ def set_marks(path: Path, **updates: Any) -> None:
     try:
         write_json(place, {KEY: {**read_marks(path), **updates}})
     except OSError as error:
-        raise UserError(f"{place} cannot be written: {first_line(error)}") from error
+        raise Unwritable(f"{place} cannot be written: {first_line(error)}") from error
+
+
+def told_of_gaps(source: str) -> list[str]:
+    """A line for people where the volume at ``source`` was made from one with damaged chunks."""
+    try:
+        count = len(read_marks(source)["summary"]["skipped_chunks"])
+    except (UserError, OSError, KeyError, TypeError):
+        return []
+    chunks = "1 chunk of its source is" if count == 1 else f"{count} chunks of its source are"
+    return [f"{Path(source).name} was made with --skip-corrupt: {chunks} missing in it"]
 
 
 def marks_file(path: Path) -> Path:

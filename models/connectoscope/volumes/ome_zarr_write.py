@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Unwritable, UserError
 from connectoscope.volumes.geometry import Float3, Index3
 from connectoscope.volumes.stores import context, first_line
 
@@ -119,7 +119,7 @@ def create_image(path: Path | str, spec: ImageSpec, *, overwrite: bool = False) 
             write_json(root / ".zattrs", {**ome, **attributes})
         return [_create_array(root / str(k), spec, k) for k in range(len(spec.factors))]
     except (OSError, ValueError) as error:
-        raise UserError(f"{root} cannot be written: {_reason(error)}") from error
+        raise Unwritable(f"{root} cannot be written: {_reason(error)}") from error
 
 
 def open_image_for_writing(path: Path | str) -> list[ts.TensorStore]:
@@ -188,7 +188,7 @@ def add_labels_group_entry(root: Path | str, name: str) -> None:
             write_json(group / ".zgroup", {"zarr_format": 2})
             write_json(group / ".zattrs", {"labels": []})
     except OSError as error:
-        raise UserError(f"{group} cannot be written: {_reason(error)}") from error
+        raise Unwritable(f"{group} cannot be written: {_reason(error)}") from error
     document, attributes = _read(group)
     ome = attributes["ome"] if is_v3 else attributes
     if name not in ome["labels"]:
@@ -228,7 +228,7 @@ def _make_room(root: Path, overwrite: bool) -> None:
             )
         shutil.rmtree(root)
     except OSError as error:
-        raise UserError(f"{root} cannot be written: {_reason(error)}") from error
+        raise Unwritable(f"{root} cannot be written: {_reason(error)}") from error
 
 
 def _read(root: Path) -> tuple[Json, Json]:
@@ -247,7 +247,7 @@ def _write(root: Path, document: Json, attributes: Json) -> None:
     try:
         write_json(root / (".zattrs" if document is attributes else "zarr.json"), document)
     except OSError as error:
-        raise UserError(f"{root} cannot be written: {_reason(error)}") from error
+        raise Unwritable(f"{root} cannot be written: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -323,6 +323,7 @@ def _create_array(folder: Path, spec: ImageSpec, level: int) -> ts.TensorStore:
             if dtype.itemsize > 1
             else {"name": "bytes"},
             {"name": "blosc", "configuration": blosc},
+            {"name": "crc32c"},  # damage is noticed instead of decoded
         ]
         unit = chunk
         if spec.shards is not None:

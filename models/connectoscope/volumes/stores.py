@@ -16,16 +16,23 @@ import tensorstore as ts
 from connectoscope.errors import Unreadable, UserError
 from connectoscope.volumes.corrupt import is_corrupt
 
-CACHE_BYTES = 256 * 2**20
+CACHE_BYTES = 256 * 2**20  # of decoded chunks, for whoever looks at the same ones again and again
+ENGINE_CACHE_BYTES = 64 * 2**20  # for who reads each once, but for a halo
 REMOTE_SCHEMES = ("http", "https", "s3", "gs")
 
 
 @functools.cache
 def context() -> ts.Context:
-    """The process-wide pool for decoded chunks (256 MB) and patience with slow servers: a few seconds, then a word."""
+    """The process-wide pool for decoded chunks (``CACHE_BYTES``) and patience with slow servers: a few seconds, then a word."""
     patience = {"max_retries": 3, "initial_delay": "200ms", "max_delay": "2s"}
     retries = {f"{server}_request_retries": patience for server in ("http", "s3", "gcs")}
     return ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}, **retries})
+
+
+def use_engine_cache() -> None:
+    """Little is kept in this process, so that memory does not grow with the volume; before anything is opened."""
+    global CACHE_BYTES
+    CACHE_BYTES = ENGINE_CACHE_BYTES
 
 
 def is_url(text: str) -> bool:
@@ -71,7 +78,7 @@ class Location:
 
         Raises:
             Unreadable: its server does not give it.
-        UserError: it cannot be read, or is no JSON object.
+            UserError: it cannot be read, or is no JSON object.
         """
         try:
             answer = ts.KvStore.open(self.spec(), context=context()).result().read(key).result()
@@ -105,6 +112,13 @@ def file_stamp(path: Path) -> str:
         return str(path.stat().st_mtime_ns)
     except OSError:
         return ""
+
+
+def doubt(source: str, error: Exception) -> str:
+    """What a failed read of ``source`` makes one ask."""
+    if is_corrupt(error):
+        return "damaged or incomplete file?"
+    return "is the connection gone?" if is_url(source) else "has its disk gone, or the permission?"
 
 
 def first_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import tensorstore as ts
 from connectoscope.errors import Corrupt, Unreadable, UserError
 from connectoscope.volumes.corrupt import Skipped, chunk_name, chunks_in, is_corrupt
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
-from connectoscope.volumes.stores import first_line, is_url
+from connectoscope.volumes.stores import doubt, first_line
 
 CORRUPT = "corrupt"  # begins the identity of chunks some of which could not be sampled
 _SAMPLED_CHUNKS = 16
@@ -136,14 +136,11 @@ class Volume:
 
     def unreadable(self, box: Box, error: Exception, level: int = 0) -> Unreadable:
         """The error for voxels of ``box`` that the file promises but does not give."""
+        kind = Corrupt if is_corrupt(error) else Unreadable
+        voxels = chunk_name(box, level)
         reason = first_line(error)[:200]
-        kind, doubt = Unreadable, "has its disk gone, or the permission?"
-        if is_corrupt(error):
-            kind, doubt = Corrupt, "damaged or incomplete file?"
-        elif is_url(self.source):
-            doubt = "is the connection gone?"
         return kind(
-            f"{self.source or self.name}: cannot read voxels {chunk_name(box, level)} ({doubt}): {reason}"
+            f"{self.source or self.name}: cannot read voxels {voxels} ({doubt(self.source, error)}): {reason}"
         )
 
     def voxel_size_nm(self, level: int = 0) -> Float3:
@@ -161,8 +158,10 @@ class Volume:
     def identity(self) -> dict[str, str]:
         """What tells this input from another or a changed one, for signatures; reads 16 chunks of level 0.
 
+        Those that are corrupt are counted: whether that matters is for those who need them to say.
+
         Raises:
-            Unreadable: one of them cannot be read.
+            Unreadable: one of them cannot be reached.
         """
         finest = self.levels[0]
         grid = tuple(math.ceil(n / c) for n, c in zip(finest.shape, finest.chunks, strict=True))
@@ -184,9 +183,10 @@ class Volume:
             try:
                 digest.update(np.ascontiguousarray(future.result()).data)
             except (ValueError, OSError) as error:
-                if self.skipped is None or not is_corrupt(error):
+                if not is_corrupt(error):
                     raise self.unreadable(box, error) from error
                 corrupt += 1
+                digest.update(CORRUPT.encode())
         return {
             "source": self.source,
             "metadata": self.metadata_hash,

@@ -35,12 +35,12 @@ from connectoscope.training.recipe import Recipe
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
 from connectoscope.xray2em.pairs import AROUND, Batches, Pair, Real
+from connectoscope.xray2em.texture import check_isotropic
 from connectoscope.xray2em.transform import load_transform
 
 Matrix = NDArray[np.float64]
 Places = NDArray[np.int64]
 
-ANISOTROPIC = 1.1  # ratio of voxel sizes that an X-ray volume does not have
 TOO_COARSE = 2.0  # EM voxel over X-ray voxel from which on there is nothing to learn
 INTERPOLATED = 1.5  # EM voxel over the voxel that is written from which on that is said
 IN_MEMORY = 128 * 2**20  # voxels up to which a volume is read once and kept
@@ -216,9 +216,7 @@ def open_pair(recipe: Recipe, xray: str, em: str, transform: str) -> RealPair:
             raise UserError(
                 f"{volume.name} does not state its voxel size: 'connectoscope convert' with --voxel-size makes one that does"
             )
-    sizes = scan.voxel_size_nm()
-    if max(sizes) > ANISOTROPIC * min(sizes):
-        raise UserError(f"{scan.name} has voxels of {_sizes(sizes)} nm, X-ray volumes have equal sides")
+    check_isotropic(scan)
     coarse = max(truth.voxel_size_nm())
     if coarse > TOO_COARSE * recipe.inputs.voxel_size[0]:
         raise UserError(
@@ -293,7 +291,7 @@ class RealSampler(Batches):
         """X-ray ``(Z, Y, X)`` and EM, turned to one of the 48 orientations where the patch is a cube."""
         generator, pair, shape = self.generator(step, place), self.pair, self.recipe.sampling.patch
         start = self.starts[generator.integers(len(self.starts))]
-        nearby = start + generator.integers(-self.step // 2, self.step // 2 + 1, (16, 3))
+        nearby = start + generator.integers(-(self.step // 2), self.step // 2 + 1, (16, 3))
         first, last = pair.parts["train"]
         fits = pair.inside(nearby, shape) & (nearby[:, 0] >= first) & (nearby[:, 0] + shape[0] <= last)
         if fits.any():

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from connectoscope.blockwise.destination import (
     check_apart,
     check_same,
+    check_skipped,
     check_writable,
     delete_locks,
     found_at,
@@ -35,19 +36,19 @@ from connectoscope.blockwise.destination import (
 from connectoscope.blockwise.engine import Engine, Output, Phase
 from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Block, Lattice, Plan, Signature, blocks_of
+from connectoscope.blockwise.plan import Block, Lattice, Plan, Signature, as_begun, blocks_of
 from connectoscope.blockwise.pyramid import Pyramid
-from connectoscope.blockwise.tile import Tile, read_tile, told_of_tiles
+from connectoscope.blockwise.tile import Tile, kept_box, read_tile, skipped_chunks, told_of_tiles
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import normalise, sample_boxes
-from connectoscope.networks.predictor import TILE_VALUES, TILE_VOXELS, choose_tile
+from connectoscope.networks.predictor import choose_tile, default_tile
 from connectoscope.segmentation.probabilities import alignment, predict_core, store_of_blocks
 from connectoscope.segmentation.setup import Setup, fix_plan
 from connectoscope.volumes.geometry import Box, Index3, convert_length, parse_box, parse_voxel_size
 from connectoscope.volumes.ome_zarr_write import set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
 from connectoscope.xray2em.predict import OUTPUTS, Reconstructor, arguments_of, make_reconstructor
-from connectoscope.xray2em.texture import NAMES, texture
+from connectoscope.xray2em.texture import NAMES, check_isotropic, texture
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from connectoscope.volumes import Volume
     from connectoscope.zoo import Bundle
 
-ANISOTROPIC = 1.1  # ratio of voxel sizes that an X-ray volume does not have
 UNKNOWN = (
     2.0  # times the epistemic sd of the card, in the median, from which on a volume is not what was learned
 )
@@ -93,13 +93,7 @@ def set_up_fine(volume: Volume, bundle: Bundle, *, box: str | None, level: int, 
             box is outside.
     """
     arguments = arguments_of(bundle)
-    sizes = volume.voxel_size_nm()
-    if max(sizes) > ANISOTROPIC * min(sizes):
-        shown = " × ".join(f"{s:g}" for s in sizes)
-        raise UserError(
-            f"{volume.name} has voxels of {shown} nm, X-ray volumes have equal sides: choose another volume, or correct "
-            "the size with --voxel-size"
-        )
+    check_isotropic(volume)
     seen = choose_grid(volume, bundle.card.inputs.voxel_size)
     volume.level(level)
     s = arguments.scale
@@ -107,8 +101,7 @@ def set_up_fine(volume: Volume, bundle: Bundle, *, box: str | None, level: int, 
     fine = Grid(volume, seen.level, (z, y, x))
     part = Box.of(fine.shape) if box is None else fine.box_from_level(parse_box(box), level)
     halo, stride = bundle.halo(exact), bundle.card.stride
-    voxels = min(round(TILE_VALUES / arguments.values_per_voxel), 4 * TILE_VOXELS)
-    tile = choose_tile(seen.shape, halo, stride, voxels)
+    tile = choose_tile(seen.shape, halo, stride, default_tile(arguments.values_per_voxel))
     lattice = Lattice(_times(tile, s), _times(halo, s), _times(stride, s))
     return FineSetup(volume, bundle, fine, part, lattice, s)
 
@@ -135,8 +128,11 @@ def reconstruct(volume: Volume, bundle: Bundle, parameters: Reconstruct, context
     check_apart(volume.source, destination)
     found = found_at(destination)
     existing = None if context.overwrite else found
+    if existing is not None:
+        identity = as_begun(identity, existing["signature"])
     if existing is not None and existing.get("finished"):
         check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
+        check_skipped(destination, existing["summary"], parameters.skip_corrupt)
         context.log(f"{destination} is already complete")
         _tell(destination, context)
         for text in existing["summary"]["warnings"]:
@@ -190,7 +186,14 @@ def _unlike(setup: FineSetup, plan: Plan) -> list[str]:
     """A line where the intensities are not those of an X-ray volume that the model knows."""
     ranges = (setup.bundle.card.calibration or {})["texture"]
     seen = setup.seen
-    found = texture(normalise(seen.read(box), *plan.intensity) for box in sample_boxes(seen.shape))
+
+    def known(box: Box) -> NDArray[np.float32]:
+        image = normalise(seen.read(box), *plan.intensity)
+        for gap in seen.gaps(box):
+            image[gap.within(box).slices] = np.nan
+        return image
+
+    found = texture(known(box) for box in sample_boxes(seen.shape))
     odd = [
         f"{name} {value:.2f}, known are {ranges[name][0]:.2f} to {ranges[name][1]:.2f}"
         for name, value in zip(NAMES, found, strict=True)
@@ -275,8 +278,7 @@ class _Run:
         s = self.setup
         stop = (-(-n // s.scale) for n in block.keep.stop)
         keep = Box(s.coarse(block.keep.start), tuple(stop))  # type: ignore[arg-type]
-        read = Box(s.coarse(block.read.start), s.coarse(block.read.stop))
-        return read_tile(s.seen, s.seen_lattice, replace(block, read=read, keep=keep))
+        return read_tile(s.seen, s.seen_lattice, replace(block, read=self._seen(block.read), keep=keep))
 
     def _compute(self, block: Block, tile: Tile) -> Output:
         """The kept part of the core, (3, z, y, x) float16, and how much of it is not to be trusted."""
@@ -288,14 +290,32 @@ class _Run:
             seen = normalise(tile.intensities, *self.plan.intensity)
             core = predict_core(self.reconstructor, seen, setup.seen_lattice, setup.scale)
             kept = np.ascontiguousarray(core[(slice(None), *block.keep.slices)])
+        if tile.skipped:
+            self._leave_open(kept, block)
         aleatoric, epistemic = kept[1].astype(np.float32), kept[2].astype(np.float32)
+        known = epistemic[np.isfinite(epistemic)]
         trusted = _calibration(setup.bundle)["trusted_sd"]
         facts = {
             "untrusted": int((np.hypot(aleatoric, epistemic) > trusted).sum()),
             "voxels": block.write.size,
-            "epistemic": round(float(np.median(epistemic)), 5),
+            "known": known.size,
+            "epistemic": round(float(np.median(known)), 5) if known.size else 0.0,
         }
         return Output(kept, tile.facts | facts)
+
+    def _leave_open(self, kept: NDArray[np.float16], block: Block) -> None:
+        """No image in corrupt chunks, and no trust as far around them as the network looks, wherever tiles begin."""
+        setup = self.setup
+        box = kept_box(setup.lattice, block)
+        for gap in setup.seen.gaps(self._seen(block.read)):
+            fine = Box(_times(gap.start, setup.scale), _times(gap.stop, setup.scale))
+            doubted = fine.grown(setup.lattice.halo).intersection(box)
+            kept[(slice(1, None), *doubted.within(box).slices)] = np.inf
+            kept[(0, *fine.intersection(box).within(box).slices)] = 0
+
+    def _seen(self, box: Box) -> Box:
+        """A box of whole voxels of what is seen, there."""
+        return Box(self.setup.coarse(box.start), self.setup.coarse(box.stop))
 
     def _summary(self) -> dict[str, Any]:
         card = self.setup.bundle.card
@@ -303,7 +323,8 @@ class _Run:
         for text in told_of_tiles(entries):
             self.context.warn(text)
         voxels = [entry["voxels"] for entry in entries]
-        epistemic = float(np.average([entry["epistemic"] for entry in entries], weights=voxels))
+        known = [entry["known"] for entry in entries]
+        epistemic = sum(e["epistemic"] * n for e, n in zip(entries, known, strict=True)) / max(sum(known), 1)
         usual = _calibration(self.setup.bundle)["epistemic_sd"]
         if epistemic > UNKNOWN * usual:
             self.context.warn(
@@ -311,6 +332,7 @@ class _Run:
                 "with: it has hardly seen anything like this volume, do not believe the result"
             )
         scores = {s.metric: s.value for s in card.scores}
+        skipped = skipped_chunks(entries)
         return {
             "task": "reconstruct",
             "shape": list(self.setup.box.shape),
@@ -320,4 +342,5 @@ class _Run:
             "untrusted_share": round(sum(e["untrusted"] for e in entries) / sum(voxels), 5),
             "epistemic_sd": round(epistemic, 5),
             "warnings": self.context.warnings,
+            **({"skipped_chunks": skipped} if skipped else {}),
         }

@@ -59,8 +59,7 @@ class Bundle:
     @property
     def reference(self) -> str:
         """What a user calls it by: its bare name among their own models, else its path."""
-        own = self.path.resolve().parent == user_models().resolve()
-        return self.path.name if own else str(self.path)
+        return reference(self.path)
 
     @cached_property
     def gate_hash(self) -> str | None:
@@ -87,7 +86,7 @@ class Bundle:
         """
         if self.card.companion is None:
             raise UserError(
-                f"model '{self.card.name}' has no companion; make one with 'connectoscope train-gate'"
+                f"model '{self.path.name}' has no companion; make one with 'connectoscope train-gate'"
             )
         return self._load(GATE, self.card.companion.architecture)
 
@@ -101,8 +100,8 @@ class Bundle:
 
         if self.card.signature is None:
             raise UserError(
-                f"model '{self.card.name}' has no signature of its training data; "
-                f"make one: connectoscope adapt sign {self.card.name} OUT --on SRC"
+                f"model '{self.path.name}' has no signature of its training data; "
+                f"make one: connectoscope adapt sign {self.reference} OUT --on SRC"
             )
         return load(self.read_file(SIGNATURE))
 
@@ -146,21 +145,21 @@ class Bundle:
 
     @property
     def _again(self) -> str:
-        return f"get the model '{self.card.name}' again"
+        return f"get the model '{self.path.name}' again"
 
     def _checksum(self, file: str) -> str | None:
         return {f.name: f.sha256 for f in self.card.files}.get(file)
 
     def tile_voxels(self) -> int:
         """Size of a default tile: the narrower the network, the larger, in the same memory."""
-        from connectoscope.networks.predictor import TILE_VALUES, TILE_VOXELS
+        from connectoscope.networks.predictor import TILE_VALUES, default_tile
         from connectoscope.networks.registry import parse_architecture
 
         if self.card.imported:  # nothing is known of its width, so as if it was a wide one
             return TILE_VALUES // IMPORTED_VALUES
         architecture = self.card.architecture
         arguments = parse_architecture(architecture.name, architecture.arguments)
-        return min(round(TILE_VALUES / arguments.values_per_voxel), 4 * TILE_VOXELS)
+        return default_tile(arguments.values_per_voxel)
 
     def halo(self, exact: bool) -> Index3:
         return self.card.halo.exact if exact else self.card.halo.practical
@@ -209,6 +208,26 @@ def bundled_models() -> Path:
     return Path(str(resources.files("connectoscope_resources") / "models"))
 
 
+def is_own(path: Path) -> bool:
+    """Whether it is a place among the user's own models."""
+    return path.resolve().parent == user_models().resolve()
+
+
+def reference(path: Path) -> str:
+    """What a user calls the model at ``path`` by: see :attr:`Bundle.reference`."""
+    if is_own(path):
+        return path.name
+    return f"./{path}" if path.name == str(path) else str(path)  # a bare name would be another model
+
+
+def named_model(name: str) -> Path | None:
+    """The folder of the user's, else of the bundled model of that name; None where there is none, or it is a path."""
+    if not name or Path(name).name != name:  # "./name" and "name/" are paths
+        return None
+    folders = (folder / name for folder in (user_models(), bundled_models()))
+    return next((folder for folder in folders if (folder / CARD).exists()), None)
+
+
 def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder.
 
@@ -243,12 +262,17 @@ def parse_card(data: bytes, path: Path) -> Card:
     try:
         return Card(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        what = first["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"the card of model {path} is damaged: {where + ': ' if where else ''}{what}; get the model again"
+            f"the card of model {path} is damaged: {first_problem(error)}; get the model again"
         ) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """``where: what`` of the first of them."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    what = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
 
 
 def list_models() -> list[Bundle]:
@@ -277,18 +301,14 @@ def list_models() -> list[Bundle]:
 
 
 def find_model(name: str | Path) -> Bundle:
-    """A model by path, else by name among the user's, then the bundled ones.
+    """A model by name (a bare one, as text) among the user's, then the bundled ones, else by path.
 
     Raises:
         UserError: when it is unknown (the names that there are, are listed) or damaged.
     """
-    path = Path(name)
+    path = (named_model(name) if isinstance(name, str) else None) or Path(name)
     if (path / CARD).exists():
         return read_bundle(path)
-    if path.name == str(name):
-        for folder in (user_models(), bundled_models()):
-            if (folder / path / CARD).exists():
-                return read_bundle(folder / path)
     names = ", ".join(b.path.name for b in list_models()) or "none"
     raise UserError(f"there is no model '{name}'; known: {names} (or give a folder with a {CARD})")
 
@@ -300,8 +320,10 @@ def check_new(path: Path, *, replace: bool) -> None:
         replace: A model that is there already may be replaced.
 
     Raises:
-        UserError: something is there that may not be replaced.
+        UserError: something is there that may not be replaced, or it would hide a bundled model.
     """
+    if is_own(path) and (bundled_models() / path.name / CARD).exists():
+        raise UserError(f"a model '{path.name}' comes with connectoscope; choose another name")
     if path.exists() and not (replace and (path / CARD).exists()):
         raise UserError(f"{path} exists; choose another name, or --overwrite where it is a model")
 
@@ -388,7 +410,10 @@ def write_files(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
         raise UserError(f"{path} exists and is no model; choose another name")
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path} ({error.strerror}); choose another place") from None
     for name, data in files.items():
         (part / name).write_bytes(data)
     if CARD not in files:

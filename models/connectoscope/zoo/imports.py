@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import normalise
@@ -28,10 +29,19 @@ from connectoscope.networks.onnx_network import (
     stored,
 )
 from connectoscope.volumes.geometry import NANOMETRES, Float3, Index3
-from connectoscope.zoo.bundle import CARD, ONNX, Bundle, check_new, parse_card, write_files
+from connectoscope.zoo.bundle import (
+    CARD,
+    ONNX,
+    Bundle,
+    check_new,
+    first_problem,
+    parse_card,
+    reference,
+    write_files,
+)
 from connectoscope.zoo.card import Card, Imported
 from connectoscope.zoo.intensity import wanted_range
-from connectoscope.zoo.package import OWN, Axis, Description, Length, Package, Tensor
+from connectoscope.zoo.package import OWN, Axis, Description, Length, Package, Source, Tensor
 from connectoscope.zoo.processing import postprocessing, preprocessing
 
 PROMISE = 0.001  # share of the test image that may differ by more than 1 of 255
@@ -45,7 +55,6 @@ OVER_SPACE = {
     "ReduceMean",
 }
 """Operators that make a voxel depend on its whole tile."""
-STANDARD = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # sets of operators that onnxruntime brings
 
 
 @dataclass(frozen=True)
@@ -90,8 +99,7 @@ def _own(package: Package, description: Description, folder: Path, name: str | N
     card = parse_card(data, package.path)
     if card.imported:  # never exported by us, so its graph is as foreign as any
         return None
-    out = folder / _plain(name or card.name)
-    check_new(out, replace=False)
+    out = _destination(folder, name or card.name)
     files = {file.name: package.read(file.name, file.sha256) for file in card.files}
     return write_files(out, card, {**files, CARD: data})
 
@@ -99,17 +107,20 @@ def _own(package: Package, description: Description, folder: Path, name: str | N
 def _foreign(
     package: Package, description: Description, folder: Path, name: str | None, voxel_size: Float3 | None
 ) -> Import:
-    out = folder / _plain(name or description.name)
-    check_new(out, replace=False)
+    out = _destination(folder, name or description.name)
     source, target = _only(description.inputs, "input"), _only(description.outputs, "output")
     weights = _weights(package, description)
     if source.test_tensor is None or target.test_tensor is None:
         raise UserError(
             f"{package.path} has no test tensors, so that nothing tells whether the model runs as it should"
         )
-    image = package.read_array(source.test_tensor).astype(np.float32)
-    expected = as_czyx(_with_axes(package.read_array(target.test_tensor), target), _letters(target))
-    intensities = as_czyx(_with_axes(image, source), _letters(source))
+    axes, axes_out = _letters(source), _letters(target)
+    if ("z" in axes) != ("z" in axes_out):
+        raise UserError(
+            f"the model's input has axes {axes}, its output {axes_out}; only models that keep the image's can be imported"
+        )
+    expected = as_czyx(_test_tensor(package, target, target.test_tensor), axes_out)
+    intensities = as_czyx(_test_tensor(package, source, source.test_tensor), axes)
     if len(intensities) != 1:
         raise UserError(
             f"the model's input has {len(intensities)} channels; only models of one channel can be imported"
@@ -117,20 +128,19 @@ def _foreign(
     wanted, before = preprocessing(source, intensities)
     least, step = _lengths(source)
     arguments = OnnxArguments(
-        input_axes=_letters(source),
-        output_axes=_letters(target),
+        input_axes=axes,
+        output_axes=axes_out,
         least=least,
         step=step,
         before=before,
         after=postprocessing(target),
     )
-    operators = _operators(weights)
     network = OnnxNetwork(weights, arguments)
     cut = _cut(source, target, intensities.shape[1:], expected.shape[1:])
     image = _normalised(wanted, intensities[0])
     _check_reproduces(network, image, expected, cut)
     stride: Index3 = (max(step[0], 1), max(step[1], 1), max(step[2], 1))
-    seams = operators & OVER_SPACE
+    seams = network.operators & OVER_SPACE
     halo, known = _halo(target, network, stride, cut, image)
     notes = []
     if seams or not known:
@@ -145,32 +155,34 @@ def _foreign(
         field[0] = max(field[0], 3)
     told = [f"{description.name}, imported.", description.description or "", *(f"Note: {n}." for n in notes)]
     names = _output_names(target, len(expected))
-    card = Card.model_validate(
-        {
-            "schema": 1,
-            "name": out.name,
-            "version": str(description.version or 1),
-            "description": " ".join(filter(None, told)),
-            "architecture": {"name": NAME, "arguments": arguments.to_json()},
-            "inputs": {"voxel_size": _voxel_size(source, voxel_size), "normalisation": wanted.model_dump()},
-            "outputs": [
-                {"name": n, "meaning": target.description or description.name, "instances": True} for n in names
-            ],
-            "receptive_field": field,
-            "stride": stride,
-            "halo": {"exact": halo, "practical": halo},
-            "licence": description.license if isinstance(description.license, str) else "see the package",
-            "imported": {
-                "format": description.format_version,
-                "id": description.id,
-                "name": description.name,
-                "authors": [str(a.get("name")) for a in description.authors],
-                "cite": [str(c.get("doi") or c.get("url") or c.get("text")) for c in description.cite],
-                "notes": notes,
-            },
-            "files": [{"name": ONNX, "sha256": hashlib.sha256(weights).hexdigest()}],
-        }
-    )  # fmt: skip
+    facts = {
+        "schema": 1,
+        "name": out.name,
+        "version": str(description.version or 1),
+        "description": " ".join(filter(None, told)),
+        "architecture": {"name": NAME, "arguments": arguments.to_json()},
+        "inputs": {"voxel_size": _voxel_size(source, voxel_size), "normalisation": wanted.model_dump()},
+        "outputs": [
+            {"name": n, "meaning": target.description or description.name, "instances": True} for n in names
+        ],
+        "receptive_field": field,
+        "stride": stride,
+        "halo": {"exact": halo, "practical": halo},
+        "licence": description.license if isinstance(description.license, str) else "see the package",
+        "imported": {
+            "format": description.format_version,
+            "id": description.id,
+            "name": description.name,
+            "authors": [str(a.get("name")) for a in description.authors],
+            "cite": [str(c.get("doi") or c.get("url") or c.get("text")) for c in description.cite],
+            "notes": notes,
+        },
+        "files": [{"name": ONNX, "sha256": hashlib.sha256(weights).hexdigest()}],
+    }
+    try:
+        card = Card.model_validate(facts)
+    except ValidationError as error:
+        raise UserError(f"{package.path} makes no model: {first_problem(error)}") from None
     return Import(write_files(out, card, {ONNX: weights}), tuple(notes))
 
 
@@ -190,41 +202,6 @@ def _weights(package: Package, description: Description) -> bytes:
     if asked.get("external_data") is not None:
         raise UserError(f"the ONNX file of {package.path} has its weights in a second file; save it as one")
     return package.read(asked["source"], asked.get("sha256") and str(asked["sha256"]))
-
-
-def _operators(weights: bytes) -> set[str]:
-    """Names of the operators of a graph, those of graphs inside included.
-
-    Raises:
-        UserError: it is no ONNX, refers to other files, or to operators that onnxruntime has not.
-    """
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        raise UserError("imported models need one more package: pip install 'connectoscope[onnx]'") from None
-    found: set[str] = set()
-    try:
-        model = onnx.load_model_from_string(weights)
-        domains = {*STANDARD, *(function.domain for function in model.functions)}
-        graphs = [model.graph, *model.functions]
-        while graphs:
-            graph = graphs.pop()
-            for tensor in getattr(graph, "initializer", ()):
-                if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                    raise UserError("the ONNX file has its weights in a second file; save it as one")
-            for node in graph.node:
-                if node.domain not in domains:
-                    raise UserError(
-                        f"the ONNX file needs operators of '{node.domain}', which onnxruntime has not"
-                    )
-                found.add(node.op_type)
-                graphs += [a.g for a in node.attribute if a.HasField("g")]
-                graphs += [g for a in node.attribute for g in a.graphs]
-    except UserError:
-        raise
-    except Exception:  # protobuf's errors have no base of their own
-        raise UserError("the weights of the package are no ONNX file; get the package again") from None
-    return found
 
 
 def _only(tensors: tuple[Tensor, ...], kind: str) -> Tensor:
@@ -247,11 +224,17 @@ def _letters(tensor: Tensor) -> str:
     return letters
 
 
-def _with_axes(array: NDArray[Any], tensor: Tensor) -> NDArray[Any]:
+def _test_tensor(package: Package, tensor: Tensor, file: Source) -> NDArray[np.float32]:
+    array = package.read_array(file)
     if array.ndim != len(tensor.axes):
         raise UserError(
             f"the test tensor of '{tensor.id}' has {array.ndim} axes, the package says {len(tensor.axes)}"
         )
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not array.size or not np.isfinite(array).all():
+        what = "holds what is no number" if array.size else "is empty"
+        raise UserError(f"the test tensor of '{tensor.id}' {what}, so that nothing can be checked with it")
     return array
 
 
@@ -309,7 +292,7 @@ def _check_reproduces(
     cut: Index3,
 ) -> None:
     """Raises UserError unless the network gives here what the package says that it gives."""
-    if not (np.isfinite(expected).all() and expected.min() > -0.01 and expected.max() < 1.01):
+    if not (expected.min() > -0.01 and expected.max() < 1.01):
         raise UserError(
             f"the model gives values from {expected.min():.3g} to {expected.max():.3g}; only probabilities, 0 to 1, can be "
             "imported (a sigmoid or softmax may stand in the package's postprocessing)"
@@ -369,6 +352,22 @@ def _voxel_size(source: Tensor, given: Float3 | None) -> Float3:
             )
         sizes.append(axis.scale * NANOMETRES[axis.unit])
     return (sizes[0], sizes[1], sizes[2])
+
+
+def _destination(folder: Path, name: str) -> Path:
+    """Where the bundle is made.
+
+    Raises:
+        UserError: the name is none, belongs to another model, or nothing can be written there.
+    """
+    out = folder / _plain(name)
+    if (out / CARD).exists():
+        raise UserError(
+            f"{out} exists; choose another name, or remove it first: connectoscope models remove "
+            + shlex.quote(reference(out))
+        )
+    check_new(out, replace=False)
+    return out
 
 
 def _plain(name: str) -> str:

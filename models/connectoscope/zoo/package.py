@@ -1,7 +1,7 @@
 """A bioimage.io model package (specification 0.5) as it lies on disk, a folder or a zip: read, never unpacked or run.
 
 Only files that its description names are read, each to a limit, so that no name leaves the package and no zip fills a
-disk. The description is YAML without tags, merges or references to code.
+disk. The description is YAML without tags, merges or references to code, and with few aliases.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from connectoscope.errors import UserError
 
 DESCRIPTIONS = ("rdf.yaml", "bioimageio.yaml", "model.yaml")
+PICKLED = {".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 OWN = "connectoscope"  # our part of the description's config
 MEBI = 2**20
 DESCRIPTION_LIMIT, FILE_LIMIT = MEBI // 4, 2048 * MEBI  # bytes
-DENSE, DENSEST = (
-    64 * MEBI,
-    100,
-)  # files larger than this are not packed to less than a hundredth of their size
+DENSE = 64 * MEBI  # bytes; larger files
+DENSEST = 100  # are not packed to less than a hundredth of their size
+PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack to any size, whatever was asked for
+ALIASES = 16  # in a whole description; our own have one
 
 
 class _Part(BaseModel):
@@ -105,7 +106,16 @@ class Description(_Part):
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # the library has no types
-    """Safe, and without merges (``<<``), which can make much of little."""
+    """Safe, and without merges (``<<``) and with few aliases, which can make much of little."""
+
+    aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+            if self.aliases > ALIASES:
+                raise yaml.YAMLError(f"it has more than {ALIASES} aliases")
+        return super().compose_node(parent, index)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
@@ -124,12 +134,29 @@ class Package:
         self._zip: zipfile.ZipFile | None = None
         if path.is_dir():
             return
+        kind = path.suffix.lower()
+        if kind in PICKLED:  # some of them are zips, too
+            raise UserError(
+                f"{path}: pickled weights are never opened; export the network to ONNX and wrap it as a bioimage.io package"
+            )
+        if kind == ".onnx":
+            raise UserError(
+                f"{path}: an ONNX file alone does not say what its axes and intensities are; wrap it as a bioimage.io package"
+            )
         try:
             self._zip = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise UserError(f"there is no file or folder '{path}'") from None
-        except (OSError, zipfile.BadZipFile):
-            raise UserError(f"{path} is no bioimage.io package: neither a zip nor a folder") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+        except zipfile.BadZipFile:
+            with path.open("rb") as file:
+                damaged = file.read(4) == b"PK\x03\x04"
+            raise UserError(
+                f"{path} is damaged: download it again"
+                if damaged
+                else f"{path} is no bioimage.io package: neither a zip nor a folder"
+            ) from None
 
     def close(self) -> None:
         if self._zip is not None:
@@ -230,6 +257,8 @@ class Package:
         """At most one byte more than ``limit``, whatever the file says that it has."""
         if self._zip is not None:
             info = self._zip.getinfo(name)
+            if info.compress_type not in PACKED:
+                raise UserError(f"{name} of {self.path} is not packed by deflate; pack the package again")
             if info.file_size > DENSE and info.file_size > DENSEST * info.compress_size:
                 raise UserError(f"{name} of {self.path} is packed like a zip bomb and is not opened")
             with self._zip.open(info) as file:

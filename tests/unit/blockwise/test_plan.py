@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Lattice, Plan, blocks_of, chunk_of, first_difference
+from connectoscope.blockwise.plan import Lattice, Plan, as_begun, blocks_of, chunk_of, first_difference
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Box
 
@@ -106,3 +106,12 @@ def test_a_torn_line_is_dropped_and_what_was_whole_stays(tmp_path, tail):
     with Ledger(path) as ledger:
         assert [entry["crc32"] for entry in ledger.entries("p/")] == [1, 2, 3]
     assert path.read_bytes().startswith(whole)
+
+
+def test_chunks_that_became_corrupt_are_those_of_the_beginning():
+    fresh = {"input": {"source": "a", "chunks": "corrupt 1 of 16, f00"}}
+    begun = {"input": {"source": "a", "chunks": "ba5"}}
+    assert as_begun(fresh, begun) == begun
+    assert as_begun(begun, fresh) == begun
+    for other in (None, {}, {"input": {}}):
+        assert as_begun(fresh, other) == fresh

@@ -37,6 +37,13 @@ def test_help_of_a_task_shows_every_parameter(capsys, name):
         assert (field.upper() if argument else "--" + field.replace("_", "-")) in out
 
 
+@pytest.mark.parametrize("name", ["segment", "convert", "train", "adapt train", "models show"])
+def test_a_command_alone_is_one_line(capsys, name):
+    code, _, err = said(capsys, *name.split())
+    assert code == 2
+    assert err.count("\n") == 1
+
+
 def test_bounds_and_defaults_are_shown(capsys):
     out = " ".join(said(capsys, "segment", "--help")[1].split())
     assert "[1 to 255]" in out

@@ -13,7 +13,7 @@ import tifffile
 from connectoscope.blockwise import destination as places
 from connectoscope.errors import Cancelled, Corrupt, Stopped, UserError
 from connectoscope.jobs.context import Context
-from connectoscope.tasks import convert
+from connectoscope.tasks import convert, info
 from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
 from connectoscope.volumes.geometry import Box
 
@@ -185,6 +185,29 @@ def test_a_corrupt_chunk_can_be_skipped(tmp_path: Path, source, name: str) -> No
     assert converted(tmp_path, path, name, skip_corrupt=True)[1]["skipped_chunks"] == [str(chunk)]
     with pytest.raises(UserError, match="made with --skip-corrupt and lacks 1 damaged"):
         converted(tmp_path, path, name)
+
+
+def test_damage_outside_of_the_box_stops_nothing(tmp_path: Path, source) -> None:
+    path, pixels = source
+    assert damage(path, 0).start == (0, 0, 0)
+    out, summary = converted(tmp_path, path, "out.n5", box="10:20,64:300,0:290")
+    assert "skipped_chunks" not in summary
+    np.testing.assert_array_equal(open_volume(out).read(Box.of((10, 236, 290))), pixels[10:, 64:])
+    told = info.run(info.Info(source=str(path)), Context.local(tmp_path / "job"))
+    assert told["statistics"]["voxels"] == pixels.size - 10 * 64 * 64
+    assert not told["statistics"]["of_all"]
+
+
+def test_skipped_chunks_are_not_forgotten_with_the_job_folder(tmp_path: Path, source) -> None:
+    path, _ = source
+    damage(path, 9)
+    other = Stopping.local(tmp_path / "job", threads=1)
+    with pytest.raises(Cancelled):
+        converted(tmp_path, path, "out.n5", other, skip_corrupt=True)
+    for more in ({}, {"skip_corrupt": True}):
+        with pytest.raises(UserError, match="its job folder, which is gone: use --overwrite"):
+            converted(tmp_path, path, "out.n5", Context.local(tmp_path / "new"), **more)
+    assert converted(tmp_path, path, "out.n5", skip_corrupt=True)[1]["skipped_chunks"]
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from format_files import FORMATS, Given
 
 from connectoscope.errors import Corrupt, Unreadable
 from connectoscope.networks.normalise import intensity_range
-from connectoscope.volumes import open_volume
+from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
 from connectoscope.volumes.corrupt import chunk_name, is_corrupt, told_of_skipped
 from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.marks import told_of_gaps
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (9, 40, 50)).astype("u1")
 WHOLE = Box.of(PIXELS.shape)
@@ -62,9 +64,41 @@ def test_a_damaged_chunk_and_the_identity(tmp_path: Path) -> None:
     volume = open_volume(path)
     assert volume.skipping_corrupt().identity() == volume.identity()
     (path / "0" / "0.0.0").write_bytes(b"")
+    damaged = volume.identity()
+    assert damaged["chunks"].startswith("corrupt 1 of 16, ")
+    assert volume.skipping_corrupt().identity() == damaged
+    (path / "0" / "0.0.0").unlink()
+    (path / "0" / "0.0.1").write_bytes(b"")
+    assert volume.identity()["chunks"] != damaged["chunks"]
+
+
+@pytest.mark.parametrize("shards", [None, (8, 40, 50)])
+def test_changed_bytes_are_noticed(tmp_path: Path, shards) -> None:
+    path = tmp_path / "a.ome.zarr"
+    spec = ImageSpec((8, 40, 50), np.dtype("u1"), (1, 1, 1), (0, 0, 0), None, (8, 20, 50), shards=shards)
+    create_image(path, spec)[0].write(PIXELS[:8]).result()
+    np.testing.assert_array_equal(zarr.open_array(path / "0", mode="r")[...], PIXELS[:8])
+    file = path / "0" / "c" / "0" / "0" / "0"
+    data = bytearray(file.read_bytes())
+    for place in range(500, 600):
+        data[place] ^= 0x55
+    file.write_bytes(data)
+    volume = open_volume(path).skipping_corrupt()
+    np.testing.assert_array_equal(volume.read(Box((0, 20, 0), (8, 40, 50))), PIXELS[:8, 20:])
+    assert not volume.read(Box.of((8, 20, 50))).any()
     with pytest.raises(Corrupt):
-        volume.identity()
-    assert volume.skipping_corrupt().identity()["chunks"].startswith("corrupt 1 of 16, ")
+        open_volume(path).read(Box.of(volume.shape))
+
+
+def test_a_result_that_lacks_chunks_is_told(tmp_path: Path) -> None:
+    assert told_of_gaps(str(tmp_path / "none.ome.zarr")) == []
+    assert told_of_gaps("https://example.org/a.zarr") == []
+    path = tmp_path / "a.ome.zarr"
+    create_image(path, ImageSpec((2, 4, 4), np.dtype("u1"), (1, 1, 1), (0, 0, 0), None, (2, 4, 4)))
+    set_attributes(path, summary={"skipped_chunks": ["0:1,0:4,0:4"]})
+    assert told_of_gaps(str(path)) == [
+        "a.ome.zarr was made with --skip-corrupt: 1 chunk of its source is missing in it"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import zarr
 from made_tissue import tissue
 
 from connectoscope import cli
-from connectoscope.errors import Cancelled, UserError
+from connectoscope.errors import Cancelled, Corrupt, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.networks import upscaling
 from connectoscope.networks.normalise import intensity_range, normalise
@@ -205,6 +205,43 @@ def test_constant_and_missing_voxels_are_told(trained: Path, tmp_path: Path, sma
     assert (em[..., -24:] == 0).all()
     assert (epistemic[..., -24:] == 1).all()  # nothing is known there
     assert summary["untrusted_share"] > 0.3
+
+
+def test_nothing_is_trusted_where_chunks_are_corrupt(
+    trained: Path, tmp_path: Path, small_tiles, monkeypatch
+) -> None:
+    image = tissue((8, 40, 60), 1).astype(np.uint8)
+    path, gone = tmp_path / "x.ome.zarr", Box((0, 10, 40), (8, 20, 60))
+    spec = ImageSpec(image.shape, image.dtype, (30.0, 30.0, 30.0), (0, 0, 0), "nanometer", (8, 10, 20))
+    create_image(path, spec)[0].write(image).result()
+    chunk = path / "0" / "c" / "0" / "1" / "2"
+    chunk.write_bytes(chunk.read_bytes()[:-9])
+    model, out = trained / "tiny-xray", tmp_path / "em.ome.zarr"
+    seen = []
+    monkeypatch.setattr(room, "texture", lambda parts: seen.extend(parts) or (0.0, 0.0))
+    with pytest.raises(Corrupt):
+        made(model, str(path), out)
+    assert not out.exists()
+    summary = made(model, str(path), out, skip_corrupt=True)
+    assert summary["skipped_chunks"] == [str(gone)]
+    assert any(f"taken as 0: {gone}" in text for text in summary["warnings"])
+    hidden = np.zeros(image.shape, bool)
+    hidden[gone.slices] = True
+    np.testing.assert_array_equal(np.isnan(seen[0]), hidden)
+    em, aleatoric, epistemic = stored(out)
+    halo = find_model(model).halo(False)
+    fine = Box(*(tuple(3 * n for n in ends) for ends in (gone.start, gone.stop)))
+    around = fine.grown(tuple(3 * h for h in halo)).intersection(Box.of(em.shape))
+    assert not em[fine.slices].any()
+    for sd in (aleatoric, epistemic):
+        doubted = np.isinf(sd)
+        assert doubted[around.slices].all()
+        assert doubted.sum() == around.size
+    assert summary["untrusted_share"] >= round(around.size / em.size, 5)
+    json.dumps(summary, allow_nan=False)
+    assert made(model, str(path), out, skip_corrupt=True)["already_complete"]
+    with pytest.raises(UserError, match="made with --skip-corrupt and lacks 1 damaged"):
+        made(model, str(path), out)
 
 
 @pytest.mark.parametrize(

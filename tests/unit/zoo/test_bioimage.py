@@ -8,9 +8,11 @@ import json
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -33,11 +35,15 @@ from zoo_packages import (
 )
 
 from connectoscope import cli
+from connectoscope.adaptation.uncertainty import Eye
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.networks.onnx_network import OnnxArguments, OnnxNetwork, measured_reach
+from connectoscope.networks.onnx_network import OnnxArguments, OnnxNetwork, device_for, measured_reach
+from connectoscope.segmentation import preview
+from connectoscope.segmentation.setup import device_of
 from connectoscope.zoo import Bundle, find_model
 from connectoscope.zoo.bundle import CARD, ONNX
+from connectoscope.zoo.card import Imported, Normalisation
 from connectoscope.zoo.imports import import_package
 from connectoscope.zoo.intensity import wanted_range
 
@@ -139,7 +145,7 @@ def test_a_foreign_package_segments_as_the_model_in_it(
     "words",
     [
         ("models", "export", "theirs", "a.onnx"),
-        ("models", "export", "theirs", "a.zip", "--author", "me"),
+        ("models", "export", "theirs", "a.zip"),
     ],
 )
 def test_what_needs_a_network_of_ours_refuses_an_imported_one(
@@ -151,8 +157,11 @@ def test_what_needs_a_network_of_ours_refuses_an_imported_one(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert said(capsys, "import", str(foreign(package)), "theirs")[0] == 0
+    theirs = find_model("theirs")
     with pytest.raises(UserError, match="imported ONNX network"):
-        find_model("theirs").load_network()
+        theirs.load_network()
+    with pytest.raises(UserError, match="imported ONNX network"):  # before anything else is asked of it
+        Eye(theirs, None, (4, 4, 4), turned=False, device="cpu", threads=1)  # type: ignore[arg-type]
     assert cli.run(words) == 2
     assert "imported ONNX network: it can segment, but not be trained" in capsys.readouterr().err
 
@@ -233,3 +242,53 @@ def test_voxel_size_for_a_package_without_one(
     assert said(capsys, "import", str(path), "theirs", "--voxel-size", "0.03,0.008,0.008um")[0] == 0
     assert find_model("theirs").card.inputs.voxel_size == pytest.approx((30, 8, 8))
     assert (models / "theirs" / ONNX).exists()
+
+
+def test_what_onnxruntime_cannot_do_here(
+    package: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = import_package(foreign(package), models, "theirs").bundle
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert [device_for(d, asked=False) for d in ("cpu", "cuda", "mps")] == ["cpu"] * 3
+    for asked, device in (("auto", "cpu"), ("cpu", "cpu")):  # what stands in the plan
+        context = SimpleNamespace(
+            device="cuda" if asked == "auto" else "cpu", request=SimpleNamespace(device=asked)
+        )
+        assert device_of(bundle, context) == device  # type: ignore[arg-type]
+    tile = tuple(2 * h + 4 for h in HALO)
+    with pytest.raises(UserError, match="does not know cuda here; use --device cpu"):
+        bundle.predictor(tile=tile, device="cuda")  # type: ignore[arg-type]
+    predict = bundle.predictor(tile=tile, threads=1)  # type: ignore[arg-type]
+
+    class Full:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(predict.network, "_session", Full())
+    with pytest.raises(MemoryError, match="Failed to allocate"):  # so that the run goes on with smaller tiles
+        predict(np.zeros(tile, np.float32))
+
+
+def test_the_check_of_the_graph_is_also_of_models_that_were_not_imported_here() -> None:
+    model = onnx.load_from_string(
+        graph(helper.make_node("Mul", ["image", "k"], ["out"]), axes=5, k=np.ones(1))
+    )
+    model.graph.initializer[0].external_data.add(key="location", value="/etc/passwd")
+    arguments = OnnxArguments("bczyx", "bczyx", (1, 1, 1), (1, 1, 1))
+    with pytest.raises(UserError, match="in a second file"):
+        OnnxNetwork(model.SerializeToString(), arguments)
+
+
+def test_a_preview_remembers_intensities_by_the_whole_normalisation() -> None:
+    def setup(normalisation: Normalisation | Imported, intensity: tuple[float, float]) -> Any:
+        volume = SimpleNamespace(source="s", metadata_hash="h", stamp=None, channel=None, time=None)
+        card = SimpleNamespace(inputs=SimpleNamespace(normalisation=normalisation))
+        return SimpleNamespace(
+            volume=volume, bundle=SimpleNamespace(card=card), grid=SimpleNamespace(level=0, factor=(1, 1, 1)),
+            intensity=lambda: intensity,
+        )  # fmt: skip
+
+    ours, theirs = Normalisation(low=1, high=99), Imported(method="scale-range", low=1, high=99)
+    assert preview._intensity(setup(ours, (1, 2))) == (1, 2)
+    assert preview._intensity(setup(theirs, (3, 4))) == (3, 4)
+    assert preview._intensity(setup(ours, (5, 6))) == (1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import onnxruntime
@@ -11,9 +12,11 @@ import torch
 
 from connectoscope import cli
 from connectoscope.errors import UserError
+from connectoscope.jobs.request import JobRequest
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.tasks.base import load_task
 from connectoscope.zoo import Bundle, find_model, list_models
-from connectoscope.zoo.bundle import CARD, GATE, WEIGHTS, write_bundle, write_companion
+from connectoscope.zoo.bundle import CARD, GATE, WEIGHTS, check_new, write_bundle, write_companion
 from connectoscope.zoo.card import Card, Companion
 
 ARGUMENTS = UNet3dArguments(1, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))
@@ -52,6 +55,35 @@ def test_round_trip_keeps_unknown_keys_and_weights(bundle: Bundle) -> None:
 def test_unknown_model_lists_the_known_ones(bundle: Bundle) -> None:
     with pytest.raises(UserError, match=r"no model 'synapse-xyz'; known: .*small"):
         find_model("synapse-xyz")
+
+
+def test_a_bare_name_is_a_model_and_never_what_lies_here(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("small", "other"):
+        shutil.copytree(bundle.path, tmp_path / name)
+    assert find_model("small").path == bundle.path
+    request = JobRequest.make(load_task("segment"), {"source": "a", "destination": "b", "model": "small"})
+    assert request.parameters["model"] == "small"
+    assert find_model("./small").path == Path("small")
+    assert find_model("./small").reference == "./small"
+    assert find_model("other").path == Path("other")  # there is no model of that name
+    assert cli.run(["models", "remove", "small"]) == 0
+    assert not bundle.path.exists()
+    for name in ("small", "other"):
+        capsys.readouterr()
+        assert cli.run(["models", "remove", name]) == 2
+        assert f"say ./{name}" in capsys.readouterr().err
+        assert (tmp_path / name / CARD).exists()
+        assert cli.run(["models", "remove", f"./{name}"]) == 0
+        assert not (tmp_path / name).exists()
+
+
+def test_no_model_hides_a_bundled_one(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match="'synapse-vnc' comes with connectoscope; choose another name"):
+        check_new(bundle.path.with_name("synapse-vnc"), replace=True)
+    check_new(bundle.path.parent / "sub" / "synapse-vnc", replace=False)  # not among those found by name
 
 
 def test_damaged_weights(bundle: Bundle) -> None:

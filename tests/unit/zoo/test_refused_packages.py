@@ -26,7 +26,6 @@ from zoo_packages import (
 )
 
 from connectoscope.errors import UserError
-from connectoscope.zoo import Bundle
 from connectoscope.zoo.bundle import CARD
 from connectoscope.zoo.imports import import_package
 
@@ -63,10 +62,40 @@ def outside() -> bytes:
     return model.SerializeToString()
 
 
+def outside_a_constant() -> bytes:
+    nodes = [helper.make_node("Mul", ["image", "k"], ["out"])]
+    constant = helper.make_node("Constant", [], ["k"], value=helper.make_tensor("k", 1, [1], [1.0]))
+    tensor = constant.attribute[0].t
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="/etc/passwd")
+    return graph(constant, *nodes, axes=5)
+
+
+def outside_a_sparse_one() -> bytes:
+    model = onnx.load_from_string(IDENTITY)
+    values, indices = helper.make_tensor("s", 1, [1], [1.0]), helper.make_tensor("i", 7, [1], [0])
+    indices.external_data.add(key="location", value="/etc/passwd")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    return model.SerializeToString()
+
+
 def custom() -> bytes:
     model = onnx.load_from_string(graph(helper.make_node("Evil", ["image"], ["out"], domain="evil"), axes=5))
     model.opset_import.append(helper.make_opsetid("evil", 1))
     return model.SerializeToString()
+
+
+def flat(rdf: dict[str, Any], files: Files) -> None:
+    """The output has no z."""
+    axes = rdf["outputs"][0]["axes"]
+    axes[:] = [a for a in axes if a.get("id") != "z"]
+
+
+def huge(rdf: dict[str, Any], files: Files) -> None:
+    """Voxels of more nanometres than there are numbers."""
+    for kind in ("inputs", "outputs"):
+        rdf[kind][0]["axes"][2] |= {"scale": 1e308, "unit": "micrometer"}
 
 
 IDENTITY = graph(helper.make_node("Identity", ["image"], ["out"]), axes=5)
@@ -87,11 +116,18 @@ WEIGHTS = {"source": "model.onnx"}
         (put(WEIGHTS, "weights", "onnx", "external_data"), "in a second file"),
         (file("model.onnx", b"\x80\x04pickle"), "no ONNX file"),
         (file("model.onnx", outside()), "weights in a second file"),
+        (file("model.onnx", outside_a_constant()), "weights in a second file"),
+        (file("model.onnx", outside_a_sparse_one()), "weights in a second file"),
         (file("model.onnx", custom()), "operators of 'evil'"),
         (file("model.onnx", IDENTITY), "gives"),
         (file("test_input.npy", b"\x93NUMPY\x01\x00garbage"), "no array of numbers"),
         (file("test_input.npy", b"\x80\x04."), "no array of numbers"),
         (file("test_output.npy", npy(np.full((1, 2, 4, 4, 4), 3.0))), "only models that keep"),
+        (flat, "input has axes bczyx, its output bcyx; only models that keep"),
+        (file("test_input.npy", npy(np.zeros((1, 1, 0, 4, 4)))), "test tensor of 'image' is empty"),
+        (file("test_input.npy", npy(np.full((1, 1, 4, 4, 4), np.nan))), "'image' holds what is no number"),
+        (file("test_output.npy", npy(np.full((1, 2, 4, 4, 4), np.inf))), "'probabilities' holds what is no number"),
+        (huge, "makes no model: inputs.voxel_size.0: "),
         (put("0.4.10", "format_version"), "of format 0.4.10, connectoscope reads 0.5"),
         (put("dataset", "type"), "no package of a model"),
         (put("many", "inputs"), "is damaged: inputs"),
@@ -143,6 +179,7 @@ def test_more_than_one_channel_or_tensor(package: Path, models: Path) -> None:
         ("[" * 400, "cannot be read"),
         ("type: model\nformat_version: 0.5.3\n", "is damaged"),
         ("- 1", "no package of a model"),
+        ("type: model\na: &a [1]\nb: [" + "*a, " * 17 + "]", "more than 16 aliases"),
         ("a" * (2**18 + 2), "larger than 256 KiB"),
     ],
 )
@@ -159,11 +196,29 @@ def test_a_zip_bomb_is_not_opened(package: Path, models: Path) -> None:
         import_package(bomb, models, "theirs")
 
 
+def test_ways_of_packing_that_know_no_bounds(package: Path, models: Path) -> None:
+    files = unzipped(foreign(package))
+    for kind in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(package, "w") as strange:
+            for name, data in files.items():
+                strange.writestr(name, bytes(2**24) if name == "model.onnx" else data, kind)
+        content = package.read_bytes()
+        package.write_bytes(content.replace((2**24).to_bytes(4, "little"), (2**10).to_bytes(4, "little")))
+        with pytest.raises(UserError, match="is not packed by deflate"):
+            import_package(package, models, "theirs")
+
+
 def test_packages_that_are_none(models: Path, tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK not quite")
     (tmp_path / "empty").mkdir()
+    half = zipped(tmp_path / "half.zip", {"rdf.yaml": b"type: model"}).read_bytes()[:-30]
+    for name in ("half.zip", "w.pt", "w.onnx"):
+        (tmp_path / name).write_bytes(half)
     for name, text in (
         ("a.zip", "neither a zip nor a folder"),
+        ("half.zip", "is damaged: download it again"),
+        ("w.pt", "pickled weights are never opened"),
+        ("w.onnx", "does not say what its axes"),
         ("gone.zip", "there is no"),
         ("empty", "no rdf.yaml"),
     ):
@@ -204,11 +259,15 @@ def test_our_own_when_damaged(name: str, data: bytes, text: str, package: Path, 
         (("export", "small", "a.zip", "--voxel-size", "8nm"), "--voxel-size belongs to 'models import'"),
         (("import",), "say: connectoscope models import FILE.zip [NAME]"),
         (("import", "https://a.org/model.zip"), "download https://a.org/model.zip first"),
+        (("import", "small.bioimage.zip", ""), "'' is no name for a model"),
+        (("import", "small.bioimage.zip", "synapse-vnc"), "comes with connectoscope; choose another name"),
+        (("import", "small.bioimage.zip", "/proc/x/small"), "cannot make /proc/x/small"),
+        (("import", "small.bioimage.zip"), "remove it first: connectoscope models remove small"),
         (("export", "xray2em-fib", "a.zip"), "makes EM from X-ray"),
     ],
 )
 def test_wrong_words(
-    words: tuple[str, ...], text: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], text: str, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -216,3 +275,4 @@ def test_wrong_words(
     assert (code, err.count("\n")) == (2, 1)
     assert text in err
     assert not list(tmp_path.glob("a.*"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["models", "small.bioimage.zip"]
