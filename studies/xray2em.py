@@ -21,61 +21,45 @@ from kept import keep, make
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 from xray2em_report import report
+from xray2em_rivals import MODEL, direct, find_directly, member, plain
+from xray2em_scores import KNOWN, Real, likeness, membranes, pixels, raw, segmented, trust
 
-from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
 from connectoscope.jobs.context import Context
 from connectoscope.networks.normalise import intensity_range
-from connectoscope.tasks.evaluate import Evaluate
-from connectoscope.tasks.evaluate import run as evaluate
 from connectoscope.tasks.reconstruct import Reconstruct
 from connectoscope.tasks.reconstruct import run as reconstruct
-from connectoscope.tasks.segment import Segment
-from connectoscope.tasks.segment import run as segment
 from connectoscope.tasks.simulate_xray import SimulateXray
 from connectoscope.tasks.simulate_xray import run as simulate_xray
-from connectoscope.training.labels import boundaries
 from connectoscope.training.recipe import data_folder
 from connectoscope.volumes import ImageSpec, create_image, open_volume
-from connectoscope.volumes.geometry import Box
-from connectoscope.xray2em import calibration, surrogate
+from connectoscope.xray2em import surrogate
 from connectoscope.xray2em.forward import stain_density
-from connectoscope.xray2em.quality import psnr, ssim
 from connectoscope.xray2em.run import STAIN
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "studies" / "results" / "xray2em"
 WORK = ROOT / "build" / "studies" / "xray2em"
-MODEL, EYES = "xray2em-fib", "neurons-fib"
 VOXEL, SCALE = 30.0, 3
-KNOWN, CHOOSING, REPORTING = slice(0, 110), slice(114, 130), slice(134, 170)  # planes of fib_medulla
 SEEDS = range(3)
 WAYS = ("interpolation", "wiener", "ours")
+RIVALS = ("member", "plain", "direct")  # of the main condition only, each seed with a scan of its own
 MAIN = "90-1e4"  # resolution in nm and photons per pixel
 OTHERS = ("60-1e4", "130-1e4", "90-1e3", "90-1e5")
 STRANGE = ("inverted", "noise", "vnc_sstem", "isbi2012", "lightsheet_cells")
 log = logging.getLogger("study")
-Real = NDArray[np.float32]
 
 
 def runs() -> list[tuple[str, str, int]]:
     """(way, condition, seed) of all runs."""
     made = [(way, MAIN, seed) for seed in SEEDS for way in WAYS]
     made += [(way, "wave", 0) for way in WAYS]
+    made += [(way, MAIN, seed) for way in RIVALS for seed in SEEDS]
     made += [(way, condition, 0) for condition in OTHERS for way in ("interpolation", "ours")]
     return [("truth", "em", 0), *made, *(("strange", name, 0) for name in STRANGE)]
 
 
 def stored(run: tuple[str, str, int]) -> Path:
     return RESULTS / "--".join((*run[:2], f"{run[2]}.json"))
-
-
-def raw() -> Path:
-    return data_folder() / "fib_medulla" / "raw.ome.tif"
-
-
-def pixels(path: Path, channel: str | None = None) -> NDArray[Any]:
-    volume = open_volume(path, channel=channel)
-    return volume.read(Box.of(volume.shape))
 
 
 def write(path: Path, image: NDArray[Any], voxel: float, start: float) -> None:
@@ -143,102 +127,48 @@ def measure(run: tuple[str, str, int]) -> dict[str, Any]:
     folder.mkdir(parents=True)
     if way == "strange":
         return strange(condition, folder)
-    image, channel, found = raw(), None, {}
-    if way != "truth":
-        xray = scanned(condition, seed, folder)
-        image = folder / "em.ome.zarr"
-        if way == "ours":
-            channel = "em"
-            told = reconstruct(
-                Reconstruct(source=str(xray), destination=str(image), model=MODEL),
-                Context.local(folder / "em.job", threads=1),
-            )
-            found = {"untrusted_share": told["untrusted_share"], "epistemic_sd": told["epistemic_sd"]}
-        else:
-            seen = pixels(xray)
-            fine = enlarged(deconvolved(seen, condition) if way == "wiener" else seen)
-            write(image, fine, VOXEL / SCALE, (1 / SCALE - 1) / 2 * VOXEL)
-        found |= likeness(pixels(image, channel))
-    probability, vi = segmented(image, channel, folder)
-    truth = boundaries(pixels(data_folder() / "fib_medulla" / "neuron_labels.ome.tif"))
-    common = tuple(slice(0, min(a, b)) for a, b in zip(probability.shape, truth.shape, strict=True))
-    probability, truth = probability[common], truth[common]
-    chosen = curve(probability, truth, CHOOSING).best()[1]
-    seen_curve = curve(probability, truth, REPORTING)
-    found |= {
-        "threshold": chosen,
-        "membrane_f1": float(seen_curve.f1[255 - chosen]),
-        "membrane_ap": seen_curve.average_precision,
-        **vi,
-    }
-    if way == "ours":
-        found |= trust(image, probability, truth, chosen)
+    if way == "direct":
+        network = direct(seed, WORK / f"direct-{seed}")
+        found = membranes(find_directly(network, scanned(condition, seed, folder)))
+    else:
+        found = by_image(way, condition, seed, folder)
     shutil.rmtree(folder)
     return found
 
 
-def curve(probability: NDArray[np.uint8], truth: NDArray[np.bool_], planes: slice) -> PrecisionRecall:
-    return precision_recall(*histograms(probability[planes], truth[planes]))
+def by_image(way: str, condition: str, seed: int, folder: Path) -> dict[str, Any]:
+    """The figures of a way that makes an image like EM first."""
+    image, channel, found = raw(), None, {}
+    if way != "truth":
+        xray = scanned(condition, seed, folder)
+        image = folder / "em.ome.zarr"
+        if way in ("interpolation", "wiener"):
+            seen = pixels(xray)
+            fine = enlarged(deconvolved(seen, condition) if way == "wiener" else seen)
+            write(image, fine, VOXEL / SCALE, (1 / SCALE - 1) / 2 * VOXEL)
+        else:
+            channel, model = "em", Path(MODEL)
+            if way == "member":
+                model = member(seed, folder).path
+            elif way == "plain":
+                model = plain(seed, WORK / f"plain-{seed}").path
+            told = reconstructed(xray, image, model)
+            found = {"untrusted_share": told["untrusted_share"], "epistemic_sd": told["epistemic_sd"]}
+        found |= likeness(pixels(image, channel))
+    probability, vi = segmented(image, channel, folder)
+    found |= {**membranes(probability), **vi}
+    if way == "ours":
+        members = [folder / f"em{k}.ome.zarr" for k in range(3)]
+        for k, path in enumerate(members):
+            reconstructed(xray, path, member(k, folder).path)
+        found |= trust(image, members, probability, found["threshold"])
+    return found
 
 
-def segmented(image: Path, channel: str | None, folder: Path) -> tuple[NDArray[np.uint8], dict[str, float]]:
-    """Membrane probabilities, and the variation of information of the neurons on the reporting planes."""
-    out = folder / "segmented.ome.zarr"
-    segment(
-        Segment(source=str(image), destination=str(out), model=EYES, target=("neurons",), channel=channel),
-        Context.local(folder / "segmented.job", threads=1),
-    )
-    labels = data_folder() / "fib_medulla" / "neuron_labels.ome.tif"
-    box = f"{REPORTING.start}:{REPORTING.stop},0:250,0:250"
-    asked = Evaluate(result=str(out), truth=str(labels), target="neurons", box=box)
-    scores = evaluate(asked, Context.local(folder / "evaluate.job"))
-    return pixels(out, "boundary"), {k: scores[k] for k in ("vi", "vi_split", "vi_merge")}
-
-
-def em_truth() -> Real:
-    """The EM, 0-1 as models are trained on it."""
-    volume = open_volume(raw())
-    low, high = intensity_range(volume.read, volume.shape, 1.0, 99.0)
-    return np.asarray((pixels(raw()).astype(np.float32) - low) / (high - low), np.float32)
-
-
-def likeness(image: NDArray[Any]) -> dict[str, float]:
-    """PSNR and SSIM on the reporting planes, after the best gain and offset, which some images leave open."""
-    truth = em_truth()[REPORTING]
-    seen = image[REPORTING].astype(np.float32)
-    common = tuple(slice(0, min(a, b)) for a, b in zip(seen.shape, truth.shape, strict=True))
-    seen, truth = seen[common], truth[common]
-    gain, offset = np.polyfit(seen.ravel().astype(np.float64), truth.ravel().astype(np.float64), 1)
-    fitted = (gain * seen + offset).astype(np.float32)
-    return {"psnr": psnr(fitted, truth), "ssim": ssim(fitted, truth)}
-
-
-def trust(
-    image: Path, probability: NDArray[np.uint8], membranes: NDArray[np.bool_], threshold: int
-) -> dict[str, Any]:
-    """Calibration on the reporting planes, and whether uncertainty finds membrane errors."""
-    em, aleatoric, epistemic = (
-        pixels(image, name)[REPORTING].astype(np.float32) for name in ("em", "aleatoric_sd", "epistemic_sd")
-    )
-    truth = em_truth()[REPORTING]
-    common = tuple(slice(0, min(a, b)) for a, b in zip(em.shape, truth.shape, strict=True))
-    sd = np.hypot(aleatoric, epistemic)[common]
-    error = truth[common] - em[common]
-    found = calibration.calibration(error, sd)
-    observed = calibration.coverage(error, sd, calibration.NOMINAL)
-    p = probability[REPORTING][common]
-    wrong = (p >= threshold) != membranes[REPORTING][common]
-    smooth = ndimage.uniform_filter(sd, 5)
-    return {
-        "coverage": {f"{k:.2f}": v for k, v in found.coverage.items()},
-        "observed": [round(float(v), 4) for v in observed],
-        "ece": found.ece,
-        "ause": found.ause,
-        "scale_left": found.scale,
-        "auroc": calibration.auroc(sd, wrong),
-        "auroc_around": calibration.auroc(smooth, wrong),
-        "auroc_probability": calibration.auroc(-np.abs(p.astype(np.float32) - 127.5), wrong),
-    }
+def reconstructed(xray: Path, image: Path, model: Path | str) -> dict[str, Any]:
+    """``reconstruct`` as ``image``; its summary."""
+    asked = Reconstruct(source=str(xray), destination=str(image), model=str(model))
+    return reconstruct(asked, Context.local(image.with_suffix(".job"), threads=1))
 
 
 def strange(name: str, folder: Path) -> dict[str, Any]:
@@ -249,12 +179,7 @@ def strange(name: str, folder: Path) -> dict[str, Any]:
     else:
         image = pixels(data_folder() / name / "raw.ome.tif")[:48, :192, :192]
     write(folder / "strange.ome.zarr", image.astype(np.float32), VOXEL, 0.0)
-    told = reconstruct(
-        Reconstruct(
-            source=str(folder / "strange.ome.zarr"), destination=str(folder / "em.ome.zarr"), model=MODEL
-        ),
-        Context.local(folder / "em.job", threads=1),
-    )
+    told = reconstructed(folder / "strange.ome.zarr", folder / "em.ome.zarr", MODEL)
     shutil.rmtree(folder)
     return {k: told[k] for k in ("untrusted_share", "epistemic_sd", "warnings")} | {
         "usual": told["calibration"]["epistemic_sd"]

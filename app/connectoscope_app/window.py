@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from connectoscope_app.task_panel import TaskPanel
 from connectoscope_app.theme import apply_theme, register_themes
 from connectoscope_app.welcome import WelcomePage
 from napari_connectoscope.label_panel import LabelPanel
-from napari_connectoscope.layers import open_in_background
+from napari_connectoscope.layers import open_in_background, warm_up
 from napari_connectoscope.plan_view import planned_task
 from napari_connectoscope.points import is_points
 from napari_connectoscope.table import fly_to
@@ -127,7 +126,9 @@ class MainWindow(QMainWindow):
         self._add_history()
         for line in warnings:
             self.tell(line)
-        QTimer.singleShot(1000, self, lambda: background(self, _import_ahead, lambda _: gc.freeze()))
+        # All that is there once it is warm is of the program, so the garbage collector, who takes a quarter of a second to
+        # look at it, is told to leave it until the window closes.
+        QTimer.singleShot(1000, self, lambda: background(self, warm_up, lambda _: gc.freeze()))
 
     # -- assembly --------------------------------------------------------------------------------------------
     def _connect(self) -> None:
@@ -255,7 +256,7 @@ class MainWindow(QMainWindow):
         self.browser.details.show_volume(volume)
         self.setWindowTitle(f"{volume.name} — Connectoscope")
         self.tell(f"Opened {volume.name}: {' × '.join(map(str, volume.shape))} voxels")
-        for warning in volume.warnings:
+        for warning in layer.metadata["connectoscope"]["warnings"]:
             self.log.appendPlainText(f"{volume.name}: {warning}")
 
     def label_patches(self, path: Path) -> None:
@@ -413,13 +414,3 @@ class MainWindow(QMainWindow):
         gc.unfreeze()
         super().closeEvent(event)
         self.deleteLater()
-
-
-def _import_ahead() -> None:
-    """What napari imports with the first labels, which would hold the interface up for half a second of a running job.
-
-    All that is there then is of the program, so the garbage collector, who takes a quarter of a second to look at it, is
-    told to leave it (``gc.freeze``) until the window closes.
-    """
-    for name in ("pandas", "skimage.color.colorconv"):
-        import_module(name)

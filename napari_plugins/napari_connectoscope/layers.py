@@ -21,6 +21,7 @@ from qtpy.QtCore import QObject
 
 from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes import Volume, open_volume
+from connectoscope.volumes.corrupt import told_of_skipped
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.stores import Location, is_url
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
@@ -63,12 +64,13 @@ def probability_colormap(name: str, number: int = 0) -> Colormap:
 def contrast_of(volume: Volume) -> tuple[float, float]:
     """Contrast limits: percentiles 0.5 and 99.5 of a sample of the finest level. Slow: for a thread.
 
-    A coarser level is an average: its extremes are nearer together, and full resolution would look burnt out.
+    A coarser level is an average: its extremes are nearer together, and full resolution would look burnt out. Corrupt
+    chunks that the volume skips are left out.
     """
     whole = Box.of(volume.shape)
     boxes = [whole] if whole.size <= _SAMPLED_VOXELS else _spread(whole.shape, volume.levels[0].chunks)
     with ThreadPoolExecutor(len(boxes)) as pool:  # of a slow server all at once
-        sample = np.concatenate([part.ravel() for part in pool.map(volume.read, boxes)])
+        sample = np.concatenate(list(pool.map(volume.read_sound, boxes)))
     if sample.dtype.kind == "f":
         sample = sample[np.isfinite(sample)]
     if sample.size == 0:
@@ -154,8 +156,12 @@ def volume_layers(
     if labels and volume.dtype.kind in "ui":
         colours = map_options() if is_cascade_map(volume.source) else {"opacity": 0.6}
         return [(data, {**common, **colours}, "labels")]
-    limits = contrast if contrast is not None else contrast_of(volume)
-    return [(data, {**common, "contrast_limits": limits, "colormap": "gray", "rgb": False}, "image")]
+    if contrast is None:
+        sampled = volume.skipping_corrupt()
+        contrast = contrast_of(sampled)
+        if corrupt := sampled.skipped_in(Box.of(volume.shape)):
+            facts["warnings"].append(told_of_skipped([str(chunk) for chunk in corrupt]))
+    return [(data, {**common, "contrast_limits": contrast, "colormap": "gray", "rgb": False}, "image")]
 
 
 def make_layer(data: LayerData) -> Layer:
@@ -230,14 +236,16 @@ def open_in_background(
         layer.visible = True
         if opened is not None:
             opened(layer, volume)
-        background(None, _warm_up, lambda _: None)
+        background(None, warm_up, lambda _: None)
 
     background(owner, read, add, failed)
 
 
 @functools.cache
-def _warm_up() -> None:
-    """In a thread: the imports (pandas, scikit-image) that napari's first Labels layer costs, a second or so."""
+def warm_up() -> None:
+    """In a thread: the imports (pandas, scikit-image) that napari's first Labels layer costs, a second or so, which would
+    hold the interface up while a job runs.
+    """
     Labels(np.zeros((1, 1, 1), dtype=np.uint8))
 
 

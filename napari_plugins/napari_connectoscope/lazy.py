@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from connectoscope.volumes.corrupt import is_corrupt, read_by_chunks
+from connectoscope.volumes.geometry import Box
+
 _LARGEST = (
     2 << 30
 )  # bytes that __array__ reads at once; more is a mistake (3D view of a volume without pyramid)
@@ -88,9 +91,28 @@ def read_ranges(store: ts.TensorStore, index: Sequence[range | int]) -> np.ndarr
     """Voxels at these indices; ranges run either way."""
     forward = [i[::-1] if isinstance(i, range) and i.step < 0 else i for i in index]
     keys = tuple(slice(i[0], i[-1] + 1, i.step) if isinstance(i, range) else i for i in forward)
-    data = np.asarray(store[keys].read().result())
+    try:
+        data = np.asarray(store[keys].read().result())
+    except (ValueError, OSError) as error:
+        if store.rank != 3 or not is_corrupt(error):
+            raise
+        data = _read_around(store, forward)
     turned = [isinstance(i, range) and i.step < 0 for i in index if isinstance(i, range)]
     return data[tuple(slice(None, None, -1 if t else 1) for t in turned)] if any(turned) else data
+
+
+def _read_around(store: ts.TensorStore, index: Sequence[range | int]) -> np.ndarray[Any, Any]:
+    """Voxels (z, y, x) at these indices; 0 in corrupt chunks, so that the sound ones around them are seen."""
+
+    def failed(chunk: Box, error: Exception) -> None:
+        if not is_corrupt(error):
+            raise error
+
+    ends = [(i[0], i[-1] + 1) if isinstance(i, range) else (i, i + 1) for i in index]
+    (z0, z1), (y0, y1), (x0, x1) = ends
+    z, y, x = store.chunk_layout.read_chunk.shape
+    data = read_by_chunks(store, (z, y, x), Box((z0, y0, x0), (z1, y1, x1)), failed)
+    return data[tuple(slice(None, None, i.step) if isinstance(i, range) else 0 for i in index)]
 
 
 class LivePyramid:

@@ -25,6 +25,7 @@ _TITLES = {
 }
 _DOUBT = QColor("#e08a2e")  # to be read on light and dark
 _LENGTHS = frozenset({"z", "y", "x", "radius"})
+_MEASURED = 100  # rows whose widths are looked at: a table may have millions
 _HIDDEN = frozenset({"unit", "z0", "z1", "y0", "y1", "x0", "x1"})  # the box is for programs
 
 
@@ -145,7 +146,10 @@ class ObjectTable(QWidget):
         self.view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.view.setAlternatingRowColors(True)
         self.view.verticalHeader().hide()
-        self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        header = self.view.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setResizeContentsPrecision(_MEASURED)
+        header.setStretchLastSection(True)
         self.view.clicked.connect(self._go)
         self.view.activated.connect(self._go)
         layout.addWidget(self.view)

@@ -165,7 +165,7 @@ def test_a_chunk_becomes_corrupt_on_the_way(folder, whole):
     shutil.rmtree(f"{out}.job")
     code, told, _ = segment(volume, "skipped")
     assert code == 2
-    assert is_one_line(told, "was made with --skip-corrupt and lacks 1 damaged chunks")
+    assert is_one_line(told, "was made with --skip-corrupt and lacks 1 damaged chunk of its source")
 
 
 def test_a_corrupt_chunk_is_named_before_anything_is_done(folder):

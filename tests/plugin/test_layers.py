@@ -164,3 +164,25 @@ def test_affinities_are_left_out_where_others_are_wanted(tmp_path):
     create_image(path, spec)
     for targets, count in ((["neurons"], 1), (["affinity_0_0_-1"], 2), (None, 2)):
         assert len(probability_layers(str(path), targets)[0]) == count
+
+
+def test_a_corrupt_chunk_is_black_and_said(viewer, tmp_path, pixels, qtbot):
+    path = tmp_path / "damaged.ome.zarr"
+    spec = ImageSpec(
+        pixels.shape, pixels.dtype, (40.0, 4.0, 4.0), (0.0,) * 3, "nanometer", (4, *pixels.shape[1:])
+    )
+    create_image(path, spec)[0].write(pixels).result()
+    chunk = path / "0" / "c" / "1" / "0" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:20])
+    opened, failed = [], []
+    open_in_background(viewer, path, opened=lambda *a: opened.append(a), failed=failed.append)
+    qtbot.waitUntil(lambda: bool(opened or failed), timeout=10_000)
+    assert not failed
+    layer, _ = opened[0]
+    assert "1 chunk of the source is corrupt, taken as 0" in layer.metadata["connectoscope"]["warnings"][0]
+    seen = pixels.copy()
+    seen[4:8] = 0
+    shown = layer.data[0] if layer.multiscale else layer.data
+    np.testing.assert_array_equal(np.asarray(shown[2:9, ::-2]), seen[2:9, ::-2])
+    np.testing.assert_array_equal(np.asarray(shown[5]), seen[5])
+    assert layer.contrast_limits[0] >= pixels.min()

@@ -79,3 +79,11 @@ def test_no_table_is_one_line(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(UserError, match="is empty"):
         read_table(tmp_path / "empty.csv")
+
+
+def test_headers_are_shown_in_full(table):
+    table.resize(300, 200)
+    table.show()
+    header = table.view.horizontalHeader()
+    for column in range(table.model.columnCount()):
+        assert header.sectionSize(column) >= header.sectionSizeHint(column)

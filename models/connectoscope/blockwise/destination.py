@@ -70,9 +70,9 @@ def check_same(path: Path, old: Signature, new: Signature) -> None:
 
 def check_skipped(path: Path, summary: Mapping[str, Any], skip_corrupt: bool) -> None:
     """Raises UserError when the finished result at ``path`` lacks chunks of its source, and nobody asks for that."""
-    if summary.get("skipped_chunks") and not skip_corrupt:
+    if (count := len(summary.get("skipped_chunks", ()))) and not skip_corrupt:
         raise UserError(
-            f"{path} was made with --skip-corrupt and lacks {len(summary['skipped_chunks'])} damaged chunks of its "
+            f"{path} was made with --skip-corrupt and lacks {count} damaged chunk{'s' if count > 1 else ''} of its "
             "source. Ask for that again, choose another destination, or use --overwrite to start anew"
         )
 

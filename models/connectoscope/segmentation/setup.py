@@ -13,6 +13,7 @@ from connectoscope.blockwise.destination import check_same
 from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.blockwise.plan import Lattice, Plan, Signature, chunk_of, library_versions
 from connectoscope.networks.predictor import best_precision, choose_tile
+from connectoscope.volumes.corrupt import outside
 from connectoscope.volumes.geometry import NANOMETRES, Box, Float3, parse_box
 from connectoscope.volumes.ome_zarr_write import ImageSpec
 from connectoscope.zoo.intensity import wanted_range
@@ -97,14 +98,7 @@ class Setup:
 
     def _readable(self, box: Box) -> NDArray[np.float32]:
         """Intensities of ``box`` without those of corrupt chunks, which say nothing of the tissue."""
-        values = self.seen.read(box)
-        gaps = self.seen.gaps(box)
-        if not gaps:
-            return values
-        kept = np.ones(box.shape, np.bool_)
-        for gap in gaps:
-            kept[gap.within(box).slices] = False
-        return values[kept]
+        return outside(self.seen.read(box), box, self.seen.gaps(box))
 
     def warnings(self) -> list[str]:
         """One line each, for people: what was assumed of the volume, and that it was resampled."""

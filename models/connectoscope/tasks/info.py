@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 
     from connectoscope.jobs.context import Context
     from connectoscope.volumes import Volume
-    from connectoscope.volumes.geometry import Box
 
 _WHOLE = 16 * 2**20  # up to so many voxels statistics are of all of them
 _SIDE = 64  # else of 64 boxes of this side on an even grid
@@ -110,7 +109,7 @@ def _sample(volume: Volume) -> np.ndarray[Any, Any]:
     from connectoscope.volumes.geometry import Box
 
     if math.prod(volume.shape) <= _WHOLE:
-        return _readable(volume, Box.of(volume.shape))
+        return volume.read_sound(Box.of(volume.shape))
     parts = []
     for index in np.ndindex(4, 4, 4):
         centre = [int((i + 0.5) * n / 4) for i, n in zip(index, volume.shape, strict=True)]
@@ -118,19 +117,8 @@ def _sample(volume: Volume) -> np.ndarray[Any, Any]:
             min(max(c - _SIDE // 2, 0), max(n - _SIDE, 0)) for c, n in zip(centre, volume.shape, strict=True)
         ]
         stop = [min(a + _SIDE, n) for a, n in zip(start, volume.shape, strict=True)]
-        parts.append(_readable(volume, Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))))
+        parts.append(volume.read_sound(Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))))
     return np.concatenate(parts)
-
-
-def _readable(volume: Volume, box: Box) -> np.ndarray[Any, Any]:
-    """The voxels of ``box`` in a row, without those of corrupt chunks."""
-    import numpy as np
-
-    voxels = volume.read(box)
-    kept = np.ones(box.shape, np.bool_)
-    for chunk in volume.skipped_in(box):
-        kept[chunk.within(box).slices] = False
-    return voxels[kept]
 
 
 def render(summary: dict[str, Any]) -> str:

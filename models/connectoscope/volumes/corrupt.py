@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import tensorstore as ts
+from numpy.typing import NDArray
 
 from connectoscope.volumes.geometry import Box, Index3
 
@@ -37,6 +40,28 @@ def chunks_in(array: ts.TensorStore, chunk: Index3, box: Box) -> Iterator[Box]:
     ]
     for (z0, z1), (y0, y1), (x0, x1) in itertools.product(*spans):
         yield Box((z0, y0, x0), (z1, y1, x1))
+
+
+def read_by_chunks(
+    array: ts.TensorStore, chunk: Index3, box: Box, failed: Callable[[Box, Exception], None]
+) -> NDArray[Any]:
+    """``box`` of ``array``, (z, y, x), read chunk by chunk; 0 in each whose error ``failed`` does not raise."""
+    out = np.zeros(box.shape, array.dtype.numpy_dtype)
+    for found in chunks_in(array, chunk, box):
+        part = found.intersection(box)
+        try:
+            out[part.within(box).slices] = array[part.slices].read().result()
+        except (ValueError, OSError) as error:
+            failed(found, error)
+    return out
+
+
+def outside(voxels: NDArray[Any], box: Box, gaps: list[Box]) -> NDArray[Any]:
+    """Those of the ``voxels`` of ``box`` that lie in none of the ``gaps``, in a row."""
+    kept = np.ones(box.shape, np.bool_)
+    for gap in gaps:
+        kept[gap.within(box).slices] = False
+    return np.asarray(voxels[kept])
 
 
 class Skipped:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from connectoscope.errors import Corrupt, Unreadable, UserError
-from connectoscope.volumes.corrupt import Skipped, chunk_name, chunks_in, is_corrupt
+from connectoscope.volumes.corrupt import Skipped, chunk_name, is_corrupt, outside, read_by_chunks
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
 from connectoscope.volumes.stores import doubt, first_line
 
@@ -118,17 +118,17 @@ class Volume:
     def _read_chunks(self, box: Box, level: int) -> np.ndarray[Any, Any]:
         """Read ``box`` chunk by chunk, since one of them is corrupt: skipped, or the error names it."""
         found = self.level(level)
-        out = np.zeros(box.shape, found.dtype)
-        for chunk in chunks_in(found.array, found.chunks, box):
-            part = chunk.intersection(box)
-            place = part.shifted((-box.start[0], -box.start[1], -box.start[2]))
-            try:
-                out[place.slices] = found.array[part.slices].read().result()
-            except (ValueError, OSError) as error:
-                if self.skipped is None or not is_corrupt(error):
-                    raise self.unreadable(chunk, error, level) from error
-                self.skipped.add(level, chunk)
-        return out
+
+        def failed(chunk: Box, error: Exception) -> None:
+            if self.skipped is None or not is_corrupt(error):
+                raise self.unreadable(chunk, error, level) from error
+            self.skipped.add(level, chunk)
+
+        return read_by_chunks(found.array, found.chunks, box, failed)
+
+    def read_sound(self, box: Box) -> np.ndarray[Any, Any]:
+        """The voxels of ``box`` in a row, without those of corrupt chunks that were skipped; raises as :meth:`read`."""
+        return outside(self.read(box), box, self.skipped_in(box))
 
     def skipped_in(self, box: Box, level: int = 0) -> list[Box]:
         """The corrupt chunks that ``box`` touches, as far as they have been read and were skipped."""

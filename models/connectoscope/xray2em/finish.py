@@ -175,19 +175,20 @@ def calibrated(
 ) -> dict[str, Any]:
     """The factor that makes the network's sd mean what it says, and what usual scans look like.
 
-    ``scale`` is of maximum likelihood over all pairs; ``trusted_sd`` and ``epistemic_sd`` are with it. ``texture`` are
+    ``scale`` is of maximum likelihood over all pairs, each of which counts the same: what is calibrated for is a new volume,
+    which may be like a small one of these. ``trusted_sd`` and ``epistemic_sd`` are with it. ``texture`` are
     ranges of :func:`connectoscope.xray2em.texture.texture`, of the pairs and of what else is ``known``.
     """
-    errors, variances, epistemics = [], [], []
+    squares, variances, epistemics = [], [], []
     textures: list[tuple[float, ...]] = list(known)
     for pair in pairs:
         mean, aleatoric, epistemic = (v[pair.scored] for v in reconstruct(network, pair.xray, device))
-        errors.append((pair.em[pair.scored] - mean).ravel())
         variances.append((aleatoric + epistemic).ravel())
+        squares.append(scale_factor((pair.em[pair.scored] - mean).ravel(), np.sqrt(variances[-1])) ** 2)
         epistemics.append(epistemic.ravel())
         textures.append(texture([pair.xray]))
     sd = np.sqrt(np.concatenate(variances))
-    scale = scale_factor(np.concatenate(errors), sd)
+    scale = float(np.sqrt(np.mean(squares)))
     low, high = np.min(textures, 0), np.max(textures, 0)
     room = LIKE * (high - low)
     return {
