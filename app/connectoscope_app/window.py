@@ -256,7 +256,7 @@ class MainWindow(QMainWindow):
         self.browser.details.show_volume(volume)
         self.setWindowTitle(f"{volume.name} — Connectoscope")
         self.tell(f"Opened {volume.name}: {' × '.join(map(str, volume.shape))} voxels")
-        for warning in layer.metadata["connectoscope"]["warnings"]:
+        for warning in volume.warnings:
             self.log.appendPlainText(f"{volume.name}: {warning}")
 
     def label_patches(self, path: Path) -> None:

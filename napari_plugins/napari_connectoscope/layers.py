@@ -10,6 +10,7 @@ import functools
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,7 @@ def open_in_background(
             return error
         labels = volume.dtype == np.uint64 or is_labels(volume.source)  # no microscope counts that far
         ((data, options, kind),) = volume_layers(volume, labels=labels, voxel_size=choices.get("voxel_size"))
+        volume = replace(volume, warnings=tuple(options["metadata"]["connectoscope"]["warnings"]))
         # Hidden until it stands at its section: napari would read the first one, and of a server that takes long.
         return volume, make_layer((data, {**options, "visible": False}, kind))
 

@@ -178,8 +178,8 @@ def test_a_corrupt_chunk_is_black_and_said(viewer, tmp_path, pixels, qtbot):
     open_in_background(viewer, path, opened=lambda *a: opened.append(a), failed=failed.append)
     qtbot.waitUntil(lambda: bool(opened or failed), timeout=10_000)
     assert not failed
-    layer, _ = opened[0]
-    assert "1 chunk of the source is corrupt, taken as 0" in layer.metadata["connectoscope"]["warnings"][0]
+    layer, volume = opened[0]
+    assert "1 chunk of the source is corrupt, taken as 0" in volume.warnings[0]
     seen = pixels.copy()
     seen[4:8] = 0
     shown = layer.data[0] if layer.multiscale else layer.data

@@ -32,7 +32,7 @@ SIDE = 128  # X-ray rows and columns of the scans that calibrate
 CORE = 24  # X-ray voxels a side on which the practical halo is measured
 TRUSTED = 99.0  # percentile of the calibrating voxels' sd: beyond it hardly anything was ever checked
 LIKE = 0.5  # what a scan's texture may lie outside the range of the calibrating ones, in widths of that range
-AROUND_ONE = (0.2, 0.02)  # and, of a real scan, around it
+AROUND_ONE = (0.2, 0.02, 0.1)  # and, of a real scan, around it
 
 
 def finish(trainer: XrayTrainer, network: Upscaling, out: Path) -> Bundle:

@@ -197,7 +197,7 @@ def _unlike(setup: FineSetup, plan: Plan) -> list[str]:
     odd = [
         f"{name} {value:.2f}, known are {ranges[name][0]:.2f} to {ranges[name][1]:.2f}"
         for name, value in zip(NAMES, found, strict=True)
-        if not ranges[name][0] <= value <= ranges[name][1]
+        if name in ranges and not ranges[name][0] <= value <= ranges[name][1]
     ]
     if not odd:
         return []

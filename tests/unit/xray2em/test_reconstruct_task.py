@@ -218,7 +218,7 @@ def test_nothing_is_trusted_where_chunks_are_corrupt(
     chunk.write_bytes(chunk.read_bytes()[:-9])
     model, out = trained / "tiny-xray", tmp_path / "em.ome.zarr"
     seen = []
-    monkeypatch.setattr(room, "texture", lambda parts: seen.extend(parts) or (0.0, 0.0))
+    monkeypatch.setattr(room, "texture", lambda parts: seen.extend(parts) or (0.0, 0.0, 0.0))
     with pytest.raises(Corrupt):
         made(model, str(path), out)
     assert not out.exists()
@@ -292,3 +292,16 @@ def test_other_tasks_refuse_the_model(trained: Path, tmp_path: Path) -> None:
     asked = Models(action="export", name=str(trained / "tiny-xray"), file=str(tmp_path / "x.onnx"))
     with pytest.raises(UserError, match="use it with 'connectoscope reconstruct'"):
         models(asked, Context.local(tmp_path / "job"))
+
+
+def test_swapped_contrast_is_told(tmp_path: Path) -> None:
+    part = {"box": "0:16,0:32,0:32"}
+    usual = made("xray2em-fib", "sample:xnh", tmp_path / "usual.ome.zarr", **part)
+    scan = open_volume("sample:xnh")
+    bright = 255 - scan.read(Box.of(scan.shape)).astype(np.float32)
+    path = tmp_path / "swapped.ome.zarr"
+    spec = ImageSpec(scan.shape, bright.dtype, (30.0, 30.0, 30.0), (0, 0, 0), "nanometer", (16, 64, 64))
+    create_image(path, spec)[0].write(bright).result()
+    swapped = made("xray2em-fib", str(path), tmp_path / "em.ome.zarr", **part)
+    assert not any("does not look like" in text for text in usual["warnings"])
+    assert any("details -0." in text and "dense stain dark" in text for text in swapped["warnings"])
