@@ -124,7 +124,8 @@ def _main(found: Found) -> list[str]:
         parts.append(_table(["less", "F1", "VI, watershed of membranes (bits)"], rows))
         parts.append(
             "In an interpolated scan `neurons-fib` finds next to nothing (its best threshold is 0, where it calls everything "
-            "membrane), so look at the Wiener filter, too."
+            "membrane), so look at the Wiener filter, too. That filter is told what nobody tells the network: the resolution "
+            "and dose of the scan, and the power spectrum of this tissue's EM. It says nothing of where not to believe it."
         )
     if against["direct"]:
         parts.append(_worth(against["direct"]))
