@@ -33,6 +33,7 @@ from connectoscope.pruning.pruner import Pruner, Rule, Schedule
 from connectoscope.pruning.rates import OnRates, watching_likeness
 from connectoscope.pruning.receipt import macs, weights_kept
 from connectoscope.pruning.wiring import wiring_of
+from connectoscope.tasks.prune import of_widths, shortened
 from connectoscope.training.recipe import Recipe, load_recipe
 from connectoscope.training.sampler import LabelledVolume, load_volume
 from connectoscope.training.trainer import Trainer, predict_planes
@@ -50,6 +51,9 @@ HALVED = (
     2  # in y and x, of the recipe's 9.2 nm: the network sees more of the tissue, and is better than at 9.2 nm
 )
 WARM = 400  # updates that dense and pruned networks share
+MORE = (
+    320  # updates of a finished network while it is pruned, two fifths of its training, as synapse-vnc-bb got
+)
 EVERY = 40  # updates between refreshes; the first one comes when on-rates have been watched for as many
 
 
@@ -63,6 +67,9 @@ class Arm:
         structured: Whole channels go.
         taught: Half of what it learns are the probabilities of the dense network of its fold and seed.
         library: Whole channels are taken by torch-pruning (magnitude of groups), at once after the warm-up.
+        finished: Whole channels are taken as ``prune`` does it, of the finished dense network, which teaches: :data:`MORE`
+            updates more than the others get.
+        longer: Gets as many updates as those that are pruned when they are finished.
     """
 
     name: str
@@ -73,6 +80,8 @@ class Arm:
     structured: bool = False
     taught: bool = False
     library: bool = False
+    finished: bool = False
+    longer: bool = False
 
 
 def unstructured(density: float) -> list[Arm]:
@@ -101,6 +110,8 @@ ARMS = {
         Arm("library", CHANNELS, library=True),
         Arm("channels", CHANNELS, "budgeted-broadcast", structured=True),
         Arm("channels-taught", CHANNELS, "budgeted-broadcast", structured=True, taught=True),
+        Arm("channels-finished", CHANNELS, "budgeted-broadcast", structured=True, finished=True),
+        Arm("narrow-channels-longer", CHANNELS, longer=True),
         *(
             Arm(f"beta-{actuator}-{density}-{beta}", density, "budgeted-broadcast", actuator, beta)
             for density in (0.3, 0.1)
@@ -109,7 +120,14 @@ ARMS = {
         ),
     )
 }
-REPEATED = ("dense", "bb-in-0.3", "bb-out-0.3", "magnitude-0.3")
+REPEATED = (
+    "dense",
+    "bb-in-0.3",
+    "bb-out-0.3",
+    "magnitude-0.3",
+    "channels-finished",
+    "narrow-channels-longer",
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +207,9 @@ def recipe_of(run: Run) -> Recipe:
     if arm.name == "wide":
         arguments = replace(arguments, features=tuple(f * 3 // 2 for f in arguments.features))
     architecture = recipe.architecture.model_copy(update={"arguments": arguments.to_json()})
-    return recipe.model_copy(update={"seed": run.seed, "architecture": architecture})
+    steps = recipe.training.steps + (MORE if arm.longer else 0)
+    training = recipe.training.model_copy(update={"steps": steps})
+    return recipe.model_copy(update={"seed": run.seed, "architecture": architecture, "training": training})
 
 
 def narrow(arguments: UNet3dArguments, density: float) -> UNet3dArguments:
@@ -237,6 +257,8 @@ def warmed(run: Run, volumes: list[LabelledVolume], path: Path) -> Trainer:
 def trained(run: Run, volumes: list[LabelledVolume]) -> tuple[UNet3d, Pruner | None]:
     """The network of a run, the averaged weights after the last update: nothing is chosen on what is held out."""
     arm = ARMS[run.arm]
+    if arm.finished:
+        return taken_of_finished(run, volumes), None
     if arm.name.startswith(("narrow", "wide")):
         trainer = Trainer(recipe_of(run), volumes, "cpu")
     else:
@@ -260,13 +282,34 @@ def trained(run: Run, volumes: list[LabelledVolume]) -> tuple[UNet3d, Pruner | N
         trainer.pruner.check()
     if arm.taught:
         trainer.teacher = dense_network(run, volumes)
+    network = last(trainer, run)
+    return (compacted(network) if arm.structured else network), trainer.pruner
+
+
+def last(trainer: Trainer, run: Run) -> UNet3d:
+    """The network after the last update."""
     WORK.mkdir(parents=True, exist_ok=True)
     scratch = WORK / f"{run.name}.checkpoint"
     trainer.run(scratch, lambda step, values: None)
     scratch.unlink(missing_ok=True)
     trainer.best = trainer.average
-    network = trainer.finished_network(batches=32)
-    return (compacted(network) if arm.structured else network), trainer.pruner
+    return trainer.finished_network(batches=32)
+
+
+def taken_of_finished(run: Run, volumes: list[LabelledVolume]) -> UNet3d:
+    """As ``prune`` makes it: a tenth of the updates under masks, the others of the small network, taught all the way."""
+    arm, dense, recipe = ARMS[run.arm], dense_network(run, volumes), recipe_of(run)
+    masked = MORE // 10
+    trainer = Trainer(shortened(recipe, masked), volumes, "cpu", dense.state_dict())
+    trainer.teacher = dense
+    schedule = Schedule(masked, warm_up=masked // 6, every=masked // 6)
+    trainer.pruner = Pruner(
+        trainer.network, schedule, "budgeted-broadcast", arm.density, structured=True, seed=run.seed
+    )
+    small = compacted(last(trainer, run))
+    trainer = Trainer(shortened(of_widths(recipe, small), MORE - masked), volumes, "cpu", small.state_dict())
+    trainer.teacher = dense
+    return last(trainer, run)
 
 
 def cut_by_library(trainer: Trainer, density: float) -> Trainer:

@@ -28,7 +28,9 @@ TITLES = {
     "narrow": "narrow from the start",
     "channels": "whole channels by traffic",
     "channels-taught": "whole channels by traffic, taught by the dense network",
+    "channels-finished": "whole channels by traffic, of the finished dense network, which teaches",
     "narrow-channels": "narrow from the start, as few channels",
+    "narrow-channels-longer": "narrow from the start, as few channels, as many updates as that",
     "library": "whole channels by torch-pruning",
 }
 
@@ -75,8 +77,8 @@ def report(results: Path, wanted: dict[str, tuple[str, int, int]], page: Path) -
 SETUP = (
     "`vnc_sstem` at 18.4 nm per pixel, sections 0–4, 5–9 and 10–14 held out in turn, trained on the ten others "
     "(`recipes/study-pruning.toml`: 0.15 million parameters, three outputs, 800 updates of two patches of 5 × 128 × 128). "
-    "All get the same updates. Pruned networks share the dense warm-up of 400 updates of their fold and seed, then choose "
-    "masks every 40 updates until 640, and train on under the last ones. Rivals keep the same share of the connections of "
+    "All get the same updates, but for two that say so, which get two fifths more. Pruned networks share the dense warm-up "
+    "of 400 updates of their fold and seed, then choose masks every 40 updates until 640, and train on under the last ones. Rivals keep the same share of the connections of "
     "every layer as SP-in does; shuffled ones have the degrees of SP-out, given to the wrong units. Narrow networks have "
     "as many multiplications as the pruned ones have connections. Nothing is chosen on held-out sections: the weights are "
     "the last averaged ones, the threshold of a fold is the best one of the two others."
@@ -220,7 +222,9 @@ def _differences(scores: dict[str, Scores]) -> list[Row]:
             density = arm.rpartition("-")[2]
             rivals += [f"magnitude-{density}", f"rigl-{density}", f"narrow-{density}"]
             rivals += [f"shuffled-{density}"] if arm.startswith("bb-out") else []
-        if arm.startswith("channels"):
+        if arm == "channels-finished":
+            rivals.append("narrow-channels-longer")
+        elif arm.startswith("channels"):
             rivals += ["narrow-channels", "library"]
         for rival in rivals:
             if arm != rival and rival in scores:

@@ -88,7 +88,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     teacher = fold_batch_norm(parent).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # Whole channels are chosen early, so that most updates are those of the small network, which is fast.
     masked = max(parameters.steps // 10, 20) if parameters.structured else parameters.steps
-    trainer = Trainer(_shortened(recipe, masked), volumes, context.device, parent.state_dict())
+    trainer = Trainer(shortened(recipe, masked), volumes, context.device, parent.state_dict())
     trainer.teacher = teacher
     pruner = trainer.pruner = Pruner(
         trainer.network,
@@ -124,14 +124,14 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     train(trainer, "checkpoint", 0)
     network, progress = compacted(as_shipped(trainer.finished_network())), trainer.progress
     if parameters.structured:
-        small = _of_widths(recipe, network)
+        small = of_widths(recipe, network)
         trainer = Trainer(
-            _shortened(small, parameters.steps - masked), volumes, context.device, network.state_dict()
+            shortened(small, parameters.steps - masked), volumes, context.device, network.state_dict()
         )
         trainer.teacher = teacher
         train(trainer, "compacted", masked)
         network, progress = as_shipped(trainer.finished_network()), trainer.progress.after(progress)
-    bundle_recipe = _of_widths(recipe, network)
+    bundle_recipe = of_widths(recipe, network)
     tile = choose_tile(TIMED, bundle.card.halo.practical, bundle.card.stride)
     sides = {}
     for name, side in (("before", parent), ("after", network)):
@@ -203,7 +203,7 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Rec
     )
 
 
-def _shortened(recipe: Recipe, steps: int) -> Recipe:
+def shortened(recipe: Recipe, steps: int) -> Recipe:
     """The recipe with a short schedule from half its learning rate, for weights that are nearly right."""
     training = recipe.training
     short = training.model_copy(
@@ -219,7 +219,7 @@ def _shortened(recipe: Recipe, steps: int) -> Recipe:
     return recipe.model_copy(update={"training": short})
 
 
-def _of_widths(recipe: Recipe, network: UNet3d) -> Recipe:
+def of_widths(recipe: Recipe, network: UNet3d) -> Recipe:
     """The recipe for a network with fewer channels."""
     arguments = network.arguments.to_json()
     architecture = recipe.architecture.model_copy(update={"arguments": arguments})
