@@ -78,8 +78,9 @@ SETUP = (
     "`vnc_sstem` at 18.4 nm per pixel, sections 0–4, 5–9 and 10–14 held out in turn, trained on the ten others "
     "(`recipes/study-pruning.toml`: 0.15 million parameters, three outputs, 800 updates of two patches of 5 × 128 × 128). "
     "All get the same updates, but for two that say so, which get two fifths more. Pruned networks share the dense warm-up "
-    "of 400 updates of their fold and seed, then choose masks every 40 updates until 640, and train on under the last ones. Rivals keep the same share of the connections of "
-    "every layer as SP-in does; shuffled ones have the degrees of SP-out, given to the wrong units. Narrow networks have "
+    "of 400 updates of their fold and seed, then choose masks every 40 updates until 640, and train on under the last "
+    "ones. Rivals keep the same share of the connections of every layer as SP-in does; shuffled ones have the degrees of "
+    "SP-out, given to the wrong units. Narrow networks have "
     "as many multiplications as the pruned ones have connections. Nothing is chosen on held-out sections: the weights are "
     "the last averaged ones, the threshold of a fold is the best one of the two others."
 )
