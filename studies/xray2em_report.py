@@ -56,12 +56,18 @@ def _of(found: Found, way: str, condition: str) -> list[dict[str, Any]]:
     return [entry for (w, c, _), entry in sorted(found.items()) if (w, c) == (way, condition)]
 
 
-def _mean(values: list[float]) -> str:
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half of its 95 % interval: nothing is known of it from one value."""
     mean = float(np.mean(values))
     if len(values) == 1:
-        return f"{mean:.3f}"
+        return mean, float("inf")
     half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return f"{mean:.3f} ± {half:.3f}"
+    return mean, float(half)
+
+
+def _mean(values: list[float]) -> str:
+    mean, half = _interval(values)
+    return f"{mean:.3f}" if np.isinf(half) else f"{mean:.3f} ± {half:.3f}"
 
 
 def _rows(found: Found, condition: str, ways: list[str]) -> list[list[str]]:
@@ -87,9 +93,7 @@ def _differences(found: Found, way: str) -> list[dict[str, float]]:
 
 def _worth(pairs: list[dict[str, float]]) -> str:
     """What reconstruction is good for, beside training on X-ray itself."""
-    values = [d["membrane_f1"] for d in pairs]
-    mean = float(np.mean(values))
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    mean, half = _interval([d["membrane_f1"] for d in pairs])
     if mean - half > 0:
         verdict = "Reconstruction finds membranes better than a network trained on X-ray does"
     elif mean + half < 0:

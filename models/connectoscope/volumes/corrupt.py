@@ -58,6 +58,8 @@ def read_by_chunks(
 
 def outside(voxels: NDArray[Any], box: Box, gaps: list[Box]) -> NDArray[Any]:
     """Those of the ``voxels`` of ``box`` that lie in none of the ``gaps``, in a row."""
+    if not gaps:
+        return voxels.ravel()
     kept = np.ones(box.shape, np.bool_)
     for gap in gaps:
         kept[gap.within(box).slices] = False
