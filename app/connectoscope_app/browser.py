@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import PurePath
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -54,8 +55,13 @@ class VolumeBrowser(QWidget):
         self.tree.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self._samples = self._group("Samples")
         self._recent = self._group("Recent")
-        self.tree.itemActivated.connect(self._activate)  # Enter, double click
         self.tree.itemClicked.connect(self._activate)
+        for key in (
+            Qt.Key.Key_Return,
+            Qt.Key.Key_Enter,
+        ):  # itemActivated would open twice what is double-clicked
+            enter = QShortcut(QKeySequence(key), self.tree, context=Qt.ShortcutContext.WidgetShortcut)
+            enter.activated.connect(lambda: self._activate(self.tree.currentItem()))
         self.details = VolumeDetails()
         self.details.reopen_wanted.connect(self.reopen_wanted)
         scroll = QScrollArea()
@@ -95,9 +101,8 @@ class VolumeBrowser(QWidget):
         group.setHidden(not entries)
         group.setExpanded(True)
 
-    def _activate(self, item: QTreeWidgetItem) -> None:
-        source = item.data(0, Qt.ItemDataRole.UserRole)
-        if source:
+    def _activate(self, item: QTreeWidgetItem | None) -> None:
+        if item is not None and (source := item.data(0, Qt.ItemDataRole.UserRole)):
             self.open_wanted.emit(source)
 
 
