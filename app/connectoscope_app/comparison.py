@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari.components import ViewerModel
 from napari.layers import Layer
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QPushButton
 
 from connectoscope.volumes import Volume, read_marks
@@ -163,6 +163,12 @@ class Comparison(QObject):
                 self.trust.hide()
             self.swipe_button.setChecked(False)
             panes.show_single()
+            QTimer.singleShot(0, self, self._clear)
+
+    def _clear(self) -> None:
+        """The hidden copy of the X-ray volume goes, too, and what was made of the reconstruction."""
+        if not self._path and not self._window.panes.closing:
+            self._window.panes.models[1].layers.clear()
 
     def toggle_swipe(self) -> None:
         """One place with a line between both, or side by side."""

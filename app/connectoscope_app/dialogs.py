@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QLineEdit,
+    QMessageBox,
     QPlainTextEdit,
     QPushButton,
     QStyle,
@@ -96,6 +97,18 @@ class ErrorDialog(QDialog):
     def _unfold(self, shown: bool) -> None:
         self.details.setVisible(shown)
         self.adjustSize()
+
+
+def may_lose(text: str, parent: QWidget) -> bool:
+    """Ask whether the window may close although something is not saved; what is at stake is kept if in doubt."""
+    buttons = QMessageBox.StandardButton
+    line = (
+        f"{text}\n\nMake room, or make the folder writable, and it is saved. Close nevertheless, and lose it?"
+    )
+    answer = QMessageBox.question(
+        parent, "Connectoscope", line, buttons.Close | buttons.Cancel, buttons.Cancel
+    )
+    return bool(answer == buttons.Close)
 
 
 class AboutDialog(QDialog):

@@ -94,6 +94,8 @@ class TaskPanel(QWidget):
         self.form.changed.connect(self._forget_needs)
         self._viewer = viewer
         self._drop_preview()
+        if self.preview is not None:
+            self.preview.look_at(viewer)
         self.form.setFocus()
 
     def run(self) -> None:
@@ -170,8 +172,9 @@ class TaskPanel(QWidget):
 
     def _drop_preview(self) -> None:
         if self.preview is not None:
-            self.preview.clear()
+            self.preview.abandon()
             self.preview.threshold.hide()
+            self._preview_ended()
 
     def _refused(self, line: str) -> None:
         self.run_button.setEnabled(True)

@@ -25,7 +25,7 @@ from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, short_name
 from connectoscope_app.comparison import Comparison
-from connectoscope_app.dialogs import ErrorDialog, VolumeChoice
+from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, may_lose
 from connectoscope_app.docks import hide_stray_tabs, make_docks
 from connectoscope_app.job_results import JobResults, job_name
 from connectoscope_app.jobs_panel import JobsPanel
@@ -42,8 +42,9 @@ from napari_connectoscope.label_panel import LabelPanel
 from napari_connectoscope.layers import open_in_background, warm_up
 from napari_connectoscope.plan_view import planned_task
 from napari_connectoscope.points import is_points
+from napari_connectoscope.sources import layer_facts
 from napari_connectoscope.table import fly_to
-from napari_connectoscope.threads import background
+from napari_connectoscope.threads import background, one_line
 
 _LAYOUT_VERSION = 3  # raise it when docks change, so that old layouts are not restored
 _LOG_LINES = 2000
@@ -75,6 +76,7 @@ class MainWindow(QMainWindow):
         self.settings = settings
         self.error_dialog: ErrorDialog | None = None
         self._volumes: weakref.WeakKeyDictionary[Layer, tuple[str, Volume]] = weakref.WeakKeyDictionary()
+        self._wanted: weakref.WeakKeyDictionary[Layer, dict[str, Any]] = weakref.WeakKeyDictionary()
         self.answers = QObject(self)  # what threads answer to; gone at once when the window closes
         self.setWindowTitle("Connectoscope")
         self.setWindowIcon(app_icon())
@@ -147,7 +149,7 @@ class MainWindow(QMainWindow):
         self.jobs.forgotten.connect(self._forget_job)
         self.plots.run_wanted.connect(self._run_plan)
         self.labels.failed.connect(self.show_error)
-        self.labels.volume_wanted.connect(self.open_volume)
+        self.labels.volume_wanted.connect(lambda source: self.open_volume(source, plain=True))
         self.labels.opened.connect(self.remember)
         self.labels.train_wanted.connect(lambda values: commands.show_training(self, values))
         self.napari_said.connect(self.tell)
@@ -202,24 +204,30 @@ class MainWindow(QMainWindow):
             self.error_dialog = None
 
     # -- volumes ---------------------------------------------------------------------------------------------
-    def open_volume(self, source: str, *, instead_of: Layer | None = None, **choices: Any) -> None:
+    def open_volume(
+        self, source: str, *, instead_of: Layer | None = None, plain: bool = False, **choices: Any
+    ) -> None:
         """Open a volume in a thread, then show it.
 
         Args:
             source: Path, URL, ``sample:NAME``, the folder of a job, which is added to the jobs, a CSV of points, or
                 patches to be labelled.
-            instead_of: A layer that leaves when the new one is there.
+            instead_of: A layer that leaves when the new one is there; of several asked for, the last one counts.
+            plain: A reconstruction, too, is a volume like others, not one half of a comparison.
             choices: ``channel``, ``time``, ``voxel_size`` of ``connectoscope.volumes.open_volume``.
         """
         if "://" not in source and not source.startswith("sample:"):
             path = Path(source.partition("::")[0]).expanduser().absolute()
             if (path / "request.json").is_file():
-                self.add_job(JobFolder(path))
+                try:
+                    self.add_job(JobFolder(path))
+                except UserError as error:
+                    self.show_error(str(error))
                 return
             if is_patches(path):
                 self.label_patches(path)
                 return
-            if is_reconstruction(str(path)):
+            if not plain and is_reconstruction(str(path)):
                 self.results.show_reconstruction(path)
                 return
             if path.suffix.lower() == ".csv" and is_points(str(path)):
@@ -228,10 +236,16 @@ class MainWindow(QMainWindow):
             source = str(path) + source[len(source.partition("::")[0]) :]
         self.tell(f"Opening {short_name(source)} …")
         viewer = self.panes.models[0]  # the right one is for what is made of it
+        if instead_of is not None:
+            self._wanted[instead_of] = choices
 
         def opened(layer: Layer, volume: Volume) -> None:
-            if instead_of is not None and instead_of in viewer.layers:
-                viewer.layers.remove(instead_of)
+            if instead_of is not None:
+                if self._wanted.get(instead_of) is not choices:  # something else was asked for since
+                    viewer.layers.remove(layer)
+                    return
+                if instead_of in viewer.layers:
+                    viewer.layers.remove(instead_of)
             self.volume_opened(source, layer, volume)
 
         def failed(line: str) -> None:
@@ -275,7 +289,8 @@ class MainWindow(QMainWindow):
         shown = self.browser.details.volume
         for layer, (source, volume) in list(self._volumes.items()):
             if volume is shown:
-                kept = {"channel": volume.channel, "time": volume.time}
+                size = layer_facts(layer).get("voxel_size")  # what the user has said of it
+                kept = {"channel": volume.channel, "time": volume.time, "voxel_size": size}
                 chosen = {name: value for name, value in {**kept, **choices}.items() if value is not None}
                 self.open_volume(source, instead_of=layer, **chosen)
                 return
@@ -306,10 +321,11 @@ class MainWindow(QMainWindow):
         self.tell("Started. It goes on when this window is closed.")
 
     def add_job(self, folder: JobFolder) -> None:
-        """Watch a job: show its results while it runs."""
+        """Watch a job: show its results while it runs. Raises UserError when it is none, or of another version."""
+        watcher = self.jobs.add(folder)
         self.settings.remember_job(str(folder.path))
         self._save()
-        self.results.follow(self.jobs.add(folder))
+        self.results.follow(watcher)
         self.raise_dock("Jobs")
 
     def raise_dock(self, name: str, height: int = 0) -> None:
@@ -324,13 +340,17 @@ class MainWindow(QMainWindow):
         """Jobs of earlier windows: the ended ones as they stand, the running ones watched."""
         for path in reversed(self.settings.jobs):
             folder = JobFolder(path)
-            if not folder.request_path.is_file():
+            try:
+                if not folder.request_path.is_file():
+                    self._forget_job(path)
+                elif folder.state().ended:
+                    self.jobs.add(folder)
+                else:
+                    self.add_job(folder)
+                    self.tell(f"{job_name(folder)} went on while the window was closed")
+            except (UserError, OSError) as error:  # damaged since, or its disk is away
                 self._forget_job(path)
-            elif folder.state().ended:
-                self.jobs.add(folder)
-            else:
-                self.add_job(folder)
-                self.tell(f"{job_name(folder)} went on while the window was closed")
+                self.tell(one_line(error))
 
     def _run_plan(self, event: dict[str, Any]) -> None:
         """The form of the task that a plan is for, with the plan in it."""
@@ -400,7 +420,10 @@ class MainWindow(QMainWindow):
             self.tell(line)
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
-        """Remember the layout; jobs go on by themselves."""
+        """Remember the layout; jobs go on by themselves, and labels that cannot be saved keep the window open."""
+        if not self.labels.flush() and not may_lose(self.labels.state.text(), self):
+            event.ignore()
+            return
         self.settings.keep_layout(self, _LAYOUT_VERSION)
         self._save()
         for watcher in self.jobs.model.watchers():

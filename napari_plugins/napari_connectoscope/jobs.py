@@ -94,8 +94,14 @@ class JobWatcher(QObject):
         start(self.folder)
         self.start()
 
-    def start(self) -> None:
-        """Watch; also again after an end, because the job was started again. A new watcher watches by itself."""
+    def start(self, *, anew: bool = False) -> None:
+        """Watch; also again after an end, because the job was started again. A new watcher watches by itself.
+
+        Args:
+            anew: The folder was made again, of another request: what it told before is no longer there.
+        """
+        if anew:
+            self._offset, self.last_progress, self.results, self.summary = 0, {}, [], None
         self.state, self._begun, self._heard = None, False, time.monotonic()
         self._timer.start()
 
@@ -196,12 +202,16 @@ class JobModel(QAbstractTableModel):
     def add(self, folder: JobFolder | Path | str) -> JobWatcher:
         """Watch a job; one that is there already is watched on. Raises UserError when it is no job folder."""
         folder = folder if isinstance(folder, JobFolder) else JobFolder(folder)
-        for watcher in self._watchers:
-            if watcher.folder.path == folder.path:
-                if not watcher.running:
-                    watcher.start()
-                return watcher
         request = folder.request
+        request.destination  # noqa: B018  a task that this version does not know is refused here
+        for row, watcher in enumerate(self._watchers):
+            if watcher.folder.path == folder.path:
+                anew = request.created != self._requests[row].created
+                self._requests[row] = request
+                if anew or not watcher.running:
+                    watcher.start(anew=anew)
+                    self._update(watcher)
+                return watcher
         self.beginInsertRows(QModelIndex(), 0, 0)
         watcher = JobWatcher(folder, self)
         self._watchers.insert(0, watcher)

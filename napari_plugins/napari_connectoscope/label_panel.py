@@ -151,6 +151,8 @@ class LabelPanel(QWidget):
     def open(self, path: Path | str) -> None:
         """Label these patches; what was painted before is there again."""
         if self.labelling is not None and self.labelling.path == Path(path):
+            if self._frames is None:  # its volume could not be opened before
+                self._want_volume()
             return
         try:
             labelling = Labelling(Path(path))
@@ -158,22 +160,31 @@ class LabelPanel(QWidget):
         except UserError as error:
             self.failed.emit(str(error))
             return
-        self.close_session()
+        if not self.close_session():
+            self.failed.emit(self.state.text())
+            return
         self.labelling = labelling
         self._current = -1
         self.output.clear()
         for name in labelling.outputs:
             self.output.addItem(title_of(name), name)
         self._show_session()
-        if shows_source(self.viewer, labelling.file):
+        self._want_volume()
+
+    def _want_volume(self) -> None:
+        if self.labelling is None:
+            return
+        source = self.labelling.file.source
+        if shows_source(self.viewer, self.labelling.file):
             self._begin()
         else:
-            self.state.setText(f"Opening {labelling.file.source.name} …")
-            self.volume_wanted.emit(labelling.file.source.path)
+            self.state.setText(f"Opening {source.name} …")
+            self.volume_wanted.emit(source.path)
 
-    def close_session(self) -> None:
-        """Save everything and take the layers away."""
-        self.flush()
+    def close_session(self) -> bool:
+        """Save everything and take the layers away; False, and all is as it was, where labels cannot be saved."""
+        if not self.flush():
+            return False
         self._timer.stop()
         self.labelling = None
         mine = [*self.layers.values(), *([self._frames] if self._frames is not None else [])]
@@ -181,6 +192,7 @@ class LabelPanel(QWidget):
         for layer in mine:
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
+        return True
 
     def _show_session(self) -> None:
         """The panel without a file of patches, or with one."""
@@ -189,7 +201,7 @@ class LabelPanel(QWidget):
                        self.next_button, self.done_button):  # fmt: skip
             widget.setVisible(there is not None)
         self.output.setVisible(there is not None and len(there.outputs) > 1)
-        self.open_button.setVisible(there is None)
+        self.open_button.setVisible(self._frames is None)
         self.title.setText("Label patches" if there is None else f"Label {there.file.source.name}")
         if there is None:
             self.hint.setText(_HINT)
@@ -214,6 +226,7 @@ class LabelPanel(QWidget):
             return
         self._frames = frames_layer(self.labelling.file)
         self.viewer.add_layer(self._frames)
+        self.open_button.hide()
         self.state.setText("")
         self._timer.start()
         self.opened.emit(str(self.labelling.path))
@@ -303,6 +316,7 @@ class LabelPanel(QWidget):
                 return None
             layer = labels_layer(self.labelling.file, patch, output, labels)
             self.layers[output, patch.id] = layer
+        if layer not in self.viewer.layers:
             self.viewer.add_layer(layer)
         layer.visible = True
         return layer
@@ -355,17 +369,21 @@ class LabelPanel(QWidget):
 
         background(self, lambda: labelling.save(*key, layer.data), saved, failed)
 
-    def flush(self) -> None:
-        """Save now what is not saved yet."""
+    def flush(self) -> bool:
+        """Save now what is not saved yet; whether all of it is on the disk."""
         if self.labelling is None:
-            return
-        try:
-            for key, layer in self.layers.items():
+            return True
+        failed: OSError | None = None
+        for key, layer in self.layers.items():
+            try:
                 self.labelling.save(*key, layer.data)
-        except OSError as error:
-            self._save_failed(one_line(error))
-        else:
-            self._show_saved()
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            self._save_failed(one_line(failed))
+            return False
+        self._show_saved()
+        return True
 
     def _show_saved(self) -> None:
         if self.labelling is not None:
@@ -391,9 +409,11 @@ class LabelPanel(QWidget):
         if not isalive(self):
             return
         key = next((k for k, layer in self.layers.items() if layer is event.value), None)
-        if key is not None:
-            self.flush()
+        if key is not None and self.flush():
             del self.layers[key]
         if event.value is self._frames and self._frames is not None:
-            self.close_session()
+            if not self.close_session():
+                self.failed.emit(self.state.text())
+                self._frames = None
+                QTimer.singleShot(0, self, self._begin)
             self._show_session()

@@ -25,6 +25,7 @@ from napari_connectoscope import jobs
 from napari_connectoscope.layers import LayerData, probability_colormap, title_of
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
+    is_source,
     layer_facts,
     snapshot,
     source_of,
@@ -56,10 +57,15 @@ class ThresholdPanel(QWidget):
         layout.addWidget(self.as_objects)
         self.sliders: dict[str, QSlider] = {}
         self._layers: dict[str, Image] = {}
+        self._by_hand: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """What was chosen by hand was for another question."""
+        self._by_hand = {}
 
     def set_layers(self, layers: Mapping[str, Image], thresholds: Mapping[str, int]) -> None:
-        """Show a slider for each layer; a threshold that was chosen before stays."""
-        thresholds = {**thresholds, **{name: s.value() for name, s in self.sliders.items()}}
+        """Show a slider for each layer; a threshold that was chosen by hand stays, until :meth:`forget`."""
+        thresholds = {**thresholds, **self._by_hand}
         self._layers = dict(layers)
         while (item := self._grid.takeAt(0)) is not None:
             item.widget().deleteLater()
@@ -84,6 +90,7 @@ class ThresholdPanel(QWidget):
         self.sliders[name] = slider
 
     def _moved(self, name: str, value: int) -> None:
+        self._by_hand[name] = value
         self._apply(name, value)
         self.changed.emit(name, value)
 
@@ -118,6 +125,7 @@ class PreviewController(QObject):
         self._generation = 0  # answers to an older question are dropped
         self._watcher: jobs.JobWatcher | None = None
         self._layers: dict[str, Image] = {}
+        self._asked: tuple[str, int | None] | None = None  # model and threshold of what is shown
         self._closing = False
         application = QCoreApplication.instance()
         if application is not None:
@@ -169,7 +177,7 @@ class PreviewController(QObject):
 
     def _layer_of(self, source: str) -> Layer | None:
         for layer in self._viewer.layers:
-            if not isinstance(layer, Image) or layer_facts(layer).get("result"):
+            if not isinstance(layer, Image) or not is_source(layer):
                 continue
             if source in (source_of(layer), f"{LAYER_PREFIX}{layer.name}"):
                 return layer
@@ -204,15 +212,18 @@ class PreviewController(QObject):
         def show(answer: tuple[dict[str, LayerData], dict[str, int]]) -> None:
             if generation == self._generation:
                 self._stop_watching()
-                self._show(*answer, threshold=values.get("threshold"))
+                self._show(*answer, model=model, threshold=values.get("threshold"))
 
         background(self, read, show, lambda text: self._fail(generation, text))
 
     # -- answering -------------------------------------------------------------------------------------------
     def _show(
-        self, found: dict[str, LayerData], thresholds: dict[str, int], *, threshold: int | None
+        self, found: dict[str, LayerData], thresholds: dict[str, int], *, model: str, threshold: int | None
     ) -> None:
         self.clear()
+        if self._asked != (model, threshold):  # what the form and the card say counts
+            self.threshold.forget()
+        self._asked = (model, threshold)
         for name, (data, options, _) in found.items():
             self._layers[name] = Image(data, **options)
         if threshold is not None:
@@ -235,6 +246,17 @@ class PreviewController(QObject):
             if layer in self._viewer.layers:
                 self._viewer.layers.remove(layer)
         self._layers = {}
+
+    def abandon(self) -> None:
+        """Remove the layers, and do not show what is still on its way."""
+        self._generation += 1
+        self._stop_watching()
+        self.clear()
+
+    def look_at(self, viewer: ViewerModel) -> None:
+        """Another viewer from now on."""
+        self.abandon()
+        self._viewer = viewer
 
     def _stop_watching(self) -> None:
         if self._watcher is not None:

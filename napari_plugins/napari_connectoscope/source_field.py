@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
 from typing import Any
 
 from napari.components import ViewerModel
@@ -11,7 +11,7 @@ from qtpy.compat import isalive
 from qtpy.QtWidgets import QComboBox, QSizePolicy, QToolButton
 
 from napari_connectoscope.fields import Field, open_menu
-from napari_connectoscope.sources import LAYER_PREFIX, layer_facts, source_of
+from napari_connectoscope.sources import LAYER_PREFIX, is_source, source_of
 
 
 class SourceField(Field):
@@ -20,6 +20,7 @@ class SourceField(Field):
     def __init__(self, viewer: ViewerModel | None) -> None:
         super().__init__()
         self._viewer = viewer
+        self._chosen: weakref.ref[Layer] | None = None  # the layer that the text means
         self.combo = QComboBox()
         self.combo.setEditable(True)
         self.combo.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
@@ -36,26 +37,39 @@ class SourceField(Field):
             for event in (viewer.layers.events.inserted, viewer.layers.events.removed):
                 event.connect(self._list_layers)
             viewer.layers.selection.events.active.connect(self._follow_selection)
-            self._list_layers()
-            self._follow_selection()
-        self.combo.currentTextChanged.connect(lambda _: self.changed.emit())
+        self.combo.currentTextChanged.connect(lambda _: self._text_changed())
+        self._list_layers()
+        self._follow_selection()
 
     def _layers(self) -> list[Image]:
         """Images that are sources, not our own results, but for EM that was made from X-ray."""
         layers = list(self._viewer.layers) if self._viewer is not None else []
-        return [la for la in layers if isinstance(la, Image) and not la.rgb and _is_source(layer_facts(la))]
+        return [la for la in layers if isinstance(la, Image) and not la.rgb and is_source(la)]
+
+    def _text_changed(self) -> None:
+        layer = self.layer()
+        self._chosen = weakref.ref(layer) if layer is not None else None
+        self.changed.emit()
 
     def _list_layers(self, event: Any = None) -> None:
+        """A layer that is renamed stays the source, one that has gone does not."""
         if not isalive(self):
             return
-        text, names = self.combo.currentText(), [layer.name for layer in self._layers()]
+        layers, before = self._layers(), self.combo.currentText()
+        chosen = self._chosen() if self._chosen is not None else None
+        text = before
+        if self._chosen is not None:
+            text = chosen.name if chosen in layers else ""
+        for layer in layers:
+            layer.events.name.connect(self._list_layers)  # once, however often it is said
         self.combo.blockSignals(True)
         self.combo.clear()
-        self.combo.addItems(names)
-        self.combo.setCurrentText(text)
+        self.combo.addItems([layer.name for layer in layers])
+        self.combo.setCurrentText(before)
         self.combo.blockSignals(False)
-        if not text and names:
-            self.combo.setCurrentText(names[-1])
+        text = text or (layers[-1].name if layers else "")
+        if text != before:
+            self.combo.setCurrentText(text)
 
     def _follow_selection(self, event: Any = None) -> None:
         """The selected image is the source, until the user typed something that is no layer."""
@@ -83,7 +97,3 @@ class SourceField(Field):
                 text = layer.name
                 break
         self.combo.setCurrentText(text)
-
-
-def _is_source(facts: Mapping[str, Any]) -> bool:
-    return not facts.get("result") or facts.get("part") == "em"

@@ -46,6 +46,12 @@ def source_of(layer: Layer) -> str | None:
     return layer_facts(layer).get("source") or None
 
 
+def is_source(layer: Layer) -> bool:
+    """Whether tasks may be asked of it: not our own results, but for EM that was made from X-ray."""
+    facts = layer_facts(layer)
+    return not facts.get("result") or facts.get("part") == "em"
+
+
 def finest(layer: Layer) -> Any:
     """Level 0 of the layer's data."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data

@@ -13,9 +13,11 @@ from connectoscope.errors import ConnectoscopeError
 
 
 def one_line(error: BaseException) -> str:
-    """What to tell a user of an error: our own words, or for a bug its type and first line."""
+    """What to tell a user of an error: our own words, what the system says of a file, or for a bug its type and first line."""
     if isinstance(error, ConnectoscopeError):
         return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     first = (str(error) or "no message").splitlines()[0]
     return f"unexpected {type(error).__name__}: {first} (please report it)"
 

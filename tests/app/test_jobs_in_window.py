@@ -115,3 +115,22 @@ def test_a_vanished_result_is_told_and_not_raised(window, job):
 def test_a_dropped_job_folder_joins_the_list(window, job):
     window.open_volume(str(job.path))
     assert window.jobs.model.rowCount() == 1
+
+
+@pytest.mark.parametrize("request_", ["{nonsense", '{"schema": 1, "task": "knit", "parameters": {}}'])
+def test_a_folder_that_only_looks_like_a_job_is_one_line(make_window, job, tmp_path, request_):
+    first = make_window()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "request.json").write_text(request_)
+    first.open_volume(str(other))
+    assert first.error_dialog is not None
+    first.error_dialog.close()
+    assert first.settings.jobs == ()
+    first.add_job(job)
+    first.close()
+    job.request_path.write_text(request_)  # damaged since, or of another version
+    second = make_window()
+    assert second.jobs.model.rowCount() == 0
+    assert second.settings.jobs == ()
+    assert second.log.toPlainText()

@@ -7,7 +7,7 @@ import sys
 import pytest
 from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
-from qtpy.QtWidgets import QApplication, QLabel
+from qtpy.QtWidgets import QApplication, QLabel, QMessageBox
 
 from connectoscope_app import commands
 from connectoscope_app.palette import matches
@@ -203,3 +203,42 @@ def test_view_commands_run_twice(window, title):
         window.hide()
     window.commands.trigger(command)
     window.commands.trigger(command)
+
+
+def test_of_several_choices_the_last_one_is_shown_and_the_voxel_size_stays(window, qtbot, tmp_path):
+    import numpy as np
+    import tifffile
+
+    path = tmp_path / "times.tif"
+    times = np.arange(5 * 3 * 16 * 16, dtype=np.uint16).reshape(5, 3, 16, 16)
+    tifffile.imwrite(path, times, metadata={"axes": "TZYX"}, photometric="minisblack", ome=True)
+    window.open_volume(str(path))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
+    window.browser.details.voxel_size.setText("40,4,4nm")
+    window.browser.details.voxel_size.returnPressed.emit()
+    qtbot.waitUntil(lambda: window.browser.details.volume.unit == "nanometer", timeout=WAIT)
+    for time in (1, 2, 3):  # faster than they can be opened
+        window._reopen({"time": time})
+    qtbot.waitUntil(lambda: window.browser.details.volume.time == 3, timeout=WAIT)
+    qtbot.wait(500)  # the others' answers
+    assert len(window.viewer.layers) == 1
+    assert window.browser.details.volume.time == 3
+    assert window.browser.details.volume.unit == "nanometer"
+
+
+def test_labels_that_cannot_be_saved_keep_the_window_open(window, monkeypatch):
+    asked = []
+
+    def ask(parent, title, text, *buttons):
+        asked.append(text)
+        return answer
+
+    monkeypatch.setattr(QMessageBox, "question", ask)
+    monkeypatch.setattr(window.labels, "flush", lambda: False)
+    window.labels.state.setText("Labels are not saved yet: No space left on device")
+    answer = QMessageBox.StandardButton.Cancel
+    assert not window.close()
+    assert "No space left" in asked[0]
+    assert window.isVisible()
+    answer = QMessageBox.StandardButton.Close
+    assert window.close()

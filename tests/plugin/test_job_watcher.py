@@ -151,3 +151,26 @@ def test_model_shows_jobs(folder, qtbot, tmp_path, qtmodeltester):
 )
 def test_time_text(seconds, text):
     assert time_text(seconds) == text
+
+
+def test_a_folder_made_anew_is_heard_from_its_beginning(folder, qapp):
+    model = JobModel()
+    watcher = model.add(folder)
+    watcher.stop()
+    events = folder.events()
+    events.write("started", pid=1)
+    events.write("result", kind="image", path="/x", name="old")
+    events.write("error", message="the disk has gone: " + "a long story " * 40, exit_code=2)
+    watcher.poll()
+    assert watcher.state.status == "failed"
+    values = {**folder.request.parameters, "threshold": 120}
+    again = JobFolder.create(JobRequest.make("segment", values, overwrite=True))
+    assert again.path == folder.path
+    assert model.add(again) is watcher
+    watcher.stop()
+    assert model.request(0).parameters["threshold"] == 120
+    assert model.data(model.index(0, 2)) == "Starting"
+    again.events().write("started", pid=2)
+    again.events().write("result", kind="image", path="/y", name="new")
+    watcher.poll()
+    assert [result["name"] for result in watcher.results] == ["new"]

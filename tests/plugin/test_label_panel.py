@@ -192,3 +192,49 @@ def test_in_napari_itself(make_napari_viewer, volume_path, patches, qtbot):
     assert form.values()["patches"].endswith(DONE)
     assert form.values()["on"] == str(volume_path)
     panel.close_session()
+
+
+def test_labels_that_cannot_be_saved_are_kept(panel, viewer, volume_path, patches, tmp_path):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    path = patches()
+    panel.open(path)
+    layer = viewer.layers.selection.active
+    stroke(layer, (2, 5, 6))
+    panel.step(1)
+    other = viewer.layers.selection.active
+    stroke(other, (1, 1, 1))
+    (labels_folder(path) / "patch1.tif").unlink()
+    (labels_folder(path) / "patch1.tif").mkdir()  # in the way, as a full disk is
+    assert not panel.flush()
+    assert "not saved yet" in panel.state.text()
+    assert "report" not in panel.state.text()
+    assert on_disk(panel, "patch2")[1, 1, 1] == 1  # one that can be saved is, whatever came before
+    assert not panel.close_session()
+    failures = []
+    panel.failed.connect(failures.append)
+    panel.open(tmp_path / "another.patches.json")
+    second = tmp_path / "second.patches.json"
+    second.write_text(path.read_text())
+    panel.open(second)
+    assert len(failures) == 2
+    assert panel.labelling.path == path
+    viewer.layers.remove(layer)
+    panel.go(0)
+    assert viewer.layers.selection.active.data[2, 5, 6] == 1
+    (labels_folder(path) / "patch1.tif").rmdir()
+    assert panel.close_session()
+    assert Labelling(path).read("boundary", read_patches(path).patches[0])[2, 5, 6] == 1
+
+
+def test_a_volume_that_did_not_open_is_asked_for_again(panel, viewer, volume_path, patches):
+    wanted = []
+    panel.volume_wanted.connect(wanted.append)
+    path = patches()
+    panel.open(path)
+    panel.open(path)
+    assert wanted == [str(volume_path)] * 2
+    assert not panel.open_button.isHidden()
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel.open(path)
+    assert panel.open_button.isHidden()
+    assert len(wanted) == 2

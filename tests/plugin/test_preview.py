@@ -9,6 +9,7 @@ from napari.layers import Image
 
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
+from connectoscope.zoo import find_model
 from napari_connectoscope.layers import add_volume
 from napari_connectoscope.preview import LARGEST_SIDE, PreviewController, ThresholdPanel, _clipped
 
@@ -33,6 +34,9 @@ def test_threshold_is_all_or_nothing_and_keeps_what_was_chosen(qtbot):
     panel.as_objects.setChecked(True)
     panel.set_layers({"synapses": again}, {"synapses": 90})
     assert again.contrast_limits == [199, 200]
+    panel.forget()
+    panel.set_layers({"synapses": again}, {"synapses": 90})
+    assert again.contrast_limits == [89, 90]
 
 
 @pytest.fixture
@@ -78,6 +82,7 @@ def test_worker_answers_for_what_is_visible(controller, viewer, volume_path, qtb
     with qtbot.waitSignal(controller.ready, timeout=20_000):
         controller.run({**values, "source": "layer:mine"})
     (preview,) = [la for la in viewer.layers if la.name.startswith("Preview")]
+    assert preview.contrast_limits[1] == find_model("synapse-vnc").card.outputs[0].threshold  # not 77
     np.testing.assert_allclose(preview.translate, memory.data_to_world((2, 28, 20)))
 
     # Killed: it says so, and the next one starts a new worker.
@@ -106,3 +111,12 @@ def test_what_cannot_be_previewed_is_one_line(controller, viewer, volume_path, q
     with qtbot.waitSignal(controller.failed, timeout=60_000) as failed:
         controller.run({"source": str(volume_path), "model": "nothing"})
     assert "there is no model 'nothing'" in failed.args[0]
+
+
+def test_reconstructed_em_is_previewed_and_other_results_are_not(controller, viewer, volume_path):
+    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    facts = layer.metadata["connectoscope"]
+    facts["result"] = str(volume_path)
+    assert controller._layer_of(str(volume_path)) is None
+    facts["part"] = "em"
+    assert controller._layer_of(str(volume_path)) is layer

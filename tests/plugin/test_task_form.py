@@ -220,3 +220,23 @@ def test_cascade_is_off_auto_or_a_plan(make_form, tmp_path, monkeypatch):
     monkeypatch.setattr(fields.QFileDialog, "getOpenFileName", lambda *_: ("/x.cascade.json", ""))
     field._ask()
     assert form.values()["cascade"] == "/x.cascade.json"
+
+
+def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
+    from connectoscope.volumes import open_volume
+    from napari_connectoscope.layers import add_volume
+
+    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    form = make_form("segment", viewer)
+    layer.name = "brain"
+    assert form.layer() is layer
+    assert form.values()["source"] == str(volume_path)
+    other = viewer.add_image(pixels, name="other")
+    viewer.layers.remove(layer)
+    assert form.layer() is other
+    viewer.layers.selection.active = viewer.add_image(pixels, name="third")
+    assert form.values()["source"] == "layer:third"
+    form.set_values({"source": "/data/elsewhere.tif"})  # typed: no layer's coming and going changes it
+    viewer.layers.remove("third")
+    other.name = "renamed"
+    assert form.values()["source"] == "/data/elsewhere.tif"
