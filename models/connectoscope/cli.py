@@ -28,6 +28,7 @@ from connectoscope import __version__
 from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped, UserError
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import Device, JobRequest
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import Task, load_task, parameter_facts, task_names
 from connectoscope.terminal import JobReporter, complain, summary_text, write_line
 
@@ -94,6 +95,10 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         complain("cancelled")
         return Cancelled.exit_code
+    except OSError as error:  # a folder that may not be entered, a name that is too long, a disk that is away
+        place = f"{error.filename}: " if error.filename else ""
+        complain(f"{place}{error.strerror or error}; check the path and its permissions")
+        return UserError.exit_code
     except Exception as error:
         if hasattr(error, "format_message"):  # wrong usage, found by typer
             complain(
@@ -176,7 +181,7 @@ def _run_command(
         return serve_jobs(sys.stdin)
     if job is None:
         raise UserError("name a job folder to run (DST.job), or give --serve")
-    folder = JobFolder(Path(job).expanduser())
+    folder = JobFolder(expanded(job))
     return _follow(folder, load_task(folder.request.task), as_json=as_json, keep_job=keep_job)
 
 
@@ -313,7 +318,7 @@ def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int
 def _open_window(paths: Sequence[str]) -> int:
     """Hand the volumes to the desktop window, which is found by entry point, not by import."""
     for path in paths:
-        if "://" in path or path.startswith("sample:") or Path(path.partition("::")[0]).expanduser().exists():
+        if "://" in path or path.startswith("sample:") or expanded(path.partition("::")[0]).exists():
             continue
         if path == paths[0] and Path(path).name == path and not Path(path).suffix:
             close = difflib.get_close_matches(path, _commands(), n=1)

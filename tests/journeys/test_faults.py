@@ -94,6 +94,20 @@ def test_the_disk_fills_and_becomes_read_only(folder, whole, disk):
     assert same(whole, out)
 
 
+def test_the_disk_fills_under_a_file(tmp_path, disk):
+    place, remount = disk
+    remount("size=2m")
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 256, (64, 256, 256), np.uint8))
+    words = ["convert", tmp_path / "noise.npy", place / "out.h5", "--voxel-size", "4nm"]
+    command = [sys.executable, "-m", "connectoscope", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 4, done.stderr
+    assert "make room" in done.stderr
+    assert not (place / "out.h5").exists()
+    remount("size=100m")
+    assert subprocess.run(command, check=False).returncode == 0
+
+
 def bound_by_permissions():
     """Makes a process that root starts obey permissions, as others do."""
     if os.geteuid() != 0:

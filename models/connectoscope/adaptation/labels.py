@@ -17,6 +17,7 @@ from connectoscope.errors import UserError
 from connectoscope.training.labels import boundaries
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.geometry import Box, Float3, convert_length
+from connectoscope.volumes.labels import without_nothing
 from connectoscope.zoo import Card
 
 REACH = 2  # voxels beyond a patch that the boundaries in it depend on
@@ -66,6 +67,7 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
             raise UserError(
                 f"labels {path} of {patch.id} hold {array.dtype} values; labels are whole numbers"
             )
+        array, _ = without_nothing(array)
         mask = boundaries(array) if instances else array.astype(bool)
         masks.append(mask[inside.slices])
     share = np.concatenate([m.ravel() for m in masks]).mean()

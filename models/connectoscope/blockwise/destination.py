@@ -58,6 +58,19 @@ def found_at(path: Path) -> dict[str, Any] | None:
     return ours
 
 
+def check_marks(path: Path) -> None:
+    """Raises UserError when the place of the marks of a single file that is to be made is somebody else's."""
+    place = marks_file(path)
+    if not os.path.lexists(place):
+        return
+    try:
+        ours = "signature" in read_marks(path)
+    except UserError:
+        ours = False
+    if not ours:
+        raise UserError(f"{place} is in the way, and not of connectoscope: choose another destination")
+
+
 def check_same(path: Path, old: Signature, new: Signature) -> None:
     """Raises UserError, naming the first difference, unless ``old`` (of what is at ``path``) equals ``new``."""
     difference = first_difference(old, new)
@@ -125,9 +138,10 @@ def make_image(
         new = scratch / "new.zarr"
         shutil.rmtree(new, ignore_errors=True)  # half made when an earlier run was killed
         create(new, spec)
-        if path.is_dir():
-            path.rmdir()
-        shutil.move(new, path)
+        place = path.resolve()  # of a link, what it leads to
+        if place.is_dir():
+            place.rmdir()
+        shutil.move(new, place)
     delete_locks(path)
     return reopen(path, spec)
 

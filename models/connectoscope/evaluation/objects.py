@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from connectoscope.evaluation.partitions import Contingency
 
@@ -45,10 +47,22 @@ def matched_pairs(table: Contingency, min_iou: float = 0.0) -> list[tuple[int, i
     pairs = table.where(may)
     if not len(pairs.voxels):
         return []
-    rows, row = np.unique(pairs.result, return_inverse=True)
-    columns, column = np.unique(pairs.truth, return_inverse=True)
-    gain = np.zeros((len(rows), len(columns)))
     # A pair counts 1; the volume is worth less than one pair in all, so that it only breaks ties.
-    gain[row, column] = 1 + 0.5 * pairs.voxels / pairs.voxels.sum()
-    chosen = linear_sum_assignment(gain, maximize=True)
-    return [(int(rows[i]), int(columns[j])) for i, j in zip(*chosen, strict=True) if gain[i, j] > 0]
+    gains = 1 + 0.5 * pairs.voxels / pairs.voxels.sum()
+    _, row = np.unique(pairs.result, return_inverse=True)
+    _, column = np.unique(pairs.truth, return_inverse=True)
+    n, m = int(row.max()) + 1, int(column.max()) + 1
+    # Objects that touch only each other are matched by themselves: a table of all by all would fill the memory.
+    _, group = connected_components(
+        coo_array((gains, (row, n + column)), shape=(n + m, n + m)), directed=False
+    )
+    order = np.argsort(group[row], kind="stable")
+    found = []
+    for part in np.split(order, np.flatnonzero(np.diff(group[row[order]])) + 1):
+        rows, i = np.unique(pairs.result[part], return_inverse=True)
+        columns, j = np.unique(pairs.truth[part], return_inverse=True)
+        gain = np.zeros((len(rows), len(columns)))
+        gain[i, j] = gains[part]
+        chosen = linear_sum_assignment(gain, maximize=True)
+        found += [(int(rows[i]), int(columns[j])) for i, j in zip(*chosen, strict=True) if gain[i, j] > 0]
+    return sorted(found)

@@ -12,10 +12,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter_facts
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-_INPUT_ROLES = frozenset({"source", "model", "truth", "result", "recipe"})
+_INPUT_ROLES = frozenset({"source", "model", "truth", "result", "recipe", "mask", "cascade"})
 _VERSIONED = ("connectoscope", "numpy", "torch", "tensorstore")
 
 
@@ -173,15 +174,17 @@ def _absolute(value: Any, role: str) -> Any:
     if role in ("destination", "new_model"):
         if "://" in value:
             raise UserError(f"destination {value} is a URL; name a file or folder on this machine")
-        return os.path.normpath(Path(value).expanduser().absolute())
+        return os.path.normpath(expanded(value).absolute())
     if role == "model" and bare:  # what is called so here does not hide a model of that name
         from connectoscope.zoo.bundle import named_model
 
         if named_model(value):
             return value
+    if role == "cascade" and value in ("off", "auto"):
+        return value
     if role in _INPUT_ROLES and "://" not in value:
         file, mark, dataset = value.partition("::")
-        path = Path(file).expanduser().absolute()
+        path = expanded(file).absolute()
         if path.exists():
             return os.path.normpath(path) + mark + dataset
     return value

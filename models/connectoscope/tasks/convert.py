@@ -58,10 +58,10 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     Raises:
         UserError: the source cannot be read, or the destination is something else.
     """
-    from pathlib import Path
 
     from connectoscope.blockwise.destination import (
         check_apart,
+        check_marks,
         check_same,
         check_skipped,
         check_writable,
@@ -71,19 +71,22 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     from connectoscope.blockwise.ledger import Ledger
     from connectoscope.blockwise.plan import as_begun
     from connectoscope.blockwise.tile import skipped_chunks
-    from connectoscope.volumes import open_volume
+    from connectoscope.paths import expanded
     from connectoscope.volumes.conversion import Array, Lead
     from connectoscope.volumes.corrupt import chunk_name, told_of_skipped
+    from connectoscope.volumes.framing import frame
     from connectoscope.volumes.marks import set_marks
+    from connectoscope.volumes.opening import read_image
     from connectoscope.volumes.targets import Chunked, target_of
 
-    destination = Path(parameters.destination).expanduser().absolute()
+    destination = expanded(parameters.destination).absolute()
     target = target_of(destination)
 
     volumes: dict[tuple[int, int], Volume] = {}
+    image = read_image(parameters.source)  # once: of many times, not each a file that is held open
 
     def opened(channel: int | str | None, time: int | None) -> Volume:
-        volume = open_volume(parameters.source, channel=channel, time=time, voxel_size=parameters.voxel_size)
+        volume = frame(image, channel=channel, time=time, voxel_size=parameters.voxel_size)
         return volume.skipping_corrupt() if parameters.skip_corrupt else volume
 
     first = opened(parameters.channel, parameters.time)
@@ -119,6 +122,8 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
             )
     else:
         check_writable(destination)
+        if not isinstance(target.write, Chunked):
+            check_marks(destination)
         context.job.forget_progress()
     context.scratch.mkdir(parents=True, exist_ok=True)
     marked = _marked(spec, signature, context, skip_corrupt=parameters.skip_corrupt)

@@ -54,6 +54,7 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     from connectoscope.evaluation.voxels import histograms, precision_recall
     from connectoscope.volumes import open_volume
     from connectoscope.volumes.geometry import Box, parse_box
+    from connectoscope.volumes.labels import without_nothing
 
     truth = open_volume(parameters.truth, voxel_size=parameters.voxel_size)
     probability, labels, threshold = _open_result(parameters.result, parameters.target)
@@ -84,6 +85,12 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     if true.dtype.kind == "f" and not (np.isfinite(true) & (true == np.floor(true))).all():
         raise UserError(
             f"{truth.name} holds {true.dtype} values that are no whole numbers; a truth is a mask or labels"
+        )
+    true, nothing = without_nothing(true)
+    if nothing:
+        context.warn(
+            f"{truth.name}: {nothing} voxels hold -1 or the like, or the highest uint64 (as CREMI marks what is no object): "
+            "they count as 0"
         )
     ids = np.unique(true)
     binary = len(ids[ids != 0]) <= 1

@@ -137,6 +137,7 @@ def _export(bundle: Bundle, out: Path, authors: tuple[str, ...]) -> str:
 
 
 def _import(package: Path, parameters: Models) -> dict[str, Any]:
+    from connectoscope.paths import expanded
     from connectoscope.volumes.geometry import NANOMETRES, parse_voxel_size
     from connectoscope.volumes.stores import is_url
     from connectoscope.zoo.bundle import user_models
@@ -149,11 +150,11 @@ def _import(package: Path, parameters: Models) -> dict[str, Any]:
         (z, y, x), unit = parse_voxel_size(parameters.voxel_size)
         voxel_size = (z * NANOMETRES[unit], y * NANOMETRES[unit], x * NANOMETRES[unit])
     file = parameters.file
-    out = None if file is None else Path(file).expanduser()
+    out = None if file is None else expanded(file)
     if out is not None and not out.name:
         raise UserError(f"'{file}' is no name for a model; say: connectoscope models import FILE.zip NAME")
     folder = user_models() if out is None or out.name == file else out.parent
-    made = import_package(package.expanduser(), folder, None if out is None else out.name, voxel_size)
+    made = import_package(expanded(str(package)), folder, None if out is None else out.name, voxel_size)
     return {"task": "models", "imported": str(made.bundle.path), "warnings": list(made.notes)}
 
 

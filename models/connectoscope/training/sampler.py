@@ -19,6 +19,7 @@ from connectoscope.training.labels import boundaries, plane_grid, resampled_mask
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box, Index3
+from connectoscope.volumes.labels import without_nothing
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _label(file: str, entry: TrainingVolume, shape: Index3) -> NDArray[Any]:
     label = open_volume(find_data(file, entry.published))
     if label.shape != shape:
         raise UserError(f"label {label.source} has shape {label.shape}, its image {shape}; they must agree")
-    return label.read(Box.of(label.shape))
+    return without_nothing(label.read(Box.of(label.shape)))[0]
 
 
 class Sampler:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import Stopped, Unreadable, UserError
+from connectoscope.errors import Stopped, UserError
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.ome_zarr_write import ImageSpec, zarr_file
 from connectoscope.volumes.pyramid import downsample
@@ -84,7 +84,7 @@ def fill_pyramid(
     except BaseException as error:
         for future in pending:  # whoever deletes what is there must not meet a write that is still going on
             future.exception()
-        if isinstance(error, Unreadable) and written + there:
+        if isinstance(error, UserError) and written + there:  # the source has gone, say
             raise Stopped(f"{error}; what is written is kept: mend that, then resume") from error
         raise
     _wait(pending, root, most=0)

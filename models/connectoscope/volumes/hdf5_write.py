@@ -25,7 +25,8 @@ def write_hdf5(path: Path, spec: ImageSpec, read: Read, *, source_chunks: Index3
         for lead in np.ndindex(*lead_shape)
         for box in regions(spec.shape, spec.chunks, spec.dtype.itemsize, source_chunks)
     ]
-    with h5py.File(path, "w") as file:
+    # Chunks are written whole, so none is cached: on a full disk HDF5 crashes when it throws away what it holds.
+    with h5py.File(path, "w", rdcc_nbytes=0) as file:
         data = file.create_dataset(
             "volume", (*lead_shape, *spec.shape), spec.dtype,
             chunks=((1,) * len(lead_shape) + chunks), compression="gzip", compression_opts=3, shuffle=True,

@@ -20,6 +20,7 @@ from connectoscope.volumes.framing import FileImage, FileLevel
 from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
 
 Array = np.ndarray[Any, Any]
+_MAGICS = ((b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"))
 _KINDS = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 _NAMED = 8  # so many gaps are named, the rest counted
 
@@ -53,7 +54,9 @@ def _gaps(stems: Sequence[str]) -> tuple[str, ...]:
     varying = [k for k in range(1, len(rows[0]), 2) if len({row[k] for row in rows}) > 1]
     if len(varying) != 1:
         return ()
-    numbers = sorted(int(row[varying[0]]) for row in rows)
+    numbers = sorted({int(row[varying[0]]) for row in rows})
+    if len(numbers) < 2:
+        return ()
     step = Counter(b - a for a, b in itertools.pairwise(numbers)).most_common(1)[0][0]
     gaps = [
         (a + step, b - step) for a, b in itertools.pairwise(numbers) if b - a > step and (b - a) % step == 0
@@ -100,7 +103,7 @@ def read_images(paths: Sequence[Path], source: Path, name: str, doubts: tuple[st
     return FileImage(
         source=str(source),
         name=name,
-        format=f"{_KINDS[paths[0].suffix.lower()]} {'images' if len(paths) > 1 else 'image'}",
+        format=f"{_kind(paths[0])} {'images' if len(paths) > 1 else 'image'}",
         axes="zyx" + "s" * (len(shape) - 2),
         levels=(FileLevel(array),),
         warnings=doubts,
@@ -113,18 +116,26 @@ def _said(image: Array) -> str:
     return f"{' x '.join(map(str, image.shape))} {image.dtype}"
 
 
+def _kind(path: Path) -> str:
+    """By the first bytes; of a file that is damaged there, by its name."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next(
+        (k for magic, k in _MAGICS if head.startswith(magic)), _KINDS.get(path.suffix.lower(), "TIFF")
+    )
+
+
 def _decoded(path: Path) -> Array:
     """The pixels of one image: (y, x), or (y, x, samples) of colour."""
-    kind = _KINDS[path.suffix.lower()]
+    kind = _kind(path)
     if kind == "TIFF":
         with tifffile.TiffFile(path) as tif:
             if len(tif.pages) != 1:
                 raise ValueError(f"it holds {len(tif.pages)} images; open it by itself, or split it")
             image = np.asarray(tif.pages[0].asarray())
     else:
-        data = path.read_bytes()
         decode = imagecodecs.png_decode if kind == "PNG" else imagecodecs.jpeg_decode
-        image = np.asarray(decode(data))
+        image = np.asarray(decode(path.read_bytes()))
     if image.ndim not in (2, 3) or math.prod(image.shape) == 0:
         raise ValueError(f"it is {_said(image)}, no 2D image")
     return image

@@ -44,7 +44,7 @@ def _image(store: ts.TensorStore, kind: str, name: str = "array") -> FileImage:
 
 def stored(array: Array) -> ts.TensorStore:
     """``array`` as a TensorStore, without a copy where its bytes are in native order and aligned."""
-    if array.dtype.kind not in "buif":
+    if array.dtype.kind not in "buif" or array.dtype.itemsize > 8:
         raise UserError(
             f"{array.dtype} values cannot be opened: convert the array to an integer or float type"
         )

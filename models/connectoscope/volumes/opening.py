@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 from connectoscope.volumes.endings import ENDINGS, short_name
 from connectoscope.volumes.framing import FileImage, frame
 from connectoscope.volumes.samples import PREFIX, sample_path
@@ -46,7 +47,7 @@ def open_volume(
         UserError: for anything that a user can cause; one line that says what to do.
     """
     if isinstance(source, str | Path):
-        image = _read(str(source))
+        image = read_image(str(source))
     else:
         from connectoscope.volumes.memory import read_array
 
@@ -54,7 +55,12 @@ def open_volume(
     return frame(image, channel=channel, time=time, voxel_size=voxel_size)
 
 
-def _read(source: str) -> FileImage:
+def read_image(source: str) -> FileImage:
+    """A file, folder or URL with all its channels and times; :func:`frame` makes volumes of it.
+
+    Raises:
+        UserError: as :func:`open_volume`.
+    """
     if not source.strip():
         raise UserError("no volume is named: give a file, a folder, a URL or sample:NAME")
     outer, _, inner = source.partition("::")
@@ -67,7 +73,7 @@ def _read(source: str) -> FileImage:
     if is_url(outer):
         return _read_folder(Location.of(outer).child(inner), kind)
 
-    path = Path(outer).expanduser().absolute()
+    path = expanded(outer).absolute()
     if "://" in outer and not path.exists():
         raise UserError(f"{outer} cannot be opened; addresses begin with {', '.join(REMOTE_SCHEMES)}")
     if not path.exists():

@@ -49,7 +49,11 @@ class Location:
     def of(cls, source: str) -> Location:
         if not is_url(source):
             return cls(str(Path(source).absolute()))
-        if not urlsplit(source).netloc:
+        try:
+            server = urlsplit(source).netloc
+        except ValueError as error:
+            raise UserError(f"'{source}' is no address ({error}); check it") from None
+        if not server:
             raise UserError(f"'{source}' names no server; give a whole address, as https://HOST/PATH")
         return cls(source.rstrip("/"))
 

@@ -34,6 +34,7 @@ from connectoscope.blockwise.destination import (
 from connectoscope.blockwise.grid import Grid
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, sample_boxes
+from connectoscope.paths import expanded
 from connectoscope.volumes import ImageSpec, open_volume, pyramid_factors, set_attributes
 from connectoscope.volumes.conversion import fill_pyramid
 from connectoscope.volumes.geometry import Box, Index3, convert_length, parse_box, parse_voxel_size
@@ -87,7 +88,7 @@ def simulate_xray(parameters: SimulateXray, context: Context) -> dict[str, Any]:
         UserError: unusable source, sizes that are not possible, or a destination that is something else.
         Cancelled: between angles; finished slabs are kept in the job folder.
     """
-    destination = Path(parameters.destination).expanduser().absolute()
+    destination = expanded(parameters.destination).absolute()
     check_zarr_name(destination, "simulate-xray")
     volume = open_volume(
         parameters.source,

@@ -81,6 +81,10 @@ def test_bounds_and_defaults_are_shown(capsys):
         (("run",), "name a job folder"),
         (("run", "nothing"), "is no job folder"),
         (("segmnt", "a"), "did you mean 'segment'?"),
+        (("info", "x" * 300), "File name too long; check the path"),
+        (("info", "~nosuchuser/a.zarr"), "~nosuchuser/a.zarr does not exist"),
+        (("convert", "sample:vnc", "y" * 300 + "/out.ome.zarr"), "File name too long"),
+        (("x" * 300 + ".zarr",), "File name too long"),
         (("nothing.ome.zarr",), "there is no file or folder 'nothing.ome.zarr'"),
     ],
 )

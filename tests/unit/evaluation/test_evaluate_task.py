@@ -8,9 +8,11 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from skimage.measure import label
 from skimage.metrics import adapted_rand_error, variation_of_information
 from sklearn.metrics import average_precision_score
 
@@ -176,3 +178,21 @@ def test_what_was_assumed_of_the_volumes_is_said(made, tmp_path, capsys) -> None
     two = write(tmp_path / "two.zarr", np.stack((made["labels"],) * 2), channels=("first", "second"))
     found = evaluate(capsys, two, tmp_path / "truth.zarr")
     assert "'first' is taken" in found["warnings"][0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("kind", "nothing"), [("u8", 2**64 - 1), ("u8", 2**64 - 3), ("i4", -1)])
+def test_values_that_say_nothing_here_are_background(made, tmp_path, capsys, kind, nothing) -> None:  # type: ignore[no-untyped-def]
+    own = label(made["truth"] > 0)[0].astype(kind)
+    cremi = np.where(own == 0, np.array(nothing, kind), own)
+    with h5py.File(tmp_path / "cremi.h5", "w") as file:
+        file["plain"], file["clefts"] = own, cremi
+        for name in ("plain", "clefts"):
+            file[name].attrs["resolution"] = (40.0, 4.0, 4.0)
+    scores = [
+        evaluate(capsys, tmp_path / "result.zarr", f"{tmp_path}/cremi.h5::/{name}", "--target", "synapses")
+        for name in ("plain", "clefts")
+    ]
+    warned = [" ".join(score.pop("warnings")) for score in scores]
+    assert ["CREMI" in text for text in warned] == [False, True]
+    assert scores[0] | {"seconds": 0} == scores[1] | {"seconds": 0}
+    assert scores[0]["object_tp"] == 2

@@ -92,3 +92,13 @@ def test_one_found_object_over_two_true_ones_counts_once() -> None:
     assert found == Matches(1, 0, 2)
     assert found.f1 == pytest.approx(2 / 4)
     assert Matches(0, 0, 0).f1 is None
+
+
+def test_matching_of_many_objects_takes_little_memory() -> None:
+    count = 60_000  # a table of all by all would be 29 GB
+    ids = np.arange(1, count + 1)
+    truth = np.repeat(ids, 2)[None, None]
+    result = np.roll(truth, 1)  # each over two true ones, so that all hang together in a ring
+    apart = np.where(truth % 2, truth, 0)
+    assert match_objects(Contingency.of(apart, truth)) == Matches(count // 2, 0, count // 2)
+    assert match_objects(Contingency.of(result[..., :400], truth[..., :400])).tp == 200

@@ -197,3 +197,17 @@ def test_what_counts_as_out_of_memory():
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("shape"))
     assert peak_memory_mb() > 1
+
+
+def test_masks_and_plans_are_found_from_elsewhere(tmp_path):
+    for name in ("m.ome.zarr", "p.cascade.json", "off"):
+        (tmp_path / name).touch()
+    values = {"source": "x", "destination": "c.csv", "within": "m.ome.zarr"}
+    assert JobRequest.make("detect", values).parameters["within"] == str(tmp_path / "m.ome.zarr")
+    for given, stored in (
+        ("p.cascade.json", str(tmp_path / "p.cascade.json")),
+        ("off", "off"),
+        ("auto", "auto"),
+    ):
+        values = {"source": "x", "destination": "c.ome.zarr", "cascade": given}
+        assert JobRequest.make("segment", values).parameters["cascade"] == stored

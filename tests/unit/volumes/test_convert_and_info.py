@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 
-from connectoscope.errors import Cancelled, UserError
+from connectoscope.errors import Cancelled, Stopped, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks import convert, info
-from connectoscope.volumes import downsample, open_volume, pyramid_factors, read_attributes
+from connectoscope.volumes import (
+    ImageSpec,
+    create_image,
+    downsample,
+    open_volume,
+    pyramid_factors,
+    read_attributes,
+)
+from connectoscope.volumes.conversion import fill_pyramid
 from connectoscope.volumes.geometry import Box
 
 SHAPE = (3, 20, 300, 290)  # c, z, y, x
@@ -192,3 +203,46 @@ def test_info_samples_what_is_large_and_counts_what_is_not_finite(tmp_path: Path
     summary = info.run(info.Info(source=str(path)), Context.local(tmp_path / "job"))
     assert summary["statistics"] == {"voxels": 8, "of_all": True, "not_finite": 8}
     assert "not finite  8 voxels" in info.render(summary)
+
+
+def test_a_volume_of_many_times_is_opened_once(tmp_path: Path) -> None:
+    times = np.random.default_rng(0).integers(0, 99, (120, 2, 8, 8)).astype("u1")
+    tifffile.imwrite(tmp_path / "t.tif", times, imagej=True, metadata={"axes": "TZYX"})
+    words = ["convert", "t.tif", "t.ome.zarr", "--voxel-size", "4nm"]
+    soft, hard = 100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "connectoscope", *words],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    last = open_volume(tmp_path / "t.ome.zarr", time=119)
+    np.testing.assert_array_equal(last.read(Box.of(last.shape)), times[119])
+
+
+def test_what_is_written_stays_when_the_source_goes(tmp_path: Path) -> None:
+    spec = ImageSpec((4, 8, 8), np.dtype("u1"), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), None, (2, 8, 8))
+
+    def read(lead: tuple[int, ...], box: Box) -> np.ndarray:
+        if box.start[0] >= good:
+            raise UserError("the share has gone")
+        return np.zeros(box.shape, "u1")
+
+    for good, kind in ((0, UserError), (2, Stopped)):
+        path = tmp_path / f"{good}.zarr"
+        with pytest.raises(kind, match="the share has gone") as end:
+            fill_pyramid(
+                path, create_image(path, spec), spec, read, source_chunks=(2, 8, 8), progress=lambda *_: None
+            )
+        assert type(end.value) is kind
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path, source) -> None:
+    (tmp_path / "big").mkdir()
+    (tmp_path / "out.ome.zarr").symlink_to(tmp_path / "big")
+    destination, _ = converted(tmp_path, source[0], channel="a", box="0:4,0:9,0:9")
+    assert destination.is_symlink()
+    assert open_volume(tmp_path / "big").shape == (4, 9, 9)

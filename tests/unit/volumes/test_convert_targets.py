@@ -245,3 +245,13 @@ def test_offsets_that_precomputed_cannot_hold_are_rounded_with_a_word(tmp_path: 
     destination, _ = converted(tmp_path, path, "out.precomputed", context)
     assert open_volume(destination).levels[0].translation == (80.0, 0.0, -8.0)
     assert "begin at whole voxels" in (tmp_path / "job" / "events.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_somebody_elses_file_beside_it_stays(tmp_path: Path, source, name: str) -> None:
+    beside = tmp_path / f"{name}.json"
+    beside.write_text('{"mine": 1}')
+    with pytest.raises(UserError, match="in the way"):
+        converted(tmp_path, source[0], name)
+    assert beside.read_text() == '{"mine": 1}'
+    assert not (tmp_path / name).exists()

@@ -328,3 +328,14 @@ def test_hdf5_in_the_ways_of_its_programs(tmp_path: Path) -> None:
     volume = open_volume(tmp_path / "a.h5", channel="stain")
     assert (volume.unit, volume.levels[0].translation) == ("micrometer", (1.0, 2.0, 3.0))
     np.testing.assert_array_equal(everything(volume), PIXELS + 1)
+
+
+def test_a_number_that_comes_twice_and_an_image_by_another_name(tmp_path: Path) -> None:
+    image = imagecodecs.png_encode(PIXELS[0])
+    for name in ("1", "01"):
+        (tmp_path / "two").mkdir(exist_ok=True)
+        (tmp_path / "two" / f"{name}.png").write_bytes(image)
+    assert open_volume(tmp_path / "two").shape[0] == 2
+    (tmp_path / "p.dat").write_bytes(image)
+    volume = open_volume(tmp_path / "p.dat")
+    np.testing.assert_array_equal(volume.read(Box.of(volume.shape))[0], PIXELS[0])

@@ -159,6 +159,10 @@ def test_sources_that_do_not_exist(tmp_path: Path) -> None:
         open_volume(tmp_path / "folder")
     with pytest.raises(UserError, match="names no server"):
         open_volume("https://")
+    with pytest.raises(UserError, match="is no address"):
+        open_volume("http://[::1/a.zarr")
+    with pytest.raises(UserError, match="float128 values cannot be opened"):
+        open_volume(np.zeros((2, 2), np.longdouble))
     with pytest.raises(UserError, match="addresses begin with http"):
         open_volume("ftp://a.org/b.zarr")
     with pytest.raises(UserError, match="check the address and the connection"):

@@ -1,0 +1,11 @@
+"""Paths as people write them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def expanded(path: str) -> Path:
+    """A path with ``~`` and ``~user`` put in; what begins so but names nobody is a file's name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises where there is no such user
