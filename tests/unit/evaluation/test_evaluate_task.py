@@ -182,7 +182,7 @@ def test_what_was_assumed_of_the_volumes_is_said(made, tmp_path, capsys) -> None
 
 @pytest.mark.parametrize(("kind", "nothing"), [("u8", 2**64 - 1), ("u8", 2**64 - 3), ("i4", -1)])
 def test_values_that_say_nothing_here_are_background(made, tmp_path, capsys, kind, nothing) -> None:  # type: ignore[no-untyped-def]
-    own = label(made["truth"] > 0)[0].astype(kind)
+    own = label(made["truth"] > 0).astype(kind)
     cremi = np.where(own == 0, np.array(nothing, kind), own)
     with h5py.File(tmp_path / "cremi.h5", "w") as file:
         file["plain"], file["clefts"] = own, cremi
@@ -194,5 +194,6 @@ def test_values_that_say_nothing_here_are_background(made, tmp_path, capsys, kin
     ]
     warned = [" ".join(score.pop("warnings")) for score in scores]
     assert ["CREMI" in text for text in warned] == [False, True]
-    assert scores[0] | {"seconds": 0} == scores[1] | {"seconds": 0}
-    assert scores[0]["object_tp"] == 2
+    same = [{k: v for k, v in score.items() if k not in ("seconds", "peak_memory_mb")} for score in scores]
+    assert same[0] == same[1]
+    assert same[0]["object_tp"] == 2
