@@ -171,7 +171,7 @@ def _absolute(value: Any, role: str) -> Any:
         from connectoscope.zoo.bundle import user_models
 
         return str((user_models() / value).absolute())
-    if role in ("destination", "new_model"):
+    if role in ("destination", "new_model", "page"):
         if "://" in value:
             raise UserError(f"destination {value} is a URL; name a file or folder on this machine")
         return os.path.normpath(expanded(value).absolute())

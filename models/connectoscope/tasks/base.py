@@ -40,10 +40,11 @@ Role = Literal[
     "voxel_size",
     "cascade",
     "mask",
+    "page",
     "plain",
 ]
 """What a parameter stands for; forms choose their widget by it. A ``new_model`` is a destination whose bare name
-means a folder among the user's models."""
+means a folder among the user's models, a ``page`` a file that is written beside the result."""
 
 
 class Parameters(BaseModel):

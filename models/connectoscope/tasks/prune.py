@@ -40,7 +40,10 @@ class Prune(Parameters):
     )
     steps: int = parameter(600, ge=50, help="Updates of the weights, before, between and after the masks.")
     report: str | None = parameter(
-        None, advanced=True, help="Also write the receipt, the balance and the layers as a page: NAME.html."
+        None,
+        role="page",
+        advanced=True,
+        help="Also write the receipt, the balance and the layers as a page: NAME.html.",
     )
     seed: int = parameter(0, ge=0, advanced=True, help="Of the patches, and of what is drawn at random.")
 
@@ -78,6 +81,8 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     page = None if parameters.report is None else Path(parameters.report)
     if page is not None:
         check_writable(page)
+        if page.exists() and not (context.overwrite or context.resumed):
+            raise UserError(f"{page} exists; choose another name for the report, or --overwrite")
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")

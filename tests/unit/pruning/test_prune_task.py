@@ -135,6 +135,9 @@ def test_the_summary_is_json_and_the_report_one_page(tiny, tmp_path):
     assert f"{summary['receipt']['after']['parameters']:,}" in text
     assert text.count("<circle") == 6 + 6 + 8 + 6 + 6  # all units but those that only the head reads
     assert "http" not in text
+    with pytest.raises(UserError, match=r"report\.html exists"):
+        prune(tiny, tmp_path / "another", tmp_path / "another.job", steps=50, report=str(page))
+    assert page.read_text() == text
 
 
 def test_the_balance_line_is_least_squares():
