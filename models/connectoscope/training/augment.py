@@ -71,31 +71,6 @@ def turn(image: Tensor, labels: Tensor, size: tuple[int, int], generator: Genera
     return both[0], both[1:]
 
 
-def mirror(image: Tensor, labels: Tensor, share: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Lay the border of a volume through the patch, with chance ``share`` for each axis.
-
-    From there on the patch continues by symmetric reflection, up to half of it, as every grid does beyond its borders
-    (:func:`connectoscope.blockwise.grid.reflected`): what a network meets there it has then learned.
-
-    Args:
-        image: ``(Z, Y, X)``.
-        labels: ``(Z, Y, X)`` or ``(C, Z, Y, X)``.
-    """
-    for axis in (-3, -2, -1):
-        n = image.shape[axis]
-        if n > 1 and float(torch.rand((), generator=generator)) < share:
-            beyond = int(torch.randint(1, n // 2 + 1, (), generator=generator))
-            shown = torch.cat(
-                (torch.arange(n - beyond), torch.arange(n - beyond - 1, n - 2 * beyond - 1, -1))
-            )
-            if (
-                float(torch.rand((), generator=generator)) < 0.5
-            ):  # before the first voxel instead of after the last
-                shown = n - 1 - shown.flip(0)
-            image, labels = image.index_select(axis, shown), labels.index_select(axis, shown)
-    return image, labels
-
-
 def orient(image: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     """One of the 48 orientations of a cube, or of the 16 that leave z in place where z is of another length.
 

@@ -64,8 +64,7 @@ class Sampling(_Part):
 
     ``centred`` is the share of patches centred on a voxel of that label. From update ``plain_from`` on, the share
     ``plain`` of the patches is flipped and turned by quarter turns only: nothing is interpolated, so that the network
-    also sees the grain of the stored image. ``mirrored`` is the chance, for each axis, that the border of a volume lies
-    in the patch, which continues by reflection from there.
+    also sees the grain of the stored image.
     """
 
     patch: tuple[int, int, int]
@@ -73,7 +72,6 @@ class Sampling(_Part):
     centred: dict[str, float] = {}
     plain: float = Field(0.0, ge=0, le=1)
     plain_from: int = Field(0, ge=0)
-    mirrored: float = Field(0.0, ge=0, le=1)
 
 
 class Training(_Part):

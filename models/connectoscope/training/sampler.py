@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.training.augment import MARGIN, intensity, mirror, orient, turn, warp
+from connectoscope.training.augment import MARGIN, intensity, orient, turn, warp
 from connectoscope.training.instances import INSTANCES, UNKNOWN, can_derive, derive
 from connectoscope.training.labels import boundaries, plane_grid, resampled_mask
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
@@ -117,17 +117,16 @@ class Sampler:
         digest = hashlib.sha256(f"{self.recipe.seed}/{step}/{place}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         chance = torch.Generator().manual_seed(int.from_bytes(digest[8:15], "little"))
-        sampling = self.recipe.sampling
         image, labels, derived = self._cut(generator)
         if derived:  # an affinity has a direction, and ids cannot be interpolated
             image, ids = orient(image, labels[0], generator)
-            image, ids = mirror(intensity(image, generator), ids, sampling.mirrored, chance)
             names = [output.name for output in self.recipe.outputs]
             targets = torch.from_numpy(derive(ids.numpy(), names))
-            return image, torch.where(targets == UNKNOWN, -1.0, targets.float())
+            return intensity(image, generator), torch.where(targets == UNKNOWN, -1.0, targets.float())
+        sampling = self.recipe.sampling
         plain = step >= sampling.plain_from and float(torch.rand((), generator=chance)) < sampling.plain
         image, labels = (turn if plain else warp)(image, labels, sampling.patch[1:], generator)
-        return mirror(intensity(image, generator), labels, sampling.mirrored, chance)
+        return intensity(image, generator), labels
 
     def _cut(self, generator: Generator) -> tuple[Tensor, Tensor, bool]:
         """Image ``(Z, Y, X)``, labels ``(C, Z, Y, X)`` or instances ``(1, Z, Y, X)``, and whether it is the latter."""

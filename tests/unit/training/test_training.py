@@ -10,11 +10,10 @@ import pytest
 import torch
 from tiny_recipe import made
 
-from connectoscope.blockwise.grid import reflected
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.train import Train, run
-from connectoscope.training.augment import blur, mirror, turn, warp
+from connectoscope.training.augment import blur, turn, warp
 from connectoscope.training.recipe import find_data, load_recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler, load_volume
 from connectoscope.training.trainer import Trainer, learning_rate
@@ -71,38 +70,6 @@ def test_plain_patches_hold_stored_voxels_only(recipe: Path) -> None:
     before = Sampler(load_recipe(recipe), volumes)
     assert torch.equal(changed.batch(2)[0], before.batch(2)[0])
     assert not torch.equal(changed.batch(3)[0], before.batch(3)[0])
-
-
-def test_mirrored_patches_end_as_grids_do_beyond_their_borders(recipe: Path) -> None:
-    places = torch.arange(8 * 9 * 1).reshape(8, 9, 1)
-    seen = set()
-    for seed in range(200):
-        image, labels = mirror(places.float(), places, 1.0, torch.Generator().manual_seed(seed))
-        assert torch.equal(image.long(), labels)
-        rows, columns = (image[:, 0, 0] // 9).tolist(), (image[0, :, 0] % 9).tolist()
-        for axis, shown in (("z", rows), ("y", columns)):
-            n = len(shown)
-            cases = [
-                (end, beyond)
-                for beyond in range(1, n // 2 + 1)
-                for end, first, start in (("last", 0, 0), ("first", beyond, -beyond))
-                if shown == (first + reflected(start, start + n, n - beyond)).tolist()
-            ]
-            assert len(cases) == 1, shown
-            seen.add((axis, *cases[0]))
-    assert len(seen) == 2 * (4 + 4)
-
-    parsed = load_recipe(recipe)
-    volumes = [load_volume(parsed, entry) for entry in parsed.volumes]
-    recipe.write_text(RECIPE.replace("batch = 2", "batch = 2\nmirrored = 1.0"))
-    image, labels = Sampler(load_recipe(recipe), volumes).batch(0)
-    for axis in (2, 3, 4):  # two neighbours along every axis are the same
-        n = image.shape[axis]
-        for patch in zip(image, labels, strict=True):
-            same = (patch[0].narrow(axis - 1, 1, n - 1) == patch[0].narrow(axis - 1, 0, n - 1)).movedim(
-                axis - 1, 0
-            )
-            assert same.flatten(1).all(1).sum() == 1
 
 
 def test_blur_keeps_the_mean() -> None:
