@@ -35,7 +35,7 @@ def make_job(tmp_path, volume_file):
 def tell_plan(context: Context, path, source) -> None:
     path.write_text("{}")
     context.plot(
-        "Time against recall", x="time", y="recall", marked={"chosen": (0.2, 0.98)}, tried=[(0.2, 0.98)]
+        "Time against recall", {"tried": [(0.2, 0.98)]}, x="time", y="recall", marked={"chosen": (0.2, 0.98)}
     )
     context.result(
         "plan", path, "cascade", text="Takes 6 minutes instead of 41.", table=[["Time", "41 min", "6 min"]],
@@ -69,7 +69,7 @@ def test_each_job_has_its_plots_and_plan(window, make_job, volume_file, tmp_path
     tell_plan(context, tmp_path / "x.cascade.json", volume_file)
     second, context = make_job("second")
     for step in range(0, 30, 10):
-        context.metric("training", step, loss=3.0 - step / 10)
+        context.metric("training", step, {"loss": 3.0 - step / 10})
     with first.lock(), second.lock():
         for folder in (first, second):
             window.add_job(folder)
@@ -79,7 +79,7 @@ def test_each_job_has_its_plots_and_plan(window, make_job, volume_file, tmp_path
         assert names == ["training — second.ome.zarr", "Time against recall — first.ome.zarr"]
         assert panel.view.plot.series == {"loss": [(0, 3), (10, 2), (20, 1)]}
         assert panel.plan.isHidden()
-        context.metric("training", 30, loss=0.5)
+        context.metric("training", 30, {"loss": 0.5})
         window.jobs.model.watcher(0).poll()
         panel.view.redraw()
         assert list(panel.view._lines["loss"].yData) == [3, 2, 1, 0.5]

@@ -32,8 +32,8 @@ def view(qtbot):
 def test_an_event_of_the_context_is_a_plot(tmp_path):
     context = Context.local(tmp_path / "job")
     context.plot(
-        "recall", x="time", y="recall", marked={"chosen": (0.2, 0.98)},
-        **{"two levels": [(0.1, 0.9), (0.2, None), (0.3, 1.0)], "plain": np.array([3, 4])},
+        "recall", {"two levels": [(0.1, 0.9), (0.2, None), (0.3, 1.0)], "plain": np.array([3, 4])},
+        x="time", y="recall", marked={"chosen": (0.2, 0.98)},
     )  # fmt: skip
     plot = Plot.of(read_events(context.job.events_path)[0][0])
     assert (plot.name, plot.x, plot.y) == ("recall", "time", "recall")

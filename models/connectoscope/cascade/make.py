@@ -149,10 +149,10 @@ def _plot(
     series[_label(chosen)] = sorted({*series[_label(chosen)], point})
     context.plot(
         "time against recall",
+        series,
         x="time relative to one level",
         y="recall relative to one level",
         marked={"chosen": point},
-        **series,
     )
 
 

@@ -161,29 +161,29 @@ class Context:
         """
         self._events.write("result", kind=kind, path=str(Path(path).absolute()), name=name, **facts)
 
-    def metric(self, name: str, step: int, **values: float) -> None:
+    def metric(self, name: str, step: int, values: Mapping[str, float]) -> None:
         """One point of the training curves of the plot ``name``."""
-        self._events.write("metric", name=name, step=step, values=values)
+        self._events.write("metric", name=name, step=step, values=dict(values))
 
     def plot(
         self,
         name: str,
+        series: Mapping[str, Any],
         *,
         x: str = "",
         y: str = "",
         marked: Mapping[str, tuple[float, float]] = _NONE,
-        **series: Any,
     ) -> None:
         """A whole plot; one of the same name takes its place.
 
         Args:
             name: Title.
+            series: Numbers, or (x, y) pairs, by label. A series whose x runs to and fro is drawn as points.
             x: Title of the horizontal axis.
             y: Title of the vertical axis.
             marked: Points that stand out, by label: drawn as stars.
-            series: Numbers, or (x, y) pairs, by label. A series whose x runs to and fro is drawn as points.
         """
-        self._events.write("plot", name=name, x=x, y=y, marked=dict(marked), series=series)
+        self._events.write("plot", name=name, x=x, y=y, marked=dict(marked), series=dict(series))
 
     def event(self, type: str, **facts: Any) -> Event:
         """Write an event of another type."""

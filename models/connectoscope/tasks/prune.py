@@ -115,12 +115,12 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         def report(step: int, values: dict[str, float]) -> None:
             chosen = {k.removeprefix("choose/"): v for k, v in values.items() if k.startswith("choose/")}
             if chosen:
-                context.metric("accuracy on the choosing planes", before + step, **chosen)
+                context.metric("accuracy on the choosing planes", before + step, chosen)
                 units: dict[str, Any] = pruner.balance()
-                context.plot("balance", x="log((1 − a) / a)", y="fan-out", **units)
+                context.plot("balance", units, x="log((1 − a) / a)", y="fan-out")
             else:
-                context.metric("loss", before + step, **values)
-                context.metric("units", before + step, **pruner.figures())
+                context.metric("loss", before + step, values)
+                context.metric("units", before + step, pruner.figures())
             context.progress(before + step, parameters.steps, "pruning")
             context.check_cancelled()
 

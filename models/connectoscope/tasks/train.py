@@ -75,7 +75,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
         context.log(f"goes on from step {trainer.progress.step}")
 
     def report(step: int, values: dict[str, float]) -> None:
-        context.metric("training", step, **values)
+        context.metric("training", step, values)
         context.progress(step, recipe.training.steps, "training")
         context.check_cancelled()
 

@@ -103,7 +103,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     student = Student(geometry, learning, parameters.steps, parameters.seed, context.device)
 
     def report(step: int, loss: float) -> None:
-        context.metric("gate", step, loss=loss)
+        context.metric("gate", step, {"loss": loss})
         context.progress(step, parameters.steps, "training")
         context.check_cancelled()
 

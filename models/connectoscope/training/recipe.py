@@ -7,10 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectoscope.errors import UserError
-from connectoscope.zoo.card import Neurons
+from connectoscope.zoo.card import NAME, Neurons
 
 
 class _Part(BaseModel):
@@ -33,6 +33,13 @@ class Inputs(_Part):
     voxel_size: tuple[float, float, float]
     percentiles: tuple[float, float] = (1.0, 99.0)
 
+    @field_validator("percentiles")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("must be two of 0 to 100, the lower one first")
+        return value
+
 
 class OutputRecipe(_Part):
     """One output channel, in order."""
@@ -40,7 +47,7 @@ class OutputRecipe(_Part):
     name: str
     meaning: str
     instances: bool
-    min_volume_nm3: float = 0.0
+    min_volume_nm3: float = Field(0.0, ge=0)
 
 
 class TrainingVolume(_Part):
@@ -131,7 +138,7 @@ class Recipe(_Part):
     from it (:mod:`connectoscope.training.instances`); ``neurons`` is for the card and has no part in the training.
     """
 
-    name: str
+    name: str = Field(pattern=NAME)
     version: str
     description: str
     seed: int
@@ -145,6 +152,13 @@ class Recipe(_Part):
     training: Training
     neurons: Neurons | None = None
     xray: Xray | None = None
+
+    @field_validator("outputs")
+    @classmethod
+    def _apart(cls, value: tuple[OutputRecipe, ...]) -> tuple[OutputRecipe, ...]:
+        if len({output.name for output in value}) < len(value):
+            raise ValueError("each must have a name of its own")
+        return value
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -46,6 +46,12 @@ def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
         UserError: when a file is missing, a label's shape differs, or an output has no label.
     """
     raw = open_volume(find_data(entry.raw, entry.published))
+    for part in ("train", "choose", "report"):
+        first, last = getattr(entry, part)
+        if not 0 <= first < last <= raw.shape[0]:
+            raise UserError(
+                f"recipe {recipe.name}: {part} = [{first}, {last}] of {entry.name} is no range of its {raw.shape[0]} planes"
+            )
     grid = plane_grid(raw, recipe.inputs.voxel_size)
     low, high = intensity_range(grid.read, grid.shape, *recipe.inputs.percentiles)
     image = normalise(grid.read(Box.of(grid.shape)), low, high)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from connectoscope.errors import UserError
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
 from connectoscope.networks.registry import build_network
 from connectoscope.networks.unet3d import UNet3d
@@ -79,7 +80,13 @@ class Trainer:
         return Sampler(self.recipe, self.volumes)
 
     def make_network(self) -> UNet3d:
-        return build_network(self.recipe.architecture.name, self.recipe.architecture.arguments)
+        network = build_network(self.recipe.architecture.name, self.recipe.architecture.arguments)
+        stride, patch = network.arguments.total_stride, self.recipe.sampling.patch
+        if any(n < 1 or n % s for n, s in zip(patch, stride, strict=True)):
+            raise UserError(
+                f"recipe {self.recipe.name}: patches of {patch} voxels must be multiples of the network's total stride {stride}"
+            )
+        return network
 
     @property
     def signature(self) -> str:

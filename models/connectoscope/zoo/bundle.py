@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from connectoscope.errors import UserError
-from connectoscope.zoo.card import Architecture, Card, Companion, File, Signature
+from connectoscope.zoo.card import NAME, Architecture, Card, Companion, File, Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -320,12 +322,29 @@ def check_new(path: Path, *, replace: bool) -> None:
         replace: A model that is there already may be replaced.
 
     Raises:
-        UserError: something is there that may not be replaced, or it would hide a bundled model.
+        UserError: something is there that may not be replaced, it would hide a bundled model, or it is called as no model
+            may be.
     """
+    if not re.fullmatch(NAME, path.name):
+        raise UserError(
+            f"'{path.name}' is no name for a model: take letters, digits, '.', '_' and '-', a letter or digit first"
+        )
     if is_own(path) and (bundled_models() / path.name / CARD).exists():
         raise UserError(f"a model '{path.name}' comes with connectoscope; choose another name")
     if path.exists() and not (replace and (path / CARD).exists()):
         raise UserError(f"{path} exists; choose another name, or --overwrite where it is a model")
+    if path.exists() and (others := _others(path)):
+        raise UserError(
+            f"{path} also holds {others[0]}, which would be lost: move it away, or choose another name"
+        )
+
+
+def _others(path: Path) -> list[str]:
+    """What in a model's folder is not of the model."""
+    own = {CARD, WEIGHTS, GATE, SIGNATURE, ONNX}
+    with contextlib.suppress(UserError):  # a damaged card may be replaced, too
+        own |= {file.name for file in read_bundle(path).card.files}
+    return sorted(place.name for place in path.iterdir() if place.name not in own)
 
 
 def write_bundle(path: Path, card: Card, tensors: dict[str, Tensor]) -> Bundle:
@@ -379,10 +398,13 @@ def remove_bundle(bundle: Bundle) -> None:
         raise UserError(
             f"{bundle.path.name} came with connectoscope and stays; only your own models are removed"
         )
+    folder = bundle.path.resolve()
     for name in (CARD, *(file.name for file in bundle.card.files)):  # without a card it is no model any more
-        (bundle.path / name).unlink(missing_ok=True)
-    if not any(bundle.path.iterdir()):
-        bundle.path.rmdir()
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+        if bundle.path.is_symlink():
+            bundle.path.unlink()
 
 
 def _half(tensors: dict[str, Tensor]) -> bytes:
@@ -408,6 +430,8 @@ def write_files(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
     """
     if path.exists() and not (path / CARD).exists():
         raise UserError(f"{path} exists and is no model; choose another name")
+    if path.is_symlink():  # what it leads to is replaced
+        path = path.resolve()
     part = path.with_name(path.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a model, and of a file in its folder
 Lengths = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 Steps = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -109,7 +110,7 @@ class Score(_Part):
 
 
 class File(_Part):
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # in the bundle's own folder
+    name: str = Field(pattern=NAME)  # in the bundle's own folder
     sha256: str
 
 
@@ -158,7 +159,7 @@ class Card(_Part):
     """``card.json``."""
 
     schema_: Literal[1] = Field(1, alias="schema")
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     version: str
     description: str
     architecture: Architecture

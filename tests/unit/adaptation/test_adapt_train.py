@@ -10,11 +10,12 @@ import pytest
 from made_domains import membranes, random_bundle, save, tissue
 
 from connectoscope import cli
+from connectoscope.adaptation.patches import read_patches
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.adapt.suggest import AdaptSuggest
 from connectoscope.tasks.adapt.suggest import run as suggest
-from connectoscope.tasks.adapt.train import AdaptTrain, run
+from connectoscope.tasks.adapt.train import AdaptTrain, _as_suggested, run
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import find_model
@@ -80,6 +81,27 @@ def f1(bundle, image, truth):
     low, high = intensity_range(lambda box: image[box.slices], image.shape, 1, 99)
     p = predict_planes(bundle.load_network(), normalise(image, low, high), "cpu")[0]
     return precision_recall(*histograms(p, truth)).best()[0]
+
+
+def test_labels_are_of_what_the_patches_were_suggested_for(target, patches):
+    file = read_patches(patches(2))
+    plain = asked(target, "new")
+    for outputs, instances, target_ in (
+        (("synapses",), False, ("synapses",)),
+        (("boundary",), True, ("membranes",)),
+    ):
+        suggested = file.model_copy(update={"outputs": outputs, "instances": instances})
+        found = _as_suggested(plain, suggested)
+        assert (found.target, found.instances) == (target_, instances)
+    named = plain.model_copy(update={"target": ("mitochondria",)})
+    assert _as_suggested(named, suggested).target == ("mitochondria",)
+    several = file.model_copy(update={"outputs": ("synapses", "boundary")})
+    with pytest.raises(UserError, match="labels of synapses, membranes for these patches: name one"):
+        _as_suggested(plain, several)
+    path = target / "synapses.patches.json"
+    path.write_text(file.model_copy(update={"outputs": ("synapses",)}).model_dump_json(by_alias=True))
+    with pytest.raises(UserError, match="makes membranes, not synapses"):
+        adapt(target, "new", path)
 
 
 def test_interrupted_and_resumed_gives_the_same_bytes(target, patches):

@@ -141,6 +141,12 @@ def test_what_cannot_be_suggested_is_one_line(target, capsys, more, text):
     assert not out.exists()
 
 
+def test_a_file_in_the_place_of_the_labels_is_one_line(target):
+    (target / "raw.labels").write_text("a file")
+    with pytest.raises(UserError, match="is a file, and the labels need a folder"):
+        suggest(target, "raw.patches.json", n=2)
+
+
 def test_a_file_that_is_no_patches_or_overlaps_is_named(tmp_path):
     file = tmp_path / "p.json"
     file.write_text("{}")

@@ -64,8 +64,8 @@ def test_what_is_told_arrives(tmp_path):
     context.warn("thin ice")
     context.warn("thin ice")
     context.result("image", tmp_path / "a.zarr", "probabilities", channels=["synapses"])
-    context.metric("training", 3, loss=0.5)
-    context.plot("curve", loss=[1.0, 0.5])
+    context.metric("training", 3, {"loss": 0.5})
+    context.plot("curve", {"name": [1.0, 0.5]})
     assert [event["type"] for event in heard] == ["log", "warning", "result", "metric", "plot"]
     assert context.job.read_events()[0] == heard
     assert heard[2]["path"] == str(tmp_path / "a.zarr")

@@ -157,6 +157,11 @@ def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
         (("labels = { synapses", "labels = { other"), "no label for the output"),
         (("raw.ome.tif", "gone.ome.tif"), "is missing; get it from nowhere"),
         (("centred = { synapses", "centred = { cells"), "centred names"),
+        (("train = [0, 6]", "train = [0, 99]"), "train = .0, 99. of .* is no range of its"),
+        (("train = [0, 6]", "train = [-2, 4]"), "is no range of its"),
+        (("patch = [4, 32, 32]", "patch = [4, 33, 33]"), "multiples of the network's total stride"),
+        (('name = "tiny', 'name = "my tiny'), "name: String should match"),
+        (("voxel_size =", "percentiles = [99, 1]\nvoxel_size ="), "the lower one first"),
     ],
 )
 def test_bad_recipes_are_named(recipe: Path, change: tuple[str, str], message: str) -> None:

@@ -194,6 +194,33 @@ def test_nothing_foreign_is_overwritten(bundle: Bundle, tmp_path: Path) -> None:
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["my model", "-dash", "_a", "münchen"])
+def test_a_name_that_no_card_allows_is_refused_before_the_work(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is no name for a model"):
+        check_new(tmp_path / name, replace=False)
+
+
+def test_a_model_is_not_replaced_with_what_else_lies_there(bundle: Bundle, tmp_path: Path) -> None:
+    check_new(bundle.path, replace=True)
+    (bundle.path / "labels.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"also holds labels\.txt, which would be lost"):
+        check_new(bundle.path, replace=True)
+
+
+def test_a_link_to_a_model_is_followed(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(bundle.path)
+    torch.manual_seed(1)
+    write_bundle(link, bundle.card, UNet3d(ARGUMENTS).state_dict())
+    assert link.is_symlink()
+    assert find_model("small").hash != bundle.hash
+    assert run_models("remove", str(link), capsys=capsys)[0] == 0
+    assert not bundle.path.exists()
+    assert not link.is_symlink()
+
+
 def run_models(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     code = cli.run(["models", *words])
     out, err = capsys.readouterr()

@@ -94,10 +94,10 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
         points = domain_map({here: vectors, **sources})
         context.plot(
             "domains",
+            {name: p[::4].round(4).tolist() for name, p in points.items()},
             x="first main axis of the features",
             y="second main axis",
             marked={"this volume": _centre(points[here])},
-            **{name: p[::4].round(4).tolist() for name, p in points.items()},
         )
         centres = {name: _centre(p) for name, p in points.items()}
     else:
@@ -129,6 +129,9 @@ def _unfit(bundle: Bundle, space: str, common: Bundle | None) -> str | None:
     """Why a model cannot be judged, and what to do; None where it can."""
     name, signature = bundle.path.name, bundle.card.signature
     how = f"make one: connectoscope adapt sign {name} OUT --on SRC"
+    if bundle.card.reconstructs or bundle.card.imported:
+        what = "makes EM from X-ray" if bundle.card.reconstructs else "is an imported ONNX network"
+        return f"model '{name}' {what}, whose features cannot be compared: leave it out"
     if signature is None:
         return f"model '{name}' has no signature of its training data; {how}"
     if space == "common" and (

@@ -88,6 +88,8 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
         raise UserError(f"{out} exists; choose another name, or --overwrite")
     check_writable(out)
     starts = labels_folder(out) if parameters.starts is None else Path(parameters.starts)
+    if starts.exists() and not starts.is_dir():
+        raise UserError(f"{starts} is a file, and the labels need a folder: choose another with --starts")
     if starts.exists() and any(starts.iterdir()) and not context.resumed:
         raise UserError(f"{starts} holds files already, labels perhaps; choose another name, or move it away")
     bundle = find_model(parameters.model)

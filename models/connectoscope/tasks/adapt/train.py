@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from connectoscope.adaptation.finetune import Outcome
+    from connectoscope.adaptation.patches import PatchFile
     from connectoscope.evaluation.voxels import PrecisionRecall
     from connectoscope.jobs.context import Context
     from connectoscope.zoo import Bundle, Card
@@ -46,10 +47,13 @@ class AdaptTrain(OnVolume):
         help="Labels of the patches: a volume in the frame of the image, or a folder with a file ID.tif for each.",
     )
     target: tuple[str, ...] = parameter(
-        (), help="The one output of the model that the labels are of. Default: membranes, else its only one."
+        (),
+        help="The one output of the model that the labels are of. Default: that of the patches, else membranes.",
     )
     instances: bool = parameter(
-        False, help="The labels are instances (neurons, cells); their boundaries are learned."
+        False,
+        help="The labels are instances (neurons, cells), as those of patches that were suggested with --instances; their "
+        "boundaries are learned.",
     )
     steps: int = parameter(150, ge=1, help="Updates of the weights, at most.")
     learning_rate: float = parameter(3e-4, gt=0, le=1, advanced=True, help="Step of the weights.")
@@ -92,14 +96,16 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
         raise UserError("--patches and --labels go together; without both, only statistics are taken anew")
     if len(parameters.target) > 1:
         raise UserError("labels are of one output: name one --target")
+    file = None if parameters.patches is None else read_patches(Path(parameters.patches))
+    if file is not None:
+        parameters = _as_suggested(parameters, file)
     channel = output_index(bundle.card, parameters.target[0] if parameters.target else None)
     volume = open_source(parameters, parameters.on)
     for text in volume.warnings:
         context.warn(text)
     grid = sees(bundle.card, volume)
     boxes, masks = [], []
-    if parameters.patches is not None and parameters.labels is not None:
-        file = read_patches(Path(parameters.patches))
+    if file is not None and parameters.labels is not None:
         check_source(file, volume)
         boxes = [patch.voxels for patch in file.patches]
         masks = read_labels(Path(parameters.labels), file.patches, volume, instances=parameters.instances)
@@ -131,7 +137,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     def report(stage: int, step: int, values: dict[str, float]) -> None:
         name = "patch held back" if "choose" in values else "loss"
         series = f"patch {stage + 1}" if stage < tuning.folds else "all patches"
-        context.metric(name, step, **{series: next(iter(values.values()))})
+        context.metric(name, step, {series: next(iter(values.values()))})
         context.progress(stage * plan.steps + step, total, "fine-tuning")
         context.check_cancelled()
 
@@ -204,6 +210,27 @@ def _verdict(outcome: Outcome, scores: dict[str, dict[str, float]]) -> str:
     return f"{WORDS[outcome.kept]} (best F1 on {where}: {figures})."
 
 
+def _as_suggested(parameters: AdaptTrain, file: PatchFile) -> AdaptTrain:
+    """Where it is not said what the labels are of: what the patches were suggested for.
+
+    Raises:
+        UserError: there are labels of several outputs.
+    """
+    from connectoscope.errors import UserError
+    from connectoscope.segmentation.targets import SHOWN_AS
+
+    target = parameters.target
+    if not target:
+        names = [SHOWN_AS.get(name, name) for name in file.outputs or ([file.target] if file.target else [])]
+        if len(names) > 1:
+            raise UserError(
+                f"there are labels of {', '.join(names)} for these patches: name one with --target"
+            )
+        target = tuple(names)
+    instances = parameters.instances or file.instances
+    return parameters.model_copy(update={"target": target, "instances": instances})
+
+
 def _card(
     bundle: Bundle,
     out: Path,
@@ -233,7 +260,7 @@ def _card(
         "scores": scores,
     }
     return old.model_copy(
-        update={
+        update={  # the name was checked before anything was learned
             "name": out.name,
             "version": "1",
             "description": f"{old.description.rstrip('.')}; adapted to {name} with {count} labelled patches.",
