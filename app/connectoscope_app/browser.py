@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -46,6 +47,7 @@ class VolumeBrowser(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("panel")
+        self.setMinimumWidth(200)
         self.tree = QTreeWidget()
         self.tree.setHeaderHidden(True)
         self.tree.setRootIsDecorated(False)
@@ -142,14 +144,15 @@ class VolumeDetails(QWidget):
         self._layout.addWidget(self._content)
 
     def _describe(self, volume: Volume, column: QVBoxLayout) -> None:
-        name = _label(volume.name)
+        name = _label(re.sub(r"([_.-])", "\\1\u200b", volume.name))  # a long name can be broken there
         name.setObjectName("heading")
         name.setToolTip(volume.source)
         column.addWidget(name)
         if volume.unit is None:
             column.addWidget(self._ask_voxel_size())
-        # Where the voxel size is asked for just above, the hint at the terminal's option would only confuse.
-        warnings = [w for w in volume.warnings if volume.unit is not None or "--voxel-size" not in w]
+        # What is asked for just above, or chosen just below, needs no hint at the terminal's option.
+        asked = ("--channel", "--time", *(("--voxel-size",) if volume.unit is None else ()))
+        warnings = [w for w in volume.warnings if not any(option in w for option in asked)]
         if warnings:
             column.addWidget(_banner("\n".join(_without_name(w, volume) for w in warnings)))
         facts = QFormLayout()

@@ -33,13 +33,13 @@ class Link:
         self._busy = False
         for source, target in ((first, second), (second, first)):
             for name in _CAMERA:
-                self._follow(source.scene.camera, target.scene.camera, name)
+                self._follow(source, source.scene.camera, target.scene.camera, name)
             for name in _DIMS:
-                self._follow(source.dims, target.dims, name)
+                self._follow(source, source.dims, target.dims, name)
 
-    def _follow(self, source: Any, target: Any, name: str) -> None:
+    def _follow(self, viewer: ViewerModel, source: Any, target: Any, name: str) -> None:
         def changed(_event: object = None) -> None:
-            if self.on:
+            if self.on and viewer.layers:  # an empty one looks at nothing
                 self._copy(source, target, name)
 
         getattr(source.events, name).connect(changed)
@@ -83,13 +83,13 @@ class Comparison(QObject):
 
     def open(self, path: str, ready: Callable[[ViewerModel], None]) -> None:
         """Make room for the reconstruction at ``path``; ``ready`` gets the viewer at the right for its layers."""
-        if self._path == path:
-            ready(self._window.panes.models[1])
-            return
         marks = read_marks(path)
         asked = marks["request"]["parameters"]
         window, source = self._window, str(asked["source"])
         main = window.panes.models[0]
+        if self._path == path and any(source_of(layer) == source for layer in main.layers):
+            ready(window.panes.models[1])
+            return
 
         def opened(layer: Layer, volume: Volume) -> None:
             window.volume_opened(source, layer, volume)

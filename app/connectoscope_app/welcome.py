@@ -33,6 +33,7 @@ class WelcomePage(QWidget):
         )
         hint.setObjectName("welcomeHint")
         hint.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        hint.setWordWrap(True)
         buttons = QHBoxLayout()
         buttons.setSpacing(10)
         buttons.addStretch(1)
@@ -62,8 +63,9 @@ class WelcomePage(QWidget):
         layout.setContentsMargins(30, 30, 30, 30)
         layout.setSpacing(12)
         layout.addStretch(2)
-        for widget in (picture, title, hint):
+        for widget in (picture, title):
             layout.addWidget(widget, 0, Qt.AlignmentFlag.AlignHCenter)
+        layout.addWidget(hint)
         layout.addSpacing(6)
         layout.addLayout(buttons)
         layout.addSpacing(20)
@@ -80,9 +82,9 @@ class WelcomePage(QWidget):
             card = QPushButton(f"{name}\n{description}")
             card.setObjectName("welcomeCard")
             card.setMinimumSize(215, 62)
-            card.setToolTip(f"Open the bundled sample {name}")
+            card.setToolTip(f"Open the bundled sample {name}: {description}")
             card.clicked.connect(lambda _=False, s=source: self.chosen.emit(s))
-            self._cards.addWidget(card, *divmod(place, 3))
+            self._cards.addWidget(card, *divmod(place, 2))
 
     def set_drag(self, over: bool) -> None:
         """Mark the page while something that can be opened is held over the window."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,7 @@ class MainWindow(QMainWindow):
                     return
                 if instead_of in viewer.layers:
                     viewer.layers.remove(instead_of)
+                    layer.name = re.sub(r" \[\d+\]$", "", layer.name)  # as which napari told the two apart
             self.volume_opened(source, layer, volume)
 
         def failed(line: str) -> None:

@@ -29,6 +29,20 @@ class Unwritable(UserError):
     """A place that does not take what is made; its cause says why."""
 
 
+class Taken(UserError):
+    """The place of a result is that of another run's.
+
+    Attributes:
+        reason: What is there, and how the two differ; what to do is said by who can do it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}. Ask for the same again to resume it, choose another destination, or use --overwrite"
+        )
+        self.reason = reason
+
+
 class SeveralVolumes(UserError):
     """Several volumes where one must be named.
 

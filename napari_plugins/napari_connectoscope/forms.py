@@ -22,6 +22,7 @@ from superqt import QCollapsible
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
 from connectoscope.volumes.endings import short_name
+from connectoscope.volumes.geometry import Box, parse_box
 from napari_connectoscope.fields import (
     BoxField,
     ChecksField,
@@ -33,6 +34,7 @@ from napari_connectoscope.fields import (
 from napari_connectoscope.source_field import SourceField
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
+    finest,
     layer_facts,
     length_unit,
     snapshot,
@@ -290,6 +292,7 @@ class TaskForm(QWidget):
                     label = self.label(name)
                     wanted = (self._infos[name].description or "").removeprefix(f"{label}: ")
                     raise UserError(f"{label} is empty: {wanted}")
+            self._check_boxes(values)
             return self.task.parameters.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
@@ -303,6 +306,23 @@ class TaskForm(QWidget):
         except UserError as error:
             self.show_error(str(error))
             raise
+
+    def _check_boxes(self, values: Mapping[str, Any]) -> None:
+        """Raises UserError for a box that is none, or that the source's layer does not hold."""
+        layer = self.layer()
+        for name, field in self.fields.items():
+            if not isinstance(field, BoxField) or not values.get(name):
+                continue
+            try:
+                box = parse_box(values[name])
+            except UserError as error:
+                raise UserError(f"{self.label(name)}: {error}") from None
+            if layer is None or values.get("level"):
+                continue
+            shape = tuple(int(n) for n in finest(layer).shape[-3:])
+            if len(shape) == 3 and not Box.of(shape).contains(box):
+                inside = ",".join(f"0:{n}" for n in shape)
+                raise UserError(f"{self.label(name)}: {box} is not inside layer '{layer.name}', which is {inside}")
 
     def reveal(self, name: str) -> None:
         """Bring one parameter into sight, for a question about it."""

@@ -27,7 +27,7 @@ from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.stores import Location, is_url
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
 from napari_connectoscope.lazy import LivePyramid
-from napari_connectoscope.sources import finest
+from napari_connectoscope.sources import finest, in_view, viewer_to_layer
 from napari_connectoscope.threads import background
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -43,6 +43,7 @@ COLOURS = {
 _OTHER_COLOURS = ("#5aa9ff", "#ff6b5a", "#b48cff", "#2ee6e6", "#e6e62e")
 TITLES = {"boundary": "Membranes"}
 
+_FILLS = 0.9  # of the canvas, by a layer that is flown to
 _SAMPLED_VOXELS = 1 << 22
 _SAMPLED_BOX = (32, 128, 128)
 
@@ -186,14 +187,27 @@ def add_volume(
 
 
 def _add_source(viewer: ViewerModel, layer: Layer) -> None:
-    """Add a volume's layer; the first one is shown at its middle section."""
+    """Add a volume's layer; the first one, and one that lies elsewhere, is shown at its middle section."""
     first = not viewer.layers
     viewer.add_layer(layer)
-    if not first:
-        return
-    middle = layer.data_to_world([n // 2 for n in finest(layer).shape])
-    for axis in viewer.dims.not_displayed:
-        viewer.dims.set_point(axis, middle[axis])
+    if first:
+        middle = layer.data_to_world([n // 2 for n in finest(layer).shape])
+        for axis in viewer.dims.not_displayed:
+            viewer.dims.set_point(axis, middle[axis])
+    elif layer.ndim >= 3 and not in_view(viewer, layer):
+        fly_to_layer(viewer, layer)
+
+
+def fly_to_layer(viewer: ViewerModel, layer: Layer) -> None:
+    """Show all of a layer's middle section."""
+    low, high = layer.extent.world[:, -3:] / viewer_to_layer(viewer, layer)[-3:]
+    for axis in range(3):
+        viewer.dims.set_point(viewer.dims.ndim - 3 + axis, float((low + high)[axis] / 2))
+    viewer.scene.camera.center = tuple((low + high) / 2)
+    shown = [max(float((high - low)[axis - viewer.dims.ndim]), 1e-9) for axis in viewer.dims.displayed]
+    viewer.scene.camera.zoom = _FILLS * min(
+        n / s for n, s in zip(viewer.canvas.size, shown[-2:], strict=True)
+    )
 
 
 def open_in_background(

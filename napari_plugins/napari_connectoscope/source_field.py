@@ -24,6 +24,8 @@ class SourceField(Field):
         self.combo = QComboBox()
         self.combo.setEditable(True)
         self.combo.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.combo.setMinimumContentsLength(12)  # a long name is scrolled, and pushes nothing out of the form
         self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.combo.lineEdit().setPlaceholderText("layer, file, folder, URL or sample:NAME")
         self._add(self.combo, 1)

@@ -78,7 +78,7 @@ def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) 
     shape = [1] * (3 - layer.ndim) + [int(n) for n in finest(layer).shape[-3:]]
     if viewer.dims.ndisplay == 3:
         return Box.of(tuple(shape))
-    ratios = _viewer_to_layer(viewer, layer)
+    ratios = viewer_to_layer(viewer, layer)
     height, width = (n / viewer.scene.camera.zoom for n in viewer.canvas.size)
     extent = dict(zip(viewer.dims.displayed, (height, width), strict=True))
     centre = dict(zip(viewer.dims.displayed, viewer.scene.camera.center[-2:], strict=True))
@@ -102,7 +102,21 @@ def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) 
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
-def _viewer_to_layer(viewer: ViewerModel, layer: Layer) -> list[float]:
+def in_view(viewer: ViewerModel, layer: Layer) -> bool:
+    """Whether anything of ``layer`` (3D) is shown: in 2D, its section and its pixels are within what is displayed."""
+    if visible_box(viewer, layer).size == 0:
+        return False
+    ratios, shape = viewer_to_layer(viewer, layer), finest(layer).shape
+    for axis in (-3, -2, -1):
+        if viewer.dims.ndim + axis in viewer.dims.displayed:
+            continue
+        at = viewer.dims.point[axis] * ratios[axis]
+        if not -1 <= (at - layer.translate[axis]) / layer.scale[axis] <= shape[axis]:
+            return False
+    return True
+
+
+def viewer_to_layer(viewer: ViewerModel, layer: Layer) -> list[float]:
     """Factors from the viewer's world units to the layer's own."""
     units = viewer.layers.units
     if units is None:

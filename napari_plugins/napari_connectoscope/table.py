@@ -113,11 +113,17 @@ class TableModel(QAbstractTableModel):
         if not 0 <= column < len(self._shown):
             return
         self.layoutAboutToBeChanged.emit()
+        kept = self.persistentIndexList()  # what is selected, say: it stays with its object
+        objects = [self._order[index.row()] for index in kept]
         j = self._shown[column]
         self._order.sort(
             key=lambda i: (isinstance(self.table.rows[i][j], str), self.table.rows[i][j]),
             reverse=order == Qt.SortOrder.DescendingOrder,
         )
+        if kept:
+            rows = {number: row for row, number in enumerate(self._order)}
+            moved = [self.index(rows[n], index.column()) for n, index in zip(objects, kept, strict=True)]
+            self.changePersistentIndexList(kept, moved)
         self.layoutChanged.emit()
 
     def row(self, row: int) -> dict[str, Any]:
@@ -165,10 +171,13 @@ class ObjectTable(QWidget):
         Raises:
             UserError: when it cannot be read.
         """
-        old = self.model
+        old, header = self.model, self.view.horizontalHeader()
+        column, order = header.sortIndicatorSection(), header.sortIndicatorOrder()
         self.model = TableModel(read_table(Path(path)), self)
+        if old is None or old.table.columns != self.model.table.columns:
+            column, order = 0, Qt.SortOrder.AscendingOrder
         self.view.setModel(self.model)
-        self.view.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        self.view.sortByColumn(column, order)
         if old is not None:
             old.deleteLater()
         count = self.model.rowCount()

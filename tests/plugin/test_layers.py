@@ -18,7 +18,7 @@ from napari_connectoscope.results import (
     probability_layers,
     refresh_result,
 )
-from napari_connectoscope.sources import source_of, visible_box
+from napari_connectoscope.sources import in_view, source_of, visible_box
 
 PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20)}
 
@@ -186,3 +186,20 @@ def test_a_corrupt_chunk_is_black_and_said(viewer, tmp_path, pixels, qtbot):
     np.testing.assert_array_equal(np.asarray(shown[2:9, ::-2]), seen[2:9, ::-2])
     np.testing.assert_array_equal(np.asarray(shown[5]), seen[5])
     assert layer.contrast_limits[0] >= pixels.min()
+
+
+def test_a_volume_that_lies_elsewhere_is_flown_to(viewer, volume_path, pixels):
+    """A finer layer in micrometres, far away: it would not be seen."""
+    viewer.canvas.size = (200, 200)
+    first = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    viewer.scene.camera.center = tuple(first.data_to_world((6, 48, 40)))
+    viewer.scene.camera.zoom = 0.4
+    before = viewer.scene.camera.center
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    assert viewer.scene.camera.center == before  # in view: the view stays
+    far = open_volume(volume_path, voxel_size="5,2,2um")
+    layer = add_volume(viewer, far, contrast=(0, 255))
+    assert in_view(viewer, layer)
+    box = visible_box(viewer, layer, depth=1)
+    assert box.shape[1:] == layer.data[0].shape[1:]
+    assert box.start[0] in (5, 6)

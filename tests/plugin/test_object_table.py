@@ -87,3 +87,17 @@ def test_headers_are_shown_in_full(table):
     header = table.view.horizontalHeader()
     for column in range(table.model.columnCount()):
         assert header.sectionSize(column) >= header.sectionSizeHint(column)
+
+
+def test_the_selection_stays_with_its_object_and_the_order_with_the_table(table, tmp_path):
+    table.view.selectRow(1)
+    (chosen,) = table.view.selectionModel().selectedRows()
+    number = table.model.row(chosen.row())["id"]
+    for column_, order in ((4, Qt.SortOrder.AscendingOrder), (0, Qt.SortOrder.DescendingOrder)):
+        table.view.sortByColumn(column_, order)
+        (chosen,) = table.view.selectionModel().selectedRows()
+        assert table.model.row(chosen.row())["id"] == number
+    again = tmp_path / "again.csv"
+    again.write_text(CSV)
+    table.load(again)
+    assert column(table, 0) == ["10", "2", "1"]

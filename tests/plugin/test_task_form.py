@@ -240,3 +240,29 @@ def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
     viewer.layers.remove("third")
     other.name = "renamed"
     assert form.values()["source"] == "/data/elsewhere.tif"
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ("nonsense", "Box: .*z0:z1,y0:y1,x0:x1"),
+        ("0:900,0:64,0:64", "Box: 0:900,0:64,0:64 is not inside layer 'cell', which is 0:12,0:96,0:80"),
+    ],
+)
+def test_a_box_that_cannot_be_is_told_in_the_form(make_form, viewer, volume_path, box, said):
+    from connectoscope.volumes import open_volume
+    from napari_connectoscope.layers import add_volume
+
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    form = make_form("segment", viewer, {"model": "synapse-vnc", "box": box})
+    with pytest.raises(UserError, match=said):
+        form.submission()
+    assert form.error_text
+    form.set_values({"box": "0:12,0:64,0:64"})
+    form.submission()
+
+
+def test_a_long_name_does_not_widen_the_form(make_form, viewer, pixels):
+    narrow = make_form("segment", viewer).minimumSizeHint().width()
+    viewer.add_image(pixels, name="x" * 170)
+    assert make_form("segment", viewer).minimumSizeHint().width() <= narrow + 20

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.events import FINAL_EVENTS, Event, EventWriter, Listener, last_event, read_events
 from connectoscope.jobs.lock import Holder, JobLock, lock_holder
 from connectoscope.jobs.request import JobRequest
@@ -184,10 +184,7 @@ class JobFolder:
         if not self.has_begun():
             return False
         what = "was made by" if done else "holds an unfinished run of"
-        raise UserError(
-            f"{self.path} {what} another request: {'; '.join(different)}. "
-            "Ask for the same again to resume it, choose another destination, or use --overwrite"
-        )
+        raise Taken(f"{self.path} {what} another request: {'; '.join(different)}")
 
     def _take_over(self, request: JobRequest) -> None:
         """What may change between two runs: who does the blocks, and switches that can be added."""

@@ -325,14 +325,14 @@ def check_new(path: Path, *, replace: bool) -> None:
         UserError: something is there that may not be replaced, it would hide a bundled model, or it is called as no model
             may be.
     """
-    if not re.fullmatch(NAME, path.name):
-        raise UserError(
-            f"'{path.name}' is no name for a model: take letters, digits, '.', '_' and '-', a letter or digit first"
-        )
     if is_own(path) and (bundled_models() / path.name / CARD).exists():
         raise UserError(f"a model '{path.name}' comes with connectoscope; choose another name")
     if path.exists() and not (replace and (path / CARD).exists()):
         raise UserError(f"{path} exists; choose another name, or --overwrite where it is a model")
+    if not re.fullmatch(NAME, path.name):
+        raise UserError(
+            f"'{path.name}' is no name for a model: take letters, digits, '.', '_' and '-', a letter or digit first"
+        )
     if path.exists() and (others := _others(path)):
         raise UserError(
             f"{path} also holds {others[0]}, which would be lost: move it away, or choose another name"

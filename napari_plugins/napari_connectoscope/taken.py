@@ -1,0 +1,59 @@
+"""A run whose result would lie where another one's is: replace that, or keep both?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from qtpy.QtWidgets import QMessageBox, QWidget
+
+from connectoscope.errors import Taken
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.paths import expanded
+from napari_connectoscope.submission import Submission
+
+REPLACE, BOTH, CANCEL = "Replace it", "Keep both", "Cancel"
+
+
+def start(
+    submission: Submission, progress: Callable[[int, int], None] = lambda done, total: None
+) -> JobFolder | Taken:
+    """In a thread: :meth:`Submission.run`, or what :func:`decided` must ask about."""
+    try:
+        return submission.run(progress)
+    except Taken as taken:
+        return taken
+
+
+def decided(submission: Submission, taken: Taken, parent: QWidget) -> Submission | None:
+    """What is to be started instead, as the user says; None: nothing."""
+    name = submission.task.destination or ""
+    place = expanded(str(submission.values[name])).absolute()
+    free = free_name(place)
+    answer = ask(f"{taken.reason}.\n\n{BOTH} makes {free.name}.", parent)
+    if answer == REPLACE:
+        return replace(submission, options={**submission.options, "overwrite": True})
+    return replace(submission, values={**submission.values, name: str(free)}) if answer == BOTH else None
+
+
+def ask(text: str, parent: QWidget) -> str:
+    """One of the three answers."""
+    box = QMessageBox(QMessageBox.Icon.Question, "Connectoscope", text, parent=parent)
+    box.addButton(REPLACE, QMessageBox.ButtonRole.DestructiveRole)
+    keep = box.addButton(BOTH, QMessageBox.ButtonRole.AcceptRole)
+    box.addButton(CANCEL, QMessageBox.ButtonRole.RejectRole)
+    box.setDefaultButton(keep)
+    box.exec()
+    clicked = box.clickedButton()
+    box.deleteLater()
+    return CANCEL if clicked is None else clicked.text().replace("&", "")
+
+
+def free_name(path: Path) -> Path:
+    """``NAME-2.ome.zarr``, or the first number under which neither a result nor a job is."""
+    stem, dot, ending = path.name.partition(".")
+    names = (path.with_name(f"{stem}-{i}{dot}{ending}") for i in count(2))
+    return next(p for p in names if not (os.path.lexists(p) or os.path.lexists(f"{p}.job")))
