@@ -322,7 +322,9 @@ class TaskForm(QWidget):
             shape = tuple(int(n) for n in finest(layer).shape[-3:])
             if len(shape) == 3 and not Box.of(shape).contains(box):
                 inside = ",".join(f"0:{n}" for n in shape)
-                raise UserError(f"{self.label(name)}: {box} is not inside layer '{layer.name}', which is {inside}")
+                raise UserError(
+                    f"{self.label(name)}: {box} is not inside layer '{layer.name}', which is {inside}"
+                )
 
     def reveal(self, name: str) -> None:
         """Bring one parameter into sight, for a question about it."""

@@ -33,7 +33,8 @@ def decided(submission: Submission, taken: Taken, parent: QWidget) -> Submission
     name = submission.task.destination or ""
     place = expanded(str(submission.values[name])).absolute()
     free = free_name(place)
-    answer = ask(f"{taken.reason}.\n\n{BOTH} makes {free.name}.", parent)
+    reason = taken.reason.replace(f"{place}.job", place.name)  # the user knows of the result, not of its job
+    answer = ask(f"{reason}.\n\n'{BOTH}' makes {free.name}.", parent)
     if answer == REPLACE:
         return replace(submission, options={**submission.options, "overwrite": True})
     return replace(submission, values={**submission.values, name: str(free)}) if answer == BOTH else None

@@ -34,6 +34,7 @@ def test_what_the_user_says_is_done(submission, tmp_path, monkeypatch, answer):
     again = taken.decided(submission, found, None)
     assert "threshold was None, now 90" in asked[0]
     assert "out-3.ome.zarr" in asked[0]
+    assert asked[0].startswith("out.ome.zarr was made by")
     assert "--overwrite" not in asked[0]
     if answer == taken.CANCEL:
         assert again is None
