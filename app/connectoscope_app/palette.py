@@ -59,14 +59,17 @@ class CommandPalette(QDialog):
         self.search.setFocus()
 
     def filter(self, query: str) -> None:
-        first = None
-        for row in range(self.list.count()):
-            item = self.list.item(row)
-            command: Command = item.data(Qt.ItemDataRole.UserRole)
-            item.setHidden(not matches(query, f"{command.palette_text} {command.tooltip}"))
-            if first is None and not item.isHidden():
-                first = row
-        self.list.setCurrentRow(-1 if first is None else first)
+        """Commands whose names match; where there are none, those whose tooltips do. The earliest match is chosen."""
+        items = [self.list.item(row) for row in range(self.list.count())]
+        commands: list[Command] = [item.data(Qt.ItemDataRole.UserRole) for item in items]
+        named = [matches(query, command.palette_text) for command in commands]
+        found = named if any(named) else [matches(query, f"{c.palette_text} {c.tooltip}") for c in commands]
+        for item, shown in zip(items, found, strict=True):
+            item.setHidden(not shown)
+        rows = [row for row, shown in enumerate(found) if shown]
+        word = (query.lower().split() or [""])[0]
+        place = [command.title.lower().find(word) % 999 for command in commands]  # not in the title: last
+        self.list.setCurrentRow(min(rows, key=lambda row: place[row], default=-1))
 
     def visible_commands(self) -> list[Command]:
         items = (self.list.item(row) for row in range(self.list.count()))

@@ -71,6 +71,10 @@ def test_empty_menus_are_hidden(window):
 def test_palette_finds_and_runs(window, qtbot):
     assert matches("syn seg", "Segment: Synapses")
     palette = commands.open_palette(window)
+    qtbot.keyClicks(palette.search, "synap")
+    assert all("ynaps" in c.palette_text for c in palette.visible_commands())
+    assert palette.list.currentItem().text().startswith("Segment: Synapses")
+    palette.search.clear()
     qtbot.keyClicks(palette.search, "light colours")
     assert [c.title for c in palette.visible_commands()] == ["Light"]
     qtbot.keyClick(palette.search, Qt.Key.Key_Return)
