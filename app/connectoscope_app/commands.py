@@ -63,7 +63,7 @@ def _file(window: MainWindow) -> list[Command]:
         command("Open URL…", "Open a volume on the web", partial(open_url, window), "Ctrl+U", 0),
         command("Save Screenshot…", "Save what the viewer shows as an image", partial(save_screenshot, window),
                 "Ctrl+Shift+S", 2),
-        command("Close Volumes", "Remove all layers from the viewer; files stay", window.panes.clear,
+        command("Close Volumes", "Remove all layers and tables from the window; files stay", window.close_volumes,
                 "Ctrl+Shift+W", 2),
         command("Close", "Close the window; running jobs go on", window.close, "Ctrl+W", 3),
     ]  # fmt: skip

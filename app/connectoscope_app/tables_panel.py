@@ -10,6 +10,8 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 from connectoscope.errors import UserError
 from napari_connectoscope.table import ObjectTable
 
+_HINT = "Objects of a job appear here; a click flies to them."
+
 
 class TablesPanel(QWidget):
     """``fly_wanted`` carries a world position (z, y, x) and its unit."""
@@ -22,7 +24,7 @@ class TablesPanel(QWidget):
         self.choice = QComboBox()
         self.choice.setAccessibleName("Table")
         self.choice.setMinimumWidth(260)
-        self.hint = QLabel("Objects of a job appear here; a click flies to them.")
+        self.hint = QLabel(_HINT)
         self.hint.setObjectName("muted")
         self.table = ObjectTable(None, self)
         self.table.view.setAccessibleName("Objects")
@@ -53,6 +55,14 @@ class TablesPanel(QWidget):
         self.choice.setCurrentIndex(index)
         self.choice.show()
         self._load(path)
+
+    def clear(self) -> None:
+        """Forget all tables; their files stay."""
+        self.choice.clear()
+        self.choice.hide()
+        self.table.clear()
+        self.hint.setText(_HINT)
+        self.hint.show()
 
     def _load(self, path: str) -> None:
         try:

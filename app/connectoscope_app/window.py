@@ -275,6 +275,11 @@ class MainWindow(QMainWindow):
         for warning in volume.warnings:
             self.log.appendPlainText(f"{volume.name}: {warning}")
 
+    def close_volumes(self) -> None:
+        """Remove all layers, and the tables of their objects."""
+        self.panes.clear()
+        self.tables.clear()
+
     def label_patches(self, path: Path) -> None:
         """Go on with the labelling of a file of patches."""
         self.labels.open(path)

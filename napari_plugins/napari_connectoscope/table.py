@@ -183,6 +183,14 @@ class ObjectTable(QWidget):
         count = self.model.rowCount()
         self.summary.setText(f"{count:,} object{'' if count == 1 else 's'} · {Path(path).stem}")
 
+    def clear(self) -> None:
+        """Show no table."""
+        if self.model is not None:
+            self.view.setModel(None)
+            self.model.deleteLater()
+        self.model = None
+        self.summary.clear()
+
     def _go(self, index: QModelIndex) -> None:
         if self.model is None or not index.isValid():
             return

@@ -72,6 +72,11 @@ def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job
     view.clicked.emit(view.model().index(0, 0))
     assert window.viewer.scene.camera.center[-2:] == (40.0, 120.0)
     assert window.viewer.dims.point[0] == 80.0
+    window.close_volumes()
+    assert (len(window.viewer.layers), window.tables.table.model) == (0, None)
+    assert not window.tables.hint.isHidden()
+    window.results.show(job)
+    assert window.tables.table.model.rowCount() == 2
 
 
 def test_jobs_are_there_again_in_the_next_window(make_window, qtbot, job):
