@@ -58,10 +58,8 @@ class VolumeBrowser(QWidget):
         self._samples = self._group("Samples")
         self._recent = self._group("Recent")
         self.tree.itemClicked.connect(self._activate)
-        for key in (
-            Qt.Key.Key_Return,
-            Qt.Key.Key_Enter,
-        ):  # itemActivated would open twice what is double-clicked
+        # Not itemActivated, which would open twice what is double-clicked.
+        for key in (Qt.Key.Key_Return, Qt.Key.Key_Enter):
             enter = QShortcut(QKeySequence(key), self.tree, context=Qt.ShortcutContext.WidgetShortcut)
             enter.activated.connect(lambda: self._activate(self.tree.currentItem()))
         self.details = VolumeDetails()

@@ -66,10 +66,11 @@ class CommandPalette(QDialog):
         found = named if any(named) else [matches(query, f"{c.palette_text} {c.tooltip}") for c in commands]
         for item, shown in zip(items, found, strict=True):
             item.setHidden(not shown)
-        rows = [row for row, shown in enumerate(found) if shown]
         word = (query.lower().split() or [""])[0]
-        place = [command.title.lower().find(word) % 999 for command in commands]  # not in the title: last
-        self.list.setCurrentRow(min(rows, key=lambda row: place[row], default=-1))
+        # How much of a title comes before the match: all of it where it is in the menu's name or the tooltip.
+        before = [len(command.title.lower().partition(word)[0]) if word else 0 for command in commands]
+        rows = [row for row, shown in enumerate(found) if shown]
+        self.list.setCurrentRow(min(rows, key=lambda row: before[row], default=-1))
 
     def visible_commands(self) -> list[Command]:
         items = (self.list.item(row) for row in range(self.list.count()))

@@ -9,15 +9,12 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea, QVBoxLayout, QWidget
 
-from connectoscope.errors import Taken, UserError
-from connectoscope.jobs.folder import JobFolder
+from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, Task
 from napari_connectoscope.check import CheckController
 from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.preview import PreviewController
-from napari_connectoscope.submission import Submission
-from napari_connectoscope.taken import decided, start
-from napari_connectoscope.threads import background
+from napari_connectoscope.taken import start
 
 _HINT = "Choose a task from the menus, for example Segment ▸ Synapses."
 
@@ -113,27 +110,14 @@ class TaskPanel(QWidget):
             return
         self.run_button.setEnabled(False)
         self.told.emit(f"Starting {submission.task.name} …")
-        self._start(submission)
-
-    def _start(self, submission: Submission) -> None:
-        background(
-            self, lambda: start(submission), lambda made: self._started(submission, made), self._refused
+        start(
+            self,
+            self.form,
+            submission,
+            started=self._submitted,
+            cancelled=self._not_started,
+            refused=self._refused,
         )
-
-    def _started(self, submission: Submission, made: JobFolder | Taken) -> None:
-        if not isinstance(made, Taken):
-            self._submitted(made)
-            return
-        again = decided(submission, made, self)
-        if again is None:
-            self.run_button.setEnabled(True)
-            self.told.emit("Not started")
-            return
-        if self.form is not None and self.form.task is submission.task:
-            self.form.set_values(
-                {submission.task.destination or "": again.values[submission.task.destination or ""]}
-            )
-        self._start(again)
 
     def check(self) -> None:
         """Say what a run will need."""
@@ -198,6 +182,10 @@ class TaskPanel(QWidget):
             self.preview.abandon()
             self.preview.threshold.hide()
             self._preview_ended()
+
+    def _not_started(self) -> None:
+        self.run_button.setEnabled(True)
+        self.told.emit("Not started")
 
     def _refused(self, line: str) -> None:
         self.run_button.setEnabled(True)

@@ -22,7 +22,7 @@ from superqt import QCollapsible
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
 from connectoscope.volumes.endings import short_name
-from connectoscope.volumes.geometry import Box, parse_box
+from connectoscope.volumes.geometry import parse_box
 from napari_connectoscope.fields import (
     BoxField,
     ChecksField,
@@ -34,6 +34,7 @@ from napari_connectoscope.fields import (
 from napari_connectoscope.source_field import SourceField
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
+    check_inside,
     finest,
     layer_facts,
     length_unit,
@@ -313,18 +314,10 @@ class TaskForm(QWidget):
         for name, field in self.fields.items():
             if not isinstance(field, BoxField) or not values.get(name):
                 continue
-            try:
-                box = parse_box(values[name])
-            except UserError as error:
-                raise UserError(f"{self.label(name)}: {error}") from None
-            if layer is None or values.get("level"):
-                continue
-            shape = tuple(int(n) for n in finest(layer).shape[-3:])
-            if len(shape) == 3 and not Box.of(shape).contains(box):
-                inside = ",".join(f"0:{n}" for n in shape)
-                raise UserError(
-                    f"{self.label(name)}: {box} is not inside layer '{layer.name}', which is {inside}"
-                )
+            box = parse_box(values[name])
+            if layer is not None and layer.ndim >= 3 and not values.get("level"):
+                z, y, x = (int(n) for n in finest(layer).shape[-3:])
+                check_inside(box, layer.name, (z, y, x))
 
     def reveal(self, name: str) -> None:
         """Bring one parameter into sight, for a question about it."""

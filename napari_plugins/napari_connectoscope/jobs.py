@@ -203,7 +203,6 @@ class JobModel(QAbstractTableModel):
         """Watch a job; one that is there already is watched on. Raises UserError when it is no job folder."""
         folder = folder if isinstance(folder, JobFolder) else JobFolder(folder)
         request = folder.request
-        request.destination  # noqa: B018  a task that this version does not know is refused here
         for row, watcher in enumerate(self._watchers):
             if watcher.folder.path == folder.path:
                 anew = request.created != self._requests[row].created

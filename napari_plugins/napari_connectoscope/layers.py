@@ -27,7 +27,7 @@ from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.stores import Location, is_url
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
 from napari_connectoscope.lazy import LivePyramid
-from napari_connectoscope.sources import finest, in_view, viewer_to_layer
+from napari_connectoscope.sources import finest, fly_to_place, in_view, viewer_to_layer
 from napari_connectoscope.threads import background
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -195,19 +195,8 @@ def _add_source(viewer: ViewerModel, layer: Layer) -> None:
         for axis in viewer.dims.not_displayed:
             viewer.dims.set_point(axis, middle[axis])
     elif layer.ndim >= 3 and not in_view(viewer, layer):
-        fly_to_layer(viewer, layer)
-
-
-def fly_to_layer(viewer: ViewerModel, layer: Layer) -> None:
-    """Show all of a layer's middle section."""
-    low, high = layer.extent.world[:, -3:] / viewer_to_layer(viewer, layer)[-3:]
-    for axis in range(3):
-        viewer.dims.set_point(viewer.dims.ndim - 3 + axis, float((low + high)[axis] / 2))
-    viewer.scene.camera.center = tuple((low + high) / 2)
-    shown = [max(float((high - low)[axis - viewer.dims.ndim]), 1e-9) for axis in viewer.dims.displayed]
-    viewer.scene.camera.zoom = _FILLS * min(
-        n / s for n, s in zip(viewer.canvas.size, shown[-2:], strict=True)
-    )
+        low, high = layer.extent.world[:, -3:] / viewer_to_layer(viewer, layer)[-3:]
+        fly_to_place(viewer, (low + high) / 2, high - low, _FILLS)
 
 
 def open_in_background(

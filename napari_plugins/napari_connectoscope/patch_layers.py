@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from connectoscope.adaptation.patches import Patch, PatchFile
 from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit
 from napari_connectoscope.layers import colour_of, title_of
-from napari_connectoscope.sources import layer_facts, source_of
+from napari_connectoscope.sources import fly_to_place, layer_facts, source_of
 
 WAITING, DONE, CHOSEN = "#ff9d2e", "#3ddc84", "#ffffff"  # frames of patches, told apart by all eyes
 _FILLS = 0.7  # of the canvas, by the patch that is flown to
@@ -93,12 +93,7 @@ def fly_to_patch(viewer: ViewerModel, file: PatchFile, patch: Patch) -> None:
     middle = np.array([(a + b) // 2 for a, b in zip(box.start, box.stop, strict=True)])
     centre = origin + scale * [middle[0], *(np.array(box.start[1:]) + box.stop[1:])[:2] / 2 - 0.5]
     factor = _to_viewer(viewer, file)
-    centre, size = centre * factor, np.array(box.shape) * scale * factor
-    for axis in range(3):
-        viewer.dims.set_point(viewer.dims.ndim - 3 + axis, float(centre[axis]))
-    shown = [size[axis - (viewer.dims.ndim - 3)] for axis in viewer.dims.displayed]
-    viewer.scene.camera.center = tuple(centre)
-    viewer.scene.camera.zoom = _FILLS * min(n / s for n, s in zip(viewer.canvas.size, shown, strict=True))
+    fly_to_place(viewer, centre * factor, np.array(box.shape) * scale * factor, _FILLS)
 
 
 def plane_of(layer: Layer, viewer: ViewerModel) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Layer
+from numpy.typing import NDArray
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import (
@@ -114,6 +115,26 @@ def in_view(viewer: ViewerModel, layer: Layer) -> bool:
         if not -1 <= (at - layer.translate[axis]) / layer.scale[axis] <= shape[axis]:
             return False
     return True
+
+
+def fly_to_place(viewer: ViewerModel, centre: NDArray[Any], size: NDArray[Any], fills: float) -> None:
+    """Show a place of the world.
+
+    Args:
+        centre, size: z, y, x in the viewer's units.
+        fills: Share of the canvas that it takes.
+    """
+    for axis in range(3):
+        viewer.dims.set_point(viewer.dims.ndim - 3 + axis, float(centre[axis]))
+    shown = [max(float(size[axis - viewer.dims.ndim]), 1e-9) for axis in viewer.dims.displayed]
+    viewer.scene.camera.center = tuple(centre)
+    viewer.scene.camera.zoom = fills * min(n / s for n, s in zip(viewer.canvas.size, shown, strict=True))
+
+
+def check_inside(box: Box, name: str, shape: Index3) -> None:
+    """Raises UserError when a box is not inside the layer of that name and shape."""
+    if not Box.of(shape).contains(box):
+        raise UserError(f"box {box} is not inside layer '{name}', which is {Box.of(shape)}")
 
 
 def viewer_to_layer(viewer: ViewerModel, layer: Layer) -> list[float]:
@@ -251,8 +272,7 @@ def copy_image(
     from connectoscope.volumes.conversion import fill_pyramid
 
     box = box or Box.of(image.shape)
-    if not Box.of(image.shape).contains(box):
-        raise UserError(f"box {box} is not inside layer '{image.name}', which is {Box.of(image.shape)}")
+    check_inside(box, image.name, image.shape)
     if image.dtype.kind not in "uifb":
         raise UserError(f"layer '{image.name}' holds {image.dtype}: convert it to integers or floats first")
     try:

@@ -8,20 +8,58 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+from qtpy.compat import isalive
 from qtpy.QtWidgets import QMessageBox, QWidget
 
 from connectoscope.errors import Taken
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.paths import expanded
+from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.submission import Submission
+from napari_connectoscope.threads import background
 
 REPLACE, BOTH, CANCEL = "Replace it", "Keep both", "Cancel"
 
 
+Progress = Callable[[int, int], None]
+
+
 def start(
-    submission: Submission, progress: Callable[[int, int], None] = lambda done, total: None
-) -> JobFolder | Taken:
-    """In a thread: :meth:`Submission.run`, or what :func:`decided` must ask about."""
+    panel: QWidget,
+    form: TaskForm,
+    submission: Submission,
+    *,
+    started: Callable[[JobFolder], None],
+    cancelled: Callable[[], None],
+    refused: Callable[[str], None],
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Start a job in a thread; where its result would lie over another run's, ask, and do as the user says.
+
+    Args:
+        form: Shows another destination, if it comes to that.
+        started, cancelled, refused: One of them is called, on the interface thread.
+        progress: As :meth:`Submission.run` takes it.
+    """
+
+    def answered(made: JobFolder | Taken) -> None:
+        if not isinstance(made, Taken):
+            started(made)
+            return
+        again = decided(submission, made, panel)
+        if again is None:
+            cancelled()
+            return
+        name = submission.task.destination or ""
+        if isalive(form):
+            form.set_values({name: again.values[name]})
+        start(panel, form, again, started=started, cancelled=cancelled, refused=refused, progress=progress)
+
+    background(panel, lambda: attempt(submission, progress), answered, refused)
+
+
+def attempt(submission: Submission, progress: Progress = lambda done, total: None) -> JobFolder | Taken:
+    """:meth:`Submission.run`, or what :func:`decided` must ask about."""
     try:
         return submission.run(progress)
     except Taken as taken:

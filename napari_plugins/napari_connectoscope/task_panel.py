@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QGuiApplication
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from connectoscope.errors import Cancelled, Taken, UserError
+from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.tasks.base import load_task
 from napari_connectoscope.cascade_map import level0_text
@@ -25,7 +25,7 @@ from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
 from napari_connectoscope.sources import layer_facts, size_text, source_of
 from napari_connectoscope.submission import SPILLED, Submission
-from napari_connectoscope.taken import decided, start
+from napari_connectoscope.taken import start
 from napari_connectoscope.threads import background
 
 
@@ -124,25 +124,18 @@ class TaskPanel(QWidget):
             submission = self.form.submission()
         except UserError:  # the form says it
             return
-        self._destination = str(submission.values.get(self.form.task.destination or "", ""))
         self._stop_copying.clear()
         self._show_state("starting")
         self.status.setText("Starting …")
-        self._start(submission)
-
-    def _start(self, submission: Submission) -> None:
-        def started(made: JobFolder | Taken) -> None:
-            if not isinstance(made, Taken):
-                self._watch(made)
-            elif (again := decided(submission, made, self)) is None:
-                self._refused("")
-            else:
-                name = self.form.task.destination or ""
-                self._destination = str(again.values[name])
-                self.form.set_values({name: again.values[name]})
-                self._start(again)
-
-        background(self, lambda: start(submission, self._copy_progress), started, self._refused)
+        start(
+            self,
+            self.form,
+            submission,
+            started=self._watch,
+            cancelled=lambda: self._refused(""),
+            refused=self._refused,
+            progress=self._copy_progress,
+        )
 
     def check(self) -> None:
         """Say what a run will need, or in the form what is missing."""
@@ -221,6 +214,7 @@ class TaskPanel(QWidget):
         if self.watcher is not None:
             self.watcher.stop()
             self.watcher.deleteLater()
+        self._destination = str(folder.request.destination or "")
         watcher = self.watcher = JobWatcher(folder, self)
         watcher.progressed.connect(self._progressed)
         watcher.resulted.connect(self._resulted)

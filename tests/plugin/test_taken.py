@@ -29,7 +29,7 @@ def test_what_the_user_says_is_done(submission, tmp_path, monkeypatch, answer):
     asked = []
     monkeypatch.setattr(taken, "ask", lambda text, parent: asked.append(text) or answer)
     (tmp_path / "out-2.ome.zarr").mkdir()
-    found = taken.start(submission)
+    found = taken.attempt(submission)
     assert isinstance(found, Taken)
     again = taken.decided(submission, found, None)
     assert "threshold was None, now 90" in asked[0]
@@ -39,7 +39,7 @@ def test_what_the_user_says_is_done(submission, tmp_path, monkeypatch, answer):
     if answer == taken.CANCEL:
         assert again is None
         return
-    made = taken.start(again)
+    made = taken.attempt(again)
     assert isinstance(made, JobFolder)
     assert made.request.parameters["threshold"] == 90
     assert made.request.overwrite == (answer == taken.REPLACE)

@@ -245,8 +245,8 @@ def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
 @pytest.mark.parametrize(
     ("box", "said"),
     [
-        ("nonsense", "Box: .*z0:z1,y0:y1,x0:x1"),
-        ("0:900,0:64,0:64", "Box: 0:900,0:64,0:64 is not inside layer 'cell', which is 0:12,0:96,0:80"),
+        ("nonsense", "z0:z1,y0:y1,x0:x1"),
+        ("0:900,0:64,0:64", "box 0:900,0:64,0:64 is not inside layer 'cell', which is 0:12,0:96,0:80"),
     ],
 )
 def test_a_box_that_cannot_be_is_told_in_the_form(make_form, viewer, volume_path, box, said):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from connectoscope.errors import UserError
 from connectoscope.paths import expanded
-from connectoscope.tasks.base import Parameters, Task, load_task, parameter_facts
+from connectoscope.tasks.base import Parameters, Task, load_task, parameter_facts, task_names
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 _INPUT_ROLES = frozenset({"source", "model", "truth", "result", "recipe", "mask", "cascade"})
@@ -84,13 +84,16 @@ class JobRequest(BaseModel):
             UserError: when it is missing, damaged or of a schema that this version does not know.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            request = cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise UserError(
                 f"{path.parent} is no job folder: {path.name} cannot be read ({error.strerror})"
             ) from None
         except ValidationError as error:
             raise UserError(f"{path} is damaged or of another version: {validation_message(error)}") from None
+        if request.task not in task_names():
+            raise UserError(f"{path} asks for the task '{request.task}', which this version does not know")
+        return request
 
     def to_json(self) -> str:
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
