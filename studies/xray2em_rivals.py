@@ -18,6 +18,7 @@ from xray2em_scores import Real, neurons
 
 from connectoscope.evaluation.voxels import histograms, precision_recall
 from connectoscope.networks.normalise import intensity_range, normalise
+from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.upscaling import MIDDLE, Upscaling
 from connectoscope.training.labels import boundaries
 from connectoscope.training.losses import bce_dice
@@ -103,7 +104,7 @@ class _Direct(XrayTrainer):
         return super().make_sampler()
 
     def loss(self, step: int, image: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(self.device, torch.bfloat16):
+        with mixed_precision(self.device):
             told = self.network.member(0, image)
         return bce_dice(told[:, :1] - MIDDLE, labels, self.recipe.training.dice)
 
@@ -131,7 +132,7 @@ def probability(network: Upscaling, xray: Real) -> NDArray[np.uint8]:
     pad = [(h, h + -n % s) for n, h, s in zip(xray.shape, halo, member.total_stride, strict=True)]
     image = torch.from_numpy(np.pad(xray, pad, mode="symmetric"))[None, None]
     network.eval()
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode(), mixed_precision("cpu"):
         told = network(image.contiguous(memory_format=torch.channels_last_3d), halo)[0, 0, 0]
     kept = tuple(slice(0, n * network.arguments.scale) for n in xray.shape)
     return np.asarray((255 * (told[kept].float() - MIDDLE).sigmoid() + 0.5).floor().numpy(), np.uint8)

@@ -21,6 +21,8 @@ from mirrored import make_volume
 from section import Section
 
 from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.precision import PRECISIONS as TYPES
+from connectoscope.networks.precision import best_precision
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.volumes.geometry import Index3
 from connectoscope.zoo import Bundle, find_model
@@ -28,7 +30,17 @@ from connectoscope.zoo import Bundle, find_model
 MODEL = "synapse-vnc"
 SHAPE = (48, 1152, 1152)  # 64 megavoxels
 ROIS: tuple[Index3, ...] = ((16, 128, 128), (16, 256, 256), (32, 384, 384))
-GOALS = {("float32", 0.25): 5, ("float32", 0.5): 10, ("bfloat16", 0.25): 2, ("bfloat16", 0.5): 4}
+PRECISIONS = tuple(dict.fromkeys(("float32", best_precision("cpu"))))  # bfloat16 only where it is native
+GOALS = {
+    (precision, overlap): goal
+    for precision, overlap, goal in (
+        ("float32", 0.25, 5),
+        ("float32", 0.5, 10),
+        ("bfloat16", 0.25, 2),
+        ("bfloat16", 0.5, 4),
+    )
+    if precision in PRECISIONS
+}
 FACTORS_VOXELS = 6_000_000  # of the tile on which one factor after the other is looked at
 PART = 320  # least side of the part that MONAI runs on
 
@@ -93,7 +105,8 @@ def ask_monai(**job: Any) -> Any:
 def best_rois() -> dict[tuple[str, float], Index3]:
     """The roi that is the fastest on the whole volume, by the seconds of a window."""
     seconds = {
-        (tuple(a["roi"]), a["precision"]): a["seconds"] for a in ask_monai(model=MODEL, rois=list(ROIS))
+        (tuple(a["roi"]), a["precision"]): a["seconds"]
+        for a in ask_monai(model=MODEL, rois=list(ROIS), precisions=PRECISIONS)
     }
     return {
         (precision, overlap): min(
@@ -118,17 +131,18 @@ def factors(bundle: Bundle, tile: Index3) -> dict[str, float]:
     trained = bundle.load_network()
     folded = fold_batch_norm(trained)
     last = bundle.load_network().to(memory_format=torch.channels_last_3d)
-    half = bundle.load_network().to(torch.bfloat16)
-    fast = fold_batch_norm(trained).to(torch.bfloat16).to(memory_format=torch.channels_last_3d)
+    best = PRECISIONS[-1]
+    half = bundle.load_network().to(TYPES[best])
+    fast = fold_batch_norm(trained).to(TYPES[best]).to(memory_format=torch.channels_last_3d)
     x = torch.rand(1, 1, *tile) - 0.5
     x_last = x.contiguous(memory_format=torch.channels_last_3d)
-    x_half = x.to(torch.bfloat16)
+    x_half = x.to(TYPES[best])
     x_fast = x_half.contiguous(memory_format=torch.channels_last_3d)
     runs = {
         "network as trained, float32": lambda: trained(x),
         "batch norm folded, alone": lambda: folded(x),
         "channels last, alone": lambda: last(x_last),
-        "bfloat16, alone": lambda: half(x_half),
+        f"{best}, alone": lambda: half(x_half),
         "all three": lambda: fast(x_fast),
         "all three, and no more of the halo than the core needs": lambda: fast(x_fast, halo),
     }

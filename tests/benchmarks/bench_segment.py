@@ -15,7 +15,7 @@ import numpy as np
 from mirrored import make_volume
 from section import Section
 
-from connectoscope.networks.predictor import best_precision
+from connectoscope.networks.precision import best_precision
 from connectoscope.zoo import find_model
 
 SHAPE = (48, 1152, 1152)  # 64 megavoxels

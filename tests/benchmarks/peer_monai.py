@@ -29,19 +29,17 @@ from monai.inferers import sliding_window_inference
 from connectoscope.networks.normalise import normalise
 from connectoscope.zoo import find_model
 
-PRECISIONS = ("float32", "bfloat16")
-
 
 def precise(precision: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast as its users have it, or nothing."""
-    return contextlib.nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)
+    return contextlib.nullcontext() if precision == "float32" else torch.autocast("cpu", torch.bfloat16)  # noqa: TID251
 
 
 def probe(job: dict[str, Any]) -> list[dict[str, Any]]:
     """Seconds of a forward pass of each roi: the median of two, after one that does not count."""
     network = find_model(job["model"]).load_network()
     answers = []
-    for roi, precision in itertools.product(job["rois"], PRECISIONS):
+    for roi, precision in itertools.product(job["rois"], job["precisions"]):
         image = torch.rand(1, 1, *roi) - 0.5
         taken = []
         with torch.inference_mode(), precise(precision):

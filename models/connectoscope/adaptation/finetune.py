@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from connectoscope.adaptation import checkpoint as states
 from connectoscope.adaptation.examples import Example
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
+from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.training.augment import intensity, turn, warp
 
@@ -204,7 +205,7 @@ class FineTuning:
         batch = [self._patch(examples, place) for place in range(min(BATCH, len(examples)))]
         image = torch.stack([i for i, _ in batch])[:, None].to(self.device)
         labels, known = torch.stack([t for _, t in batch]).to(self.device).unbind(1)
-        with torch.autocast(self.device, torch.bfloat16):
+        with mixed_precision(self.device):
             logits = network(image.contiguous(memory_format=torch.channels_last_3d))[:, self.channel]
         loss = masked_loss(logits.float(), labels, known)
         optimizer.zero_grad(set_to_none=True)
@@ -234,7 +235,7 @@ class FineTuning:
     def _counts(self, network: UNet3d, example: Example) -> Counts:
         network.eval()
         x = torch.from_numpy(example.image)[None, None].to(self.device)
-        with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16):
+        with torch.inference_mode(), mixed_precision(self.device):
             logits = network(x.contiguous(memory_format=torch.channels_last_3d))[0, self.channel]
         p = (logits.float().sigmoid() * 255 + 0.5).floor().to(torch.uint8).cpu().numpy()
         return np.stack(histograms(p[example.known], example.label[example.known]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from connectoscope.adaptation.features import embed, intensity_of, sees, shows_something
 from connectoscope.adaptation.patches import ENTROPY
 from connectoscope.networks.normalise import normalise
-from connectoscope.networks.predictor import best_precision
+from connectoscope.networks.precision import best_precision
 from connectoscope.volumes import Volume
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.zoo import Bundle

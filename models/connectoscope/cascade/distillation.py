@@ -30,6 +30,7 @@ from connectoscope.blockwise.plan import Lattice
 from connectoscope.cascade.learned import Geometry, pad_to, three
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import normalise
+from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.networks.registry import build_network
 from connectoscope.segmentation.components import local_labels
@@ -238,7 +239,7 @@ class Student:
             norm.reset_running_stats()
             norm.momentum = None  # plain average over the batches
         self.network.train()
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+        with torch.no_grad(), mixed_precision(self.device):
             for index in range(batches):
                 self.network(self._batch(self.steps + index)[0])
         for tensor in (*self.network.parameters(), *self.network.buffers()):
@@ -248,7 +249,7 @@ class Student:
 
     def _loss(self, step: int) -> Tensor:
         image, found, unknown = self._batch(step)
-        with torch.autocast(self.device, torch.bfloat16):
+        with mixed_precision(self.device):
             logits = self.network(image)
         z, y, x = (slice(h, n - h) for h, n in zip(self.geometry.halo, self.geometry.patch, strict=True))
         logits, found, unknown = (t[..., z, y, x].float() for t in (logits, found, unknown))
@@ -310,7 +311,7 @@ def score_cells(
     ]
     for example in examples:
         image = pad_to(example.image, geometry.arguments.total_stride)
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+        with torch.inference_mode(), mixed_precision(device):
             x = torch.from_numpy(image)[None, None].to(device)
             logits = network(x.contiguous(memory_format=torch.channels_last_3d))[0].float().cpu().numpy()
         core = (slice(None), *example.core.slices)

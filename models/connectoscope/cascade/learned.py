@@ -20,7 +20,7 @@ from torch import nn
 from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.normalise import normalise
-from connectoscope.networks.predictor import PRECISIONS
+from connectoscope.networks.precision import PRECISIONS
 from connectoscope.networks.registry import parse_architecture
 from connectoscope.networks.unet3d import UNet3dArguments
 from connectoscope.volumes.geometry import Float3, Index3

@@ -23,27 +23,12 @@ from torch import nn
 
 from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.precision import PRECISIONS
 from connectoscope.volumes.geometry import Index3
 
 TILE_VALUES = 576_000_000  # that one convolution reads and writes on the default tile, which runs in 4 GB
 TILE_VOXELS = 6_000_000  # of tiles whose network is not known, and of previews, which must come soon
 LARGEST_TILE = 30_000_000  # voxels: of the narrowest network, whose outputs weigh as much as its layers
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def best_precision(device: str) -> str:
-    """``bfloat16`` where the processor multiplies it natively, else ``float32``."""
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_native_bf16():
-        return "bfloat16"
-    return "float32"
-
-
-def _has_native_bf16() -> bool:
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool((check and check()) or (amx and amx()))
 
 
 def default_tile(values_per_voxel: float) -> int:

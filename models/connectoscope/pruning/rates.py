@@ -84,7 +84,7 @@ def watching_likeness(network: nn.Module) -> Iterator[dict[str, float]]:
         values = values[:, :: max(values.shape[1] // VOXELS, 1)]
         values = values[values.std(1) > 0]
         if len(values) > 1:
-            with torch.autocast(values.device.type, enabled=False):
+            with torch.autocast(values.device.type, enabled=False):  # noqa: TID251
                 off = torch.corrcoef(values).abs().fill_diagonal_(0)
             found[name] = float(off.sum() / (len(values) * (len(values) - 1)))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from connectoscope.evaluation.voxels import PrecisionRecall
 from connectoscope.networks.fold import fold_batch_norm
+from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.pruning.balance import coding_entropy
 from connectoscope.pruning.masks import Rates
@@ -47,11 +48,11 @@ def macs(arguments: UNet3dArguments, state: Mapping[str, Tensor] | None = None) 
 
 
 def seconds_per_megavoxel(network: UNet3d, tile: Index3, device: str) -> float:
-    """Of plain forward passes of a tile, bfloat16, batch norm folded; the median of five after one."""
+    """Of plain forward passes of a tile, mixed precision, batch norm folded; the median of five after one."""
     folded = fold_batch_norm(network).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     x = torch.zeros((1, 1, *tile), device=device).to(memory_format=torch.channels_last_3d)
     taken = []
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    with torch.inference_mode(), mixed_precision(device):
         for _ in range(TIMED + 1):
             started = time.perf_counter()
             folded(x).sum().item()

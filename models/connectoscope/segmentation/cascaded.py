@@ -20,7 +20,8 @@ from connectoscope.cascade.make import make_plan
 from connectoscope.cascade.pilot import Candidate
 from connectoscope.cascade.plan import CascadePlan
 from connectoscope.cascade.run import open_directions
-from connectoscope.networks.predictor import best_precision, choose_tile
+from connectoscope.networks.precision import best_precision
+from connectoscope.networks.predictor import choose_tile
 from connectoscope.segmentation.probabilities import ProbabilityMaker
 from connectoscope.segmentation.setup import Setup
 from connectoscope.segmentation.targets import Target

@@ -14,7 +14,7 @@ import psutil
 from connectoscope.blockwise.engine import READ_AHEAD
 from connectoscope.blockwise.mask import read_mask
 from connectoscope.jobs.memory import peak_memory_mb
-from connectoscope.networks.predictor import best_precision
+from connectoscope.networks.precision import best_precision
 from connectoscope.segmentation.components import local_labels
 from connectoscope.segmentation.probabilities import ProbabilityMaker
 from connectoscope.segmentation.setup import device_of, set_up

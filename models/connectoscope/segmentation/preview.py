@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from connectoscope.blockwise.plan import Lattice
-from connectoscope.networks.predictor import TILE_VOXELS, best_precision, choose_tile
+from connectoscope.networks.precision import best_precision
+from connectoscope.networks.predictor import TILE_VOXELS, choose_tile
 from connectoscope.segmentation.probabilities import ProbabilityMaker, TilePredictor
 from connectoscope.segmentation.setup import Setup, device_of, set_up
 from connectoscope.volumes.geometry import Index3

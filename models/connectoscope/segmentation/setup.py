@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from connectoscope.blockwise.destination import check_same
 from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.blockwise.plan import Lattice, Plan, Signature, chunk_of, library_versions
-from connectoscope.networks.predictor import best_precision, choose_tile
+from connectoscope.networks.precision import best_precision
+from connectoscope.networks.predictor import choose_tile
 from connectoscope.volumes.corrupt import outside
 from connectoscope.volumes.geometry import NANOMETRES, Box, Float3, parse_box
 from connectoscope.volumes.ome_zarr_write import ImageSpec

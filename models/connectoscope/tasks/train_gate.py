@@ -55,7 +55,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     from connectoscope.cascade.distillation import Student, Teacher, ranking, score_cells, split
     from connectoscope.cascade.learned import gate_geometry, parse_factor
     from connectoscope.errors import UserError
-    from connectoscope.networks.predictor import best_precision
+    from connectoscope.networks.precision import best_precision
     from connectoscope.segmentation.setup import set_up
     from connectoscope.segmentation.targets import choose_targets
     from connectoscope.zoo import find_model

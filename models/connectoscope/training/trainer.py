@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from connectoscope.errors import UserError
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
+from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.registry import build_network
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.pruning.pruner import Pruner
@@ -42,7 +43,7 @@ class Trainer:
     Args:
         recipe: What to train.
         volumes: The recipe's volumes, loaded.
-        device: ``cpu`` or ``cuda``; mixed precision is bfloat16 on both.
+        device: ``cpu`` or ``cuda``; in mixed precision on both, where the processor has it.
         parent: Weights to start from; None: random ones.
 
     Attributes:
@@ -170,12 +171,12 @@ class Trainer:
     def loss(self, step: int, image: Tensor, labels: Tensor) -> Tensor:
         """Of one batch, a scalar."""
         watching = self.pruner.rates.watching() if self.pruner else contextlib.nullcontext()
-        with watching, torch.autocast(self.device, torch.bfloat16):
+        with watching, mixed_precision(self.device):
             logits = self.network(image)
         t = self.recipe.training
         dice = t.dice if t.dice_until is None or step < t.dice_until else 0.0
         if self.teacher is not None:
-            with torch.inference_mode(), torch.autocast(self.device, torch.bfloat16):
+            with torch.inference_mode(), mixed_precision(self.device):
                 told = self.teacher(image).float().sigmoid()
             labels = torch.where(labels >= 0, (labels + told.clone()) / 2, labels)
         logits, labels = leave_out(logits.float(), labels)
@@ -213,7 +214,7 @@ class Trainer:
             norm.reset_running_stats()
             norm.momentum = None  # plain average over the batches
         self.network.train()
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16):
+        with torch.no_grad(), mixed_precision(self.device):
             for index in range(min(batches, self.recipe.training.steps)):
                 image, _ = self.sampler.batch(self.recipe.training.steps + index)
                 self.network(image.to(self.device, memory_format=torch.channels_last_3d))
@@ -249,7 +250,7 @@ def predict_planes(network: nn.Module, image: NDArray[np.float32], device: str) 
     stride = network.arguments.total_stride  # type: ignore[union-attr]
     pad = [(0, -n % s) for n, s in zip(image.shape, stride, strict=True)]  # type: ignore[arg-type]
     x = torch.from_numpy(np.pad(image, pad, mode="symmetric"))[None, None].to(device)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    with torch.inference_mode(), mixed_precision(device):
         p = network(x.to(memory_format=torch.channels_last_3d)).float().sigmoid()[0]
     z, y, w = image.shape
     stored: NDArray[np.uint8] = (p[:, :z, :y, :w] * 255 + 0.5).floor().to(torch.uint8).cpu().numpy()

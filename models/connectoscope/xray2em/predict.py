@@ -12,7 +12,7 @@ from torch import nn
 
 from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
-from connectoscope.networks.predictor import PRECISIONS
+from connectoscope.networks.precision import PRECISIONS
 from connectoscope.networks.upscaling import Upscaling, UpscalingArguments, combined
 from connectoscope.volumes.geometry import Index3
 

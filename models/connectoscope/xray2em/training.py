@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from connectoscope.errors import UserError
+from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.upscaling import Upscaling, UpscalingArguments, combined
 from connectoscope.training.recipe import Recipe, Xray
 from connectoscope.training.trainer import Trainer
@@ -90,7 +91,7 @@ class XrayTrainer(Trainer):
         count = self.arguments.members
         losses = []
         for k, (x, em) in enumerate(zip(image.chunk(count), labels.chunk(count), strict=True)):
-            with torch.autocast(self.device, torch.bfloat16):
+            with mixed_precision(self.device):
                 told = self.network.member(k, x)
             loss = beta_nll(told[:, :1], told[:, 1:], em, self.xray.beta)
             if self.eyes is not None and step >= self.xray.membranes_from:
@@ -145,7 +146,7 @@ class Eyes:
 
     def __call__(self, em: Tensor) -> Tensor:
         """Logits ``(B, Z, Y, X)`` of ``(B, 1, Z, Y, X)``, intensities 0-1."""
-        with torch.autocast(self.device, torch.bfloat16):
+        with mixed_precision(self.device):
             seen = (em - 0.5).clamp(-1, 1).contiguous(memory_format=torch.channels_last_3d)
             return self.network(seen)[:, self.channel].float()  # type: ignore[no-any-return]
 
@@ -181,7 +182,7 @@ def reconstruct(network: Upscaling, xray: Real, device: str = "cpu") -> tuple[Re
     pad = [(h, h + -n % s) for n, h, s in zip(xray.shape, halo, member.total_stride, strict=True)]
     x = torch.from_numpy(np.pad(xray, pad, mode="symmetric"))[None, None].to(device)
     network.eval()
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
+    with torch.inference_mode(), mixed_precision(device):
         told = network(x.contiguous(memory_format=torch.channels_last_3d), halo)[:, 0]
     kept = tuple(slice(0, n * network.arguments.scale) for n in xray.shape)
     mean, aleatoric, epistemic = (v[kept].cpu().numpy() for v in combined(told))
