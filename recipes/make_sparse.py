@@ -94,7 +94,7 @@ def make(kind: str, out: Path, megavoxels: float, seed: int) -> None:
         )
     set_attributes(out, finished=True, sample=about)
     truth = out.with_name(out.name.removesuffix(".ome.zarr") + ".truth.csv")
-    with truth.open("w", newline="") as file:
+    with truth.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([made.columns, *made.truth])
     log.info(
         "%s: %s voxels %s, %d objects, %.2f %% of the cells of %s voxels hold one; %.0f s",

@@ -126,7 +126,7 @@ def ranks() -> list[Run]:
 
 def nearest(target: str) -> str:
     """The source of the smallest MMD² among those that make a pair with the target."""
-    models = json.loads(Run(target, "all", "rank").path.read_text())["models"]
+    models = json.loads(Run(target, "all", "rank").path.read_text(encoding="utf-8"))["models"]
     return next(m["model"] for m in models if is_a_pair(target, m["model"]))
 
 
@@ -329,7 +329,7 @@ def main() -> None:
             make(__file__, [run.words for run in stage() if not run.path.exists()])
     missing = sum(not run.path.exists() for run in (*ranks(), *runs()))
     page = ROOT / "docs" / "studies" / "neuroadda.md"
-    page.write_text(report(RESULTS, {t: nearest(t) for t in TARGETS}, SOURCES, missing))
+    page.write_text(report(RESULTS, {t: nearest(t) for t in TARGETS}, SOURCES, missing), encoding="utf-8")
 
 
 if __name__ == "__main__":

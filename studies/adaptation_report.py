@@ -27,7 +27,7 @@ def report(results: Path, nearest: Mapping[str, str], sources: Mapping[str, str]
     ranks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for path in sorted(results.glob("*.json")):
         target, source, way, _ = path.stem.split("--")
-        entry = json.loads(path.read_text())
+        entry = json.loads(path.read_text(encoding="utf-8"))
         if source == "all":
             ranks[target, way] = entry["models"]
         else:

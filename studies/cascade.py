@@ -113,8 +113,8 @@ def kept(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         log.info("measuring %s", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"machine": machine(), **measure()}, indent=1) + "\n"
-        path.write_text(text)
-    found: dict[str, Any] = json.loads(path.read_text())
+        path.write_text(text, encoding="utf-8")
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -157,7 +157,7 @@ def planned(case: Case, seed: int) -> dict[str, Any]:
         "seconds_predicted": plan["seconds"],
         "one_level_predicted": plan["one_level_seconds"],
         "recall_interval": plan["recall_interval"],
-        "gates": json.loads(path.read_text())["gates"],
+        "gates": json.loads(path.read_text(encoding="utf-8"))["gates"],
         "wall": statistics.median(run["wall"] for run in runs),
         "seconds": statistics.median(run["seconds"] for run in runs),
         "memory": max(run["peak_memory_mb"] for run in runs),
@@ -176,11 +176,11 @@ def planned(case: Case, seed: int) -> dict[str, Any]:
 def fewer_levels(case: Case) -> dict[str, Any]:
     """The plan of seed 0 without its coarsest level."""
     planned_path = WORK / f"{case.name}-0.cascade.json"
-    plan = json.loads(planned_path.read_text())
+    plan = json.loads(planned_path.read_text(encoding="utf-8"))
     plan["gates"] = plan["gates"][:1]
     plan["predicted"]["calls"] = plan["predicted"]["calls"][:2]
     path = WORK / f"{case.name}-two.cascade.json"
-    path.write_text(json.dumps(plan))
+    path.write_text(json.dumps(plan), encoding="utf-8")
     out = case.out("two")
     runs = [case.run(out, str(path)) for _ in range(case.runs)]
     return {
@@ -195,7 +195,7 @@ def cell_recall(case: Case, plan: Path, out: Path) -> float:
     """Share of the cells of level 0 in which one level finds something, that the gates accepted (wakes apart)."""
     import zarr
 
-    core = json.loads(plan.read_text())["core"]
+    core = json.loads(plan.read_text(encoding="utf-8"))["core"]
     marks = out.with_suffix(".cascade.ome.zarr") if case.cells else out / "labels" / "cascade"
     accepted = zarr.open_array(marks / "0", mode="r")[...] == 2
     positive = positive_cells(case, tuple(core))
@@ -247,7 +247,7 @@ def counter_example() -> dict[str, Any]:
     WORK.mkdir(parents=True, exist_ok=True)
     plan = command(["plan-cascade", source, path, *what, "--overwrite"])
     one = command(["segment", source, WORK / "vnc-one.ome.zarr", *what, "--overwrite"])
-    forced = json.loads(path.read_text())
+    forced = json.loads(path.read_text(encoding="utf-8"))
     gates = plan["pilot"]["fastest"]["gates"]
     thresholds = plan["pilot"]["fastest"]["thresholds"]
     forced["gates"] = [
@@ -255,7 +255,7 @@ def counter_example() -> dict[str, Any]:
         for (factor, gate), t in zip(gates, thresholds, strict=True)
     ]
     forced["predicted"]["calls"] = [0.0] * (len(gates) + 1)
-    path.write_text(json.dumps(forced))
+    path.write_text(json.dumps(forced), encoding="utf-8")
     two = command(["segment", source, WORK / "vnc-two.ome.zarr", *what, "--cascade", path, "--overwrite"])
     return {
         "verdict": plan["verdict"],
@@ -321,7 +321,9 @@ def main() -> int:
     kept("cells-2048-seed0", lambda: planned(ONCE, 0))
 
     (ROOT / "docs" / "studies").mkdir(exist_ok=True)
-    (ROOT / "docs" / "studies" / "cascade.md").write_text(report(RESULTS, [c.name for c in CASES]))
+    (ROOT / "docs" / "studies" / "cascade.md").write_text(
+        report(RESULTS, [c.name for c in CASES]), encoding="utf-8"
+    )
     return 0
 
 

@@ -13,7 +13,9 @@ HEAD = ["time", "less", "precision", "recall", "F1", "of one level's", "level 0 
 
 def report(results: Path, names: list[str]) -> str:
     """The page; what has not been measured yet is left out."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    found = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
+    }
     machines = sorted({entry["machine"] for entry in found.values()})
     parts = [
         "# Cascades: what they save, what they miss, and whether that was known beforehand",

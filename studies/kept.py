@@ -18,7 +18,7 @@ log = logging.getLogger("study")
 def keep(path: Path, found: dict[str, Any]) -> None:
     """Write the figures of a run: all of them or none."""
     part = path.with_suffix(".part")
-    part.write_text(json.dumps(found) + "\n")
+    part.write_text(json.dumps(found) + "\n", encoding="utf-8")
     part.replace(path)
 
 

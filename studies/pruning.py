@@ -168,7 +168,9 @@ def chosen_beta(arm: Arm) -> float | None:
 
     def score(beta: float) -> float:
         path = Run(f"beta-{arm.actuator}-{arm.density}-{beta}", CHOOSING, 0).path
-        inside, outside = map(np.array, json.loads(path.read_text())["histograms"]["synapses"])
+        inside, outside = map(
+            np.array, json.loads(path.read_text(encoding="utf-8"))["histograms"]["synapses"]
+        )
         return precision_recall(inside, outside).average_precision
 
     return max(BETAS, key=score)
@@ -176,7 +178,9 @@ def chosen_beta(arm: Arm) -> float | None:
 
 def is_kept(run: Run) -> bool:
     """Whether the run has been made, with the β that is chosen now."""
-    return run.path.exists() and json.loads(run.path.read_text()).get("beta") == chosen_beta(ARMS[run.arm])
+    return run.path.exists() and json.loads(run.path.read_text(encoding="utf-8")).get("beta") == chosen_beta(
+        ARMS[run.arm]
+    )
 
 
 def held_out(fold: int) -> tuple[int, int]:
@@ -386,7 +390,10 @@ def main() -> None:
         for stage in (choices, core):
             make(__file__, [(r.arm, str(r.fold), str(r.seed)) for r in stage() if not is_kept(r)])
     page = ROOT / "docs" / "studies" / "budgeted_broadcast.md"
-    page.write_text(report(RESULTS, {r.name: (r.arm, r.fold, r.seed) for r in (*core(), *choices())}, page))
+    page.write_text(
+        report(RESULTS, {r.name: (r.arm, r.fold, r.seed) for r in (*core(), *choices())}, page),
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

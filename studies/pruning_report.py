@@ -43,7 +43,7 @@ def title(arm: str) -> str:
 def report(results: Path, wanted: dict[str, tuple[str, int, int]], page: Path) -> str:
     """The page; beside it, the plot. What has not been run yet is left out, and the page says how much that is."""
     found: Found = {
-        run: json.loads((results / f"{name}.json").read_text())
+        run: json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
         for name, run in wanted.items()
         if (results / f"{name}.json").exists()
     }

@@ -201,8 +201,12 @@ def main() -> None:
     if not options.report:
         missing = [run for run in runs() if not stored(run).exists()]
         make(__file__, [(way, condition, str(seed)) for way, condition, seed in missing])
-    found = {run: json.loads(stored(run).read_text()) for run in runs() if stored(run).exists()}
-    (ROOT / "docs" / "studies" / "xray2em.md").write_text(report(found, len(runs()) - len(found)))
+    found = {
+        run: json.loads(stored(run).read_text(encoding="utf-8")) for run in runs() if stored(run).exists()
+    }
+    (ROOT / "docs" / "studies" / "xray2em.md").write_text(
+        report(found, len(runs()) - len(found)), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

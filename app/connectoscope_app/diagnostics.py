@@ -22,7 +22,7 @@ def device_found() -> str:
     torch = package_version("torch")
     gpus = []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = file.read_text(errors="replace").splitlines()
+        lines = file.read_text(errors="replace", encoding="utf-8").splitlines()
         gpus += [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
     if not gpus and shutil.which("nvidia-smi"):
         gpus = ["NVIDIA GPU"]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -26,7 +28,10 @@ def prepare_environment() -> None:
     os.environ.setdefault("NAPARI_ASYNC", "1")  # slicing in a thread: a slow disk does not stall the window
     if "NAPARI_CONFIG" not in os.environ:  # never touch the settings of the user's own napari
         folder = config_folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:  # a home that cannot be written: a window must not fail for its settings
+            folder = Path(tempfile.mkdtemp(prefix="connectoscope-"))
         os.environ["NAPARI_CONFIG"] = str(folder / "napari.yaml")
 
 

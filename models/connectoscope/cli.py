@@ -105,7 +105,9 @@ def run(arguments: Sequence[str]) -> int:
                 f"{error.format_message().rstrip('.')} (see 'connectoscope {_command_of(arguments)}--help')"
             )
             return UserError.exit_code
-        with tempfile.NamedTemporaryFile("w", prefix="connectoscope-", suffix=".log", delete=False) as log:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="connectoscope-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
             traceback.print_exception(error, file=log)
         complain(
             f"unexpected error ({type(error).__name__}); this is a bug, please report it with the log {log.name}"

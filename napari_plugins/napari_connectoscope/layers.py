@@ -275,7 +275,7 @@ def _read_json(source: str, name: str) -> dict[str, Any] | None:
             return None
         return None if answer is None else answer[0]
     try:
-        attributes = json.loads((Path(source) / name).read_text())
+        attributes = json.loads((Path(source) / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return attributes if isinstance(attributes, dict) else None

@@ -164,7 +164,7 @@ class PreviewController(QObject):
             spill(image, box, path)
             parameters = {**folder.request.parameters, "source": str(path)}
             request = folder.request.model_copy(update={"parameters": parameters})
-            folder.request_path.write_text(request.to_json())
+            folder.request_path.write_text(request.to_json(), encoding="utf-8")
             return folder
 
         self.started.emit()

@@ -156,7 +156,7 @@ def put_file(new: Path, path: Path) -> None:
     """Move a whole file to its place: there it is all or nothing, also from another disk."""
     part = path.with_name(path.name + ".part")
     shutil.move(new, part)
-    with part.open("rb") as file:
+    with part.open("r+b") as file:  # Windows syncs only what may be written
         os.fsync(file.fileno())
     part.replace(path)
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.events import Event, Listener
 from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.limits import cores
 from connectoscope.jobs.request import Device, JobRequest
 
 if TYPE_CHECKING:
@@ -79,14 +79,17 @@ class Context:
         """The request as JSON for the attributes of results: no times, no host."""
         return self.request.provenance()
 
-    @cached_property
+    @functools.cached_property
     def device(self) -> str:
         """``cpu``, ``cuda`` or ``mps``. Imports torch unless the request says ``cpu``.
 
         Raises:
             UserError: when the device that was asked for is not there.
         """
-        return resolve_device(self.request.device)
+        device = resolve_device(self.request.device)
+        if self.request.device == "auto" and device == "cpu" and _unusable_gpu():
+            self.warn("the installed torch cannot compute on the GPU of this machine: the CPU computes")
+        return device
 
     @property
     def shared(self) -> bool:
@@ -214,19 +217,33 @@ def resolve_device(device: Device) -> str:
         return "cpu"
     import torch
 
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    found = {
+        "cuda": torch.cuda.is_available() and not _unusable_gpu(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if device == "auto":
         return next((name for name, there in found.items() if there), "cpu")
     if not found[device]:
         name = {"cuda": "CUDA device (NVIDIA GPU)", "mps": "MPS device (Apple GPU)"}[device]
-        raise UserError(f"no {name} was found here; use --device auto or --device cpu")
+        raise UserError(
+            f"no {name} that the installed torch can compute on was found here; use --device auto or --device cpu"
+        )
     return device
+
+
+def _unusable_gpu() -> bool:
+    """Whether torch sees a GPU for which this build of it has no code."""
+    import torch
+
+    try:
+        return torch.cuda.is_available() and (torch.zeros(1, device="cuda") + 1).item() != 1
+    except (RuntimeError, AssertionError):
+        return True
 
 
 def threads_of(request: JobRequest) -> int:
     """As asked for, else all cores: shared by the workers of this machine, one less in the background, for the window."""
     if request.threads is not None:
         return request.threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = (request.workers or 1) if request.scheduler in (None, "local") else 1
-    return max(1, (cores - request.background) // workers)
+    return max(1, (cores() - request.background) // workers)

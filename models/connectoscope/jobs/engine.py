@@ -84,7 +84,7 @@ def _ended_by(
     if isinstance(error, (SystemExit, GeneratorExit)):
         raise error
     if not isinstance(error, (ConnectoscopeError, KeyboardInterrupt)):
-        with contextlib.suppress(OSError), job.log_path.open("a") as log:
+        with contextlib.suppress(OSError), job.log_path.open("a", encoding="utf-8") as log:
             traceback.print_exception(error, file=log)
     if is_out_of_memory(error):
         return OUT_OF_MEMORY

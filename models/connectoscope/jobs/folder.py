@@ -72,7 +72,7 @@ class JobFolder:
         """
         if path is None and request.destination is None:
             folder = cls(tempfile.mkdtemp(prefix="connectoscope-"))
-            folder.request_path.write_text(request.to_json())
+            folder.request_path.write_text(request.to_json(), encoding="utf-8")
             return folder
         folder = cls(path if path is not None else f"{request.destination}.job")
         if os.path.lexists(folder.path) and not folder._empty():
@@ -192,9 +192,9 @@ class JobFolder:
         added = {name: request.parameters[name] for name in request.addable()}
         crew = {"workers": request.workers, "scheduler": request.scheduler}
         text = own.model_copy(update={**crew, "parameters": {**own.parameters, **added}}).to_json()
-        if text != self.request_path.read_text():
+        if text != self.request_path.read_text(encoding="utf-8"):
             part = self.request_path.with_suffix(".part")
-            part.write_text(text)
+            part.write_text(text, encoding="utf-8")
             part.replace(self.request_path)
 
     def _make(self, request: JobRequest) -> None:
@@ -212,7 +212,7 @@ class JobFolder:
                 f"cannot write in {parent} ({error.strerror}); choose another destination"
             ) from None
         try:
-            (new / self.request_path.name).write_text(request.to_json())
+            (new / self.request_path.name).write_text(request.to_json(), encoding="utf-8")
             if self.path.is_dir():
                 self.path.rmdir()  # an empty one
             new.rename(self.path)

@@ -1,17 +1,21 @@
 """The lock of a job folder: who runs it, and whether that process still lives.
 
-The file ``lock`` holds host, pid and start time of the process (a pid alone is soon somebody else's); its
-modification time is the heartbeat. On the same host the process table decides, else the heartbeat.
+The file ``lock`` holds process table, pid and start time of the process (a pid alone is soon somebody else's); its
+modification time is the heartbeat. Who shares the process table looks there, who does not goes by the heartbeat: on another
+host, or in a container of the same name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +32,7 @@ def process_started(pid: int) -> float | None:
     """Start time of a living process (in the system's own units); None without one, or of a zombie."""
     if _HAS_PROC:
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             return None
         return None if fields[0] in "ZX" else float(fields[19])
@@ -39,6 +43,15 @@ def process_started(pid: int) -> float | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
     except psutil.Error:
         return None
+
+
+@functools.cache
+def process_table() -> str:
+    """The host, and on Linux the namespace of process ids, which a container has of its own."""
+    try:
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -55,13 +68,16 @@ class Holder:
 
     @classmethod
     def of(cls, pid: int) -> Holder:
-        return cls(socket.gethostname(), pid, process_started(pid) or 0.0)
+        return cls(process_table(), pid, process_started(pid) or 0.0)
 
-    def alive(self, heard: float) -> bool:
-        """Whether it still runs; ``heard`` is the time of its last heartbeat."""
-        if self.host != socket.gethostname():
-            return time.time() - heard < SILENT_SECONDS
-        return process_started(self.pid) == self.started
+    @property
+    def near(self) -> bool:
+        """Whether our process table knows it."""
+        return self.host == process_table()
+
+    def alive(self, silent: Callable[[], float]) -> bool:
+        """Whether it still runs; ``silent`` gives the seconds since its last heartbeat."""
+        return process_started(self.pid) == self.started if self.near else silent() < SILENT_SECONDS
 
 
 def lock_holder(path: Path) -> Holder | None:
@@ -70,7 +86,7 @@ def lock_holder(path: Path) -> Holder | None:
     if holder is None:
         return None
     try:
-        return holder if holder.alive(path.stat().st_mtime) else None
+        return holder if holder.alive(lambda: _age(path)) else None
     except FileNotFoundError:
         return None
 
@@ -104,12 +120,12 @@ class JobLock:
     def add_engine(self, pid: int) -> None:
         """Note the engine, so that who resumes after a dead supervisor waits until that is gone, too."""
         own = self._path.with_name(f"lock.{self._me.pid}")
-        own.write_text(_record(self._me, Holder.of(pid)))
+        own.write_text(_record(self._me, Holder.of(pid)), encoding="utf-8")
         own.replace(self._path)
 
     def _create(self) -> bool:
         try:
-            with self._path.open("x") as file:
+            with self._path.open("x", encoding="utf-8") as file:
                 file.write(_record(self._me, None))
         except FileExistsError:
             return False
@@ -138,11 +154,7 @@ class JobLock:
     def _await_engine(self, taken: Path) -> None:
         engine = _read(taken, "engine")
         end = time.monotonic() + WAIT_FOR_ENGINE_SECONDS
-        while (
-            engine is not None
-            and engine.host == self._me.host
-            and process_started(engine.pid) == engine.started
-        ):
+        while engine is not None and engine.near and process_started(engine.pid) == engine.started:
             if time.monotonic() > end:
                 raise UserError(
                     f"the engine of this job still runs (process {engine.pid}); end it and try again"
@@ -158,10 +170,20 @@ class JobLock:
 def _refuse_living(path: Path) -> None:
     holder = lock_holder(path)
     if holder is not None:
-        where = "" if holder.host == socket.gethostname() else f" on {holder.host}"
+        where = "" if holder.near else f" on {holder.host.partition(' ')[0]}"
         raise UserError(
             f"{path.parent} is already running (process {holder.pid}{where}); wait for it or cancel it"
         )
+
+
+def _age(path: Path) -> float:
+    """Seconds since ``path`` was touched, by the clock of its file server, which may not be ours."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix="lock.") as probe:
+            now = os.fstat(probe.fileno()).st_mtime
+    except OSError:  # we may only look
+        now = time.time()
+    return now - path.stat().st_mtime
 
 
 def _record(holder: Holder, engine: Holder | None) -> str:
@@ -171,7 +193,7 @@ def _record(holder: Holder, engine: Holder | None) -> str:
 def _read(path: Path, key: str) -> Holder | None:
     """A holder from a lock file; None when the file or the entry is missing or damaged."""
     try:
-        entry = json.loads(path.read_text())[key]
+        entry = json.loads(path.read_text(encoding="utf-8"))[key]
         return Holder(str(entry["host"]), int(entry["pid"]), float(entry["started"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

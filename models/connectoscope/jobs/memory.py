@@ -6,44 +6,22 @@ import ctypes
 import sys
 from pathlib import Path
 
+from connectoscope.jobs.limits import CGROUPS, PROC, control_groups, counter
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8  # M_* of malloc.h
 
 
-def oom_kills(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> dict[str, int]:
+def oom_kills(proc: Path = PROC, cgroups: Path = CGROUPS) -> dict[str, int]:
     """How often the kernel has killed for want of memory, by counter: the host's and our control groups'.
 
     Compared before and after, they tell an out-of-memory kill from any other SIGKILL. Empty where the system
     does not count (Windows, macOS).
     """
-    counters = {"host": _counter(proc / "vmstat", "oom_kill")}
-    try:
-        lines = (proc / "self" / "cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers == "":  # version 2: one hierarchy; in a container the group may be mounted as the root
-            folders, name = (cgroups / group.strip("/"), cgroups), "memory.events"
-        elif "memory" in controllers.split(","):
-            root = cgroups / "memory"
-            folders, name = (root / group.strip("/"), root), "memory.oom_control"
-        else:
-            continue
-        for folder in folders:
-            counters[str(folder / name)] = _counter(folder / name, "oom_kill")
+    counters = {"host": counter(proc / "vmstat", "oom_kill")}
+    for folder in control_groups("memory", proc, cgroups):
+        for name in ("memory.events", "memory.oom_control"):  # of version 2 and 1
+            counters[str(folder / name)] = counter(folder / name, "oom_kill")
     return {name: count for name, count in counters.items() if count is not None}
-
-
-def _counter(path: Path, key: str) -> int | None:
-    """The number behind ``key`` in a file of ``key number`` lines; None when there is none."""
-    try:
-        for line in path.read_text().splitlines():
-            name, _, number = line.partition(" ")
-            if name == key:
-                return int(number)
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -62,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def peak_memory_mb() -> float | None:
     """Largest resident memory of this process so far, in MB; None where the system does not say."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return round(int(line.split()[1]) / 1024, 1)
     except OSError:

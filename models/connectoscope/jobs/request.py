@@ -71,6 +71,8 @@ class JobRequest(BaseModel):
             from connectoscope.blockwise.crew import check_scheduler
 
             check_scheduler(options["scheduler"])
+        for name, value in stored.items():
+            _check_text(name, value)
         try:
             return cls(task=task.name, parameters=stored, **options)
         except ValidationError as error:
@@ -161,6 +163,21 @@ def validation_message(error: ValidationError, model: type[Parameters] | None = 
     if first["type"] == "value_error" or isinstance(first["input"], dict):
         return f"{name}: {text}" if name else text
     return f"{name}: {text}, got {first['input']}"
+
+
+def _check_text(name: str, value: Any) -> None:
+    """A request is text, which names of files need not be."""
+    if isinstance(value, list):
+        for item in value:
+            _check_text(name, item)
+    elif isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            shown = value.encode(errors="replace").decode()
+            raise UserError(
+                f"--{name.replace('_', '-')}: the name {shown} is not UTF-8; rename the file or folder"
+            ) from None
 
 
 def _absolute(value: Any, role: str) -> Any:

@@ -129,7 +129,12 @@ class _Supervisor:
             background=job.request.background,
         )
         with self._signals_handled():
-            return self._run_engines(tile_scale)
+            code = self._run_engines(tile_scale)
+        if (
+            code == Cancelled.exit_code
+        ):  # obeyed: the next run must not find it, whatever the clock of the file server says
+            job.cancel_path.unlink(missing_ok=True)
+        return code
 
     def _run_engines(self, tile_scale: int) -> int:
         """One engine after another while memory runs out; normally one."""

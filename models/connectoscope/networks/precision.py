@@ -18,7 +18,7 @@ def best_precision(device: str) -> str:
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_native_bf16()
+        native = device == "cpu" and _has_native_bf16()
     return "bfloat16" if native else "float32"
 
 
@@ -30,6 +30,9 @@ def mixed_precision(device: str) -> AbstractContextManager[None]:
 
 
 def _has_native_bf16() -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch for Apple's processors is built without it
+        return False
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool((check and check()) or (amx and amx()))
+    multiplies = bool((check and check()) or (amx and amx()))
+    return multiplies and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

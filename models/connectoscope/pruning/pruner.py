@@ -185,7 +185,10 @@ class Pruner:
             kind, _, name = key.partition("/")
             parts[kind][name] = value
         self.rates.restore(parts["rates"])
-        self.masks, self.hidden = parts["mask"], parts["hidden"]
+        self.masks, self.hidden = (
+            {name: value.to(self._weights[name].device) for name, value in parts[kind].items()}
+            for kind in ("mask", "hidden")
+        )
 
     def _refresh(self, step: int) -> None:
         rng = np.random.default_rng([self.seed, step])
@@ -257,7 +260,7 @@ def _wide(mask: Tensor) -> Tensor:
 
 
 def _means(weight: Tensor) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = weight.abs().double().mean((2, 3, 4)).cpu().numpy()
+    found: NDArray[np.float64] = weight.abs().cpu().double().mean((2, 3, 4)).numpy()
     return found
 
 

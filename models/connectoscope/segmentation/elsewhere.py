@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from connectoscope.blockwise.mask import read_mask
 from connectoscope.blockwise.plan import Block, Plan
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
+from connectoscope.networks.precision import best_precision
 from connectoscope.segmentation.probabilities import ProbabilityMaker, planned_predictor
 from connectoscope.segmentation.setup import set_up
 from connectoscope.tasks.base import open_source
@@ -42,6 +44,11 @@ def _station(folder: str, revision: int, skip_corrupt: bool) -> tuple[Phase[Any]
     plan = Plan.read(job.plan_path)
     if plan is None or plan.revision != revision:
         raise UserError(f"{job.plan_path} is not the plan of this run; do all workers see the same files?")
+    if best_precision(plan.device) != plan.precision == "bfloat16":
+        raise UserError(
+            f"{socket.gethostname()} only emulates bfloat16, in which this run computes: give it workers with processors like "
+            "the one it was begun on, or begin it on one like theirs"
+        )
     volume = open_source(parameters, parameters.source, skip_corrupt=skip_corrupt)
     bundle = find_model(parameters.model)
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)

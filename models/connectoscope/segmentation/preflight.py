@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 
 from connectoscope.blockwise.engine import READ_AHEAD
 from connectoscope.blockwise.mask import read_mask
+from connectoscope.jobs.limits import free_memory
 from connectoscope.jobs.memory import peak_memory_mb
 from connectoscope.networks.precision import best_precision
 from connectoscope.segmentation.components import local_labels
@@ -77,20 +77,17 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
     disk = LEVELS * voxels * (len(bundle.card.outputs) + LABEL_BYTES * len(targets)) / MEBI
     tile = math.prod(setup.lattice.tile) * np.dtype(np.float32).itemsize / MEBI
     memory = (peak_memory_mb() or 0.0) + READ_AHEAD * tile
-    free_disk, free_memory = (
-        _free_disk(Path(parameters.destination)),
-        psutil.virtual_memory().available / MEBI,
-    )
+    disk_left, memory_left = _free_disk(Path(parameters.destination)), free_memory() / MEBI
     if any(target.evidence for target in targets):
         context.warn("the time to make neurons of the affinities comes on top")
-    if free_disk is not None and disk > free_disk:
+    if disk_left is not None and disk > disk_left:
         context.warn(
-            f"the disk of {parameters.destination} may not do: up to {_size(disk)}, {_size(free_disk)} are free; "
+            f"the disk of {parameters.destination} may not do: up to {_size(disk)}, {_size(disk_left)} are free; "
             "choose another place, or --box"
         )
-    if memory > free_memory + (peak_memory_mb() or 0.0):
+    if memory > memory_left + (peak_memory_mb() or 0.0):
         context.warn(
-            f"memory may not do: {_size(memory)}, {_size(free_memory)} are free; close other programs "
+            f"memory may not do: {_size(memory)}, {_size(memory_left)} are free; close other programs "
             "(with too little the run goes on with smaller tiles, more slowly)"
         )
     return {
@@ -101,23 +98,23 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
         "device": device,
         "seconds": round(seconds, 4),
         "memory_mb": round(memory),
-        "free_memory_mb": round(free_memory),
+        "memory_left_mb": round(memory_left),
         "disk_mb_at_most": round(disk),
-        "free_disk_mb": None if free_disk is None else round(free_disk),
+        "disk_left_mb": None if disk_left is None else round(disk_left),
         "warnings": context.warnings,
     }
 
 
 def render(summary: dict[str, Any]) -> str:
     """Lines for people."""
-    free = summary["free_disk_mb"]
+    free = summary["disk_left_mb"]
     lines = [
         (
             "blocks",
             f"{summary['blocks']:,} of {' x '.join(map(str, summary['tile']))} voxels on {summary['device']}",
         ),
         ("time", f"about {_duration(summary['seconds'])}"),
-        ("memory", f"about {_size(summary['memory_mb'])} ({_size(summary['free_memory_mb'])} free)"),
+        ("memory", f"about {_size(summary['memory_mb'])} ({_size(summary['memory_left_mb'])} free)"),
         (
             "disk",
             f"at most {_size(summary['disk_mb_at_most'])}"

@@ -110,9 +110,10 @@ class Trainer:
         )
 
     def resume(self, path: Path) -> None:
-        self.progress, self.average, self.best, pruning = load_checkpoint(
+        self.progress, average, best, pruning = load_checkpoint(
             path, self.signature, self.network, self.optimizer
         )
+        self.average, self.best = ({k: v.to(self.device) for k, v in s.items()} for s in (average, best))
         if self.pruner is not None:
             self.pruner.restore(pruning)
 

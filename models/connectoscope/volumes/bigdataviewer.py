@@ -16,7 +16,7 @@ import tensorstore as ts
 from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes.framing import FileImage, FileLevel
 from connectoscope.volumes.geometry import Float3, canonical_unit
-from connectoscope.volumes.hdf5 import lazy_dataset
+from connectoscope.volumes.hdf5 import lazy_dataset, open_hdf5
 from connectoscope.volumes.stores import file_stamp, first_line
 
 _SETUP, _TIME = re.compile(r"s(\d{2,})"), re.compile(r"t(\d{5,})")
@@ -27,7 +27,7 @@ def is_bigdataviewer(path: Path, inner: str) -> bool:
     if inner.strip("/") and not _SETUP.fullmatch(inner.strip("/")):
         return False
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return "t00000" in file and any(
                 _SETUP.fullmatch(k) and "resolutions" in file[k]
                 for k in file
@@ -74,7 +74,7 @@ def read_bigdataviewer(path: Path, inner: str, name: str) -> FileImage:
 
 
 def _image(path: Path, inner: str, name: str) -> FileImage:
-    file = h5py.File(path, "r")
+    file = open_hdf5(path)
     times = sorted(k for k in file if _TIME.fullmatch(k))
     setups = sorted(k for k in file if _SETUP.fullmatch(k))
     if inner:

@@ -21,6 +21,11 @@ from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
 Array = np.ndarray[Any, Any]
 
 
+def open_hdf5(path: Path) -> h5py.File:
+    """For reading only, without a lock: some file systems have none, and another program may have the file open."""
+    return h5py.File(path, "r", locking=False)
+
+
 def read_hdf5(path: Path, inner: str, name: str) -> FileImage:
     """The dataset ``inner`` of an HDF5 file, or its only one of two or more axes.
 
@@ -28,7 +33,7 @@ def read_hdf5(path: Path, inner: str, name: str) -> FileImage:
         UserError: the file is damaged, or it has several datasets and none was named.
     """
     try:
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
         dataset = _choose(file, inner, path)
         return _image(path, dataset, name)
     except UserError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +123,8 @@ def file_stamp(path: Path) -> str:
 
 def doubt(source: str, error: Exception) -> str:
     """What a failed read of ``source`` makes one ask."""
+    if os.strerror(errno.ENOSPC) in str(error):  # reading writes nothing but what it unpacks
+        return f"the folder for temporary files, {tempfile.gettempdir()}, is full: set TMPDIR to a larger one"
     if is_corrupt(error):
         return "damaged or incomplete file?"
     return "is the connection gone?" if is_url(source) else "has its disk gone, or the permission?"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -203,7 +204,13 @@ class Bundle:
 def user_models() -> Path:
     """Where the user's own models lie: ``CONNECTOSCOPE_MODELS``, by default in the user's data folder."""
     named = os.environ.get("CONNECTOSCOPE_MODELS")
-    return Path(named) if named else Path(platformdirs.user_data_dir("connectoscope", False)) / "models"
+    if named:
+        return Path(named)
+    try:
+        data = Path(platformdirs.user_data_dir("connectoscope", False))
+    except RuntimeError:  # a user id without a home, as containers have them
+        data = Path(tempfile.gettempdir(), f"connectoscope-{os.getuid()}")
+    return data / "models"
 
 
 def bundled_models() -> Path:

@@ -97,6 +97,12 @@ def test_device_and_threads(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no CUDA device.*--device cpu"):
         _ = Context.local(tmp_path / "c", "cuda").device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    told = Context.local(tmp_path / "f", "auto")  # a GPU, and a torch that has no code for it
+    assert told.device == "cpu"
+    assert "cannot compute on the GPU" in told.warnings[0]
+    with pytest.raises(UserError, match=r"no CUDA device.*can compute"):
+        _ = Context.local(tmp_path / "g", "cuda").device
+    monkeypatch.setattr("connectoscope.jobs.context._unusable_gpu", lambda: False)
     assert Context.local(tmp_path / "d", "auto").device == "cuda"
     alone, shared, background = (
         threads_of(JobRequest(task="library", **options))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from connectoscope.errors import UserError
 from connectoscope.jobs.events import EventWriter, last_event, read_events
 from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.limits import cores, free_memory
 from connectoscope.jobs.lock import Holder, lock_holder
 from connectoscope.jobs.memory import is_out_of_memory, oom_kills, peak_memory_mb
 from connectoscope.jobs.request import JobRequest
@@ -155,6 +157,7 @@ def test_the_last_event_is_found_from_behind(tmp_path):
         ),  # the number is somebody else's by now
         (Holder("elsewhere", 1, 1.0), 1, True),
         (Holder("elsewhere", 1, 1.0), 300, False),
+        (Holder(socket.gethostname() + " pid:[1]", 1, 1.0), 1, True),  # a container of the same name
     ],
 )
 def test_a_lock_is_held_by_a_living_process(tmp_path, holder, age, alive):
@@ -190,6 +193,42 @@ def test_out_of_memory_counters(tmp_path):
     (groups / "memory" / "box" / "memory.oom_control").write_text("under_oom 0\noom_kill 1\n")
     assert sorted(oom_kills(proc, groups).values()) == [1, 2, 3]
     assert oom_kills(tmp_path / "none", groups) == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"0/a/cpu.max": "50000 100000"}, 1),
+        ({"0/cpu.max": "150000 100000", "0/a/cpu.max": "max 100000"}, 2),
+        ({"cpu/box/cpu.cfs_quota_us": "100000", "cpu/box/cpu.cfs_period_us": "100000"}, 1),
+        ({"cpu/box/cpu.cfs_quota_us": "-1", "cpu/box/cpu.cfs_period_us": "100000"}, 64),
+        ({}, 64),
+    ],
+)
+def test_no_more_cores_than_a_container_is_given(tmp_path, monkeypatch, files, most):
+    proc, groups = made_groups(tmp_path, files)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    assert cores(proc, groups) == most
+
+
+def test_no_more_memory_than_a_container_is_given(tmp_path):
+    files = {"0/a/memory.max": "5000", "0/a/memory.current": "4000", "0/a/memory.stat": "inactive_file 500"}
+    assert free_memory(*made_groups(tmp_path, files)) == 1500
+    older = {"memory/box/memory.limit_in_bytes": "70", "memory/box/memory.usage_in_bytes": "60"}
+    assert free_memory(*made_groups(tmp_path / "older", older)) == 10
+    assert free_memory(*made_groups(tmp_path / "none", {})) > 1500
+
+
+def made_groups(folder, files):
+    """A process in the group ``a`` of version 2 and in ``box`` of version 1."""
+    proc, groups = folder / "proc", folder / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "self" / "cgroup").write_text("4:cpu,memory:/box\n0::/a\n")
+    for name, text in files.items():
+        path = groups / name.removeprefix("0/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return proc, groups
 
 
 def test_what_counts_as_out_of_memory():
