@@ -125,8 +125,8 @@ def _verdict(pilot: Pilot, option: Option, pays: bool, floor: float) -> str:
     text = f"A cascade will take {saved} and should keep {kept} of what the full detector finds."
     if not option.enough:
         text += (
-            f" The pilot met only {int(pilot.positives.sum())} cells with objects, too few to promise "
-            f"{100 * floor:g} %."
+            f" The pilot saw {int(pilot.children[pilot.units].sum())} of {pilot.level0_cells} cells, "
+            f"{int(pilot.positives.sum())} with objects: too few to promise {100 * floor:g} %."
         )
     return text
 

@@ -1,7 +1,7 @@
 """Choosing levels and thresholds: the least expected time that keeps enough of what the fine detector finds.
 
 Calls come from the share of cells that pass the gates, recall from the weighted pilot (each positive cell of level 0
-counts once), its interval from a Bayesian bootstrap with a Jeffreys prior, which stays honest where no pilot cell was
+counts once), its interval from what the strata of the pilot leave possible, which stays honest where no pilot cell was
 lost. Time is T = a + Σ c_k N_k with costs measured here, reading included.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from connectoscope.cascade.pilot import Pilot, Scored
 from connectoscope.cascade.theory import Rates, expect
@@ -20,6 +21,7 @@ from connectoscope.cascade.theory import Rates, expect
 DRAWS = 400
 ODDS = 25  # percentile of the recall's distribution that must reach the floor: kept with odds of 3 to 1
 THRESHOLDS = 24  # tried for each gate of a pair
+_TINY = 1e-9  # a Beta distribution wants more than 0
 GAIN = 0.9  # of the one-level time that a cascade must stay under to pay
 
 
@@ -51,29 +53,18 @@ class Planner:
     Args:
         pilot: With at least one positive cell.
         floor: Recall relative to the one-level detector that must be kept, 0 to 1.
-        seed: Of the bootstrap.
+        seed: Of what is drawn for the interval.
     """
 
     def __init__(self, pilot: Pilot, floor: float, seed: int) -> None:
         self.pilot, self.floor = pilot, floor
-        rng = np.random.default_rng(seed)
         hits = pilot.weights * pilot.positives
         seen = hits > 0
         self._units = pilot.units[seen]
         self._hits = hits[seen]
-        # Rubin's Bayesian bootstrap with two half pseudo-observations, one kept and one lost. What was overlooked lies
-        # where scores are low and a unit stands for many cells, so they weigh more than a mean hit; the geometric mean
-        # with a mean unit's weight gave intervals that hold what they say (tests/unit/cascade/test_planner.py).
-        # A cell that was seen counts as it is; only those that it stands for beside itself are drawn, so that nothing
-        # is uncertain where the pilot saw every cell.
-        seen_once = pilot.positives[seen]
-        drawn = rng.exponential(size=(DRAWS, len(self._hits)))
-        self._draws = seen_once + drawn * (self._hits - seen_once)
-        each = self._hits.sum() / max(self.effective_positives, 1.0)
-        unseen = 1 - len(pilot.units) / max(float(pilot.weights.sum()), 1.0)
-        pseudo = rng.gamma(0.5, size=(DRAWS, 2)) * float(np.sqrt(each * max(pilot.weights.mean(), each)))
-        pseudo *= unseen
-        self._kept, self._lost = pseudo[:, :1], pseudo[:, 1:]
+        self._seed = seed
+        self._unseen = np.ones(len(pilot.children), bool)
+        self._unseen[pilot.units] = False
 
     @property
     def effective_positives(self) -> float:
@@ -121,14 +112,39 @@ class Planner:
         seconds += sum(g.seconds * n for g, n in zip(gates, calls[1:], strict=True))
         kept = above[self._units]
         recall = float(self._hits[kept].sum() / self._hits.sum())
-        drawn = (self._draws @ kept)[:, None] + self._kept
-        drawn /= self._draws.sum(1, keepdims=True) + self._kept + self._lost
+        drawn = self._drawn_recall(above)
         low, odds, high = (float(v) for v in np.percentile(drawn, (2.5, ODDS, 97.5)))
         if kept.all():
             high = 1.0
         return Option(
             tuple(gates), tuple(thresholds), tuple(calls), seconds, recall, (low, high), odds >= self.floor
         )
+
+    def _drawn_recall(self, above: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """What the recall may be, ``DRAWS`` times, when the units ``above`` are kept.
+
+        In each stratum the number of positive units among those that the pilot did not see is drawn, with a share from the
+        Beta distribution that the seen ones leave, kept and lost ones apart. Before that, half a positive unit was seen on either
+        side (Jeffreys), somewhere among the strata, the more likely the more of their units are unseen: what is overlooked
+        lies where scores are low and one unit of the pilot stands for many.
+        """
+        pilot = self.pilot
+        rng = np.random.default_rng(self._seed)
+        strata = int(pilot.strata.max()) + 1
+        each = float(pilot.positives[pilot.positives > 0].mean())
+        found = []
+        for side in (above, ~above):
+            there = side[pilot.units]
+            units, positives = pilot.units[there], pilot.positives[there]
+            unseen = np.bincount(pilot.strata[side & self._unseen], minlength=strata)
+            seen = np.bincount(pilot.strata[units], minlength=strata)
+            hits = np.bincount(pilot.strata[units[positives > 0]], minlength=strata)
+            prior = 0.5 * unseen / max(unseen.sum(), 1)
+            share = rng.beta(np.maximum(hits + prior, _TINY), seen - hits + 0.5, size=(DRAWS, strata))
+            found.append(positives.sum() + each * rng.binomial(unseen, share).sum(1))
+        kept, lost = found
+        recall: NDArray[np.float64] = kept / (kept + lost)
+        return recall
 
     def _best(self, gates: tuple[Scored, ...]) -> Option:
         tried = [self.weigh(gates, thresholds) for thresholds in self._grid(gates)]
