@@ -11,6 +11,7 @@ import tensorstore as ts
 
 from connectoscope.volumes.corrupt import is_corrupt, read_by_chunks
 from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.stores import check_there
 
 _LARGEST = (
     2 << 30
@@ -93,6 +94,7 @@ def read_ranges(store: ts.TensorStore, index: Sequence[range | int]) -> np.ndarr
     keys = tuple(slice(i[0], i[-1] + 1, i.step) if isinstance(i, range) else i for i in forward)
     try:
         data = np.asarray(store[keys].read().result())
+        check_there(store, data)
     except (ValueError, OSError) as error:
         if store.rank != 3 or not is_corrupt(error):
             raise

@@ -23,6 +23,19 @@ def store_of(data, chunks=None):
     return array
 
 
+def test_what_has_gone_away_is_not_black(tmp_path):
+    path = tmp_path / "a.zarr"
+    kvstore = {"driver": "file", "path": str(path)}
+    store = ts.open(
+        {"driver": "zarr3", "kvstore": kvstore}, create=True, shape=DATA.shape, dtype=DATA.dtype
+    ).result()
+    seen = LazyArray(store)
+    assert not np.asarray(seen[0]).any()  # empty
+    path.rename(tmp_path / "b.zarr")
+    with pytest.raises(OSError, match="No such file"):
+        np.asarray(seen[0])
+
+
 def slices(length):
     bound = st.none() | st.integers(-length - 2, length + 2)
     return st.builds(slice, bound, bound, st.none() | st.sampled_from([1, 2, 3, -1, -2]))

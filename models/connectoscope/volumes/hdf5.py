@@ -22,8 +22,13 @@ Array = np.ndarray[Any, Any]
 
 
 def open_hdf5(path: Path) -> h5py.File:
-    """For reading only, without a lock: some file systems have none, and another program may have the file open."""
-    return h5py.File(path, "r", locking=False)
+    """For reading; without a lock where there is none to be had: of the file system, or beside a program that writes."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def read_hdf5(path: Path, inner: str, name: str) -> FileImage:

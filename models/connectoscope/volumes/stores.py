@@ -121,6 +121,35 @@ def file_stamp(path: Path) -> str:
         return ""
 
 
+_METADATA = {
+    "zarr3": "zarr.json",
+    "zarr": ".zarray",
+    "n5": "attributes.json",
+    "neuroglancer_precomputed": "info",
+}
+
+
+def check_there(array: ts.TensorStore, voxels: np.ndarray[Any, Any]) -> None:
+    """Raise OSError where ``voxels``, read from ``array``, may be missing because all of it has gone away meanwhile.
+
+    A chunk that is not there counts as empty, so a disk that goes away would read as black. On a server, which would rather
+    say that it is gone, only what is constant is doubted.
+    """
+    if array.kvstore is None:  # a file, whose end is an error of its own
+        return
+    spec = array.spec().to_json()
+    name, store = _METADATA.get(spec["driver"]), array.kvstore
+    if name is None:
+        return
+    if spec["kvstore"]["driver"] == "file":
+        there = Path(store.path, name).exists()
+    else:
+        constant = voxels.size > 0 and bool((voxels == voxels.flat[0]).all())
+        there = not constant or store.read(name).result().state == "value"
+    if not there:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{store.path}{name}")
+
+
 def doubt(source: str, error: Exception) -> str:
     """What a failed read of ``source`` makes one ask."""
     if os.strerror(errno.ENOSPC) in str(error):  # reading writes nothing but what it unpacks

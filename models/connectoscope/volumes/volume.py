@@ -13,7 +13,7 @@ import tensorstore as ts
 from connectoscope.errors import Corrupt, Unreadable, UserError
 from connectoscope.volumes.corrupt import Skipped, chunk_name, is_corrupt, outside, read_by_chunks
 from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
-from connectoscope.volumes.stores import doubt, first_line
+from connectoscope.volumes.stores import check_there, doubt, first_line
 
 CORRUPT = "corrupt"  # begins the identity of chunks some of which could not be sampled
 _SAMPLED_CHUNKS = 16
@@ -109,7 +109,9 @@ class Volume:
         if box.size == 0:
             return np.empty(box.shape, dtype=self.level(level).dtype)
         try:
-            return np.asarray(array[box.slices].read().result())
+            voxels = np.asarray(array[box.slices].read().result())
+            check_there(array, voxels)
+            return voxels
         except (ValueError, OSError) as error:
             if is_corrupt(error):
                 return self._read_chunks(box, level)

@@ -136,3 +136,12 @@ def test_many_are_counted() -> None:
 def test_nothing_to_normalise_by() -> None:
     with pytest.raises(Exception, match="none of the sampled voxels can be read"):
         intensity_range(lambda box: np.empty(0, "u1"), (4, 4, 4), 1, 99)
+
+
+@pytest.mark.parametrize("name", ["OME-Zarr 0.4", "OME-Zarr 0.5", "N5", "Neuroglancer precomputed image"])
+def test_what_has_gone_away_is_not_black(tmp_path: Path, name: str) -> None:
+    path = Path(FORMATS[name].write(tmp_path, Given(PIXELS)))
+    volume = open_volume(path)
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(Unreadable, match=r"has its disk gone.*No such file"):
+        volume.read(WHOLE)

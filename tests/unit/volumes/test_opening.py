@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -49,6 +51,19 @@ def test_only_dataset_is_picked_and_axes_may_be_named(tmp_path: Path) -> None:
     volume = open_volume(path, channel=1)
     np.testing.assert_array_equal(everything(volume), PIXELS + 1)
     assert (volume.unit, volume.levels[0].scale, volume.axes) == ("micrometer", (2.0, 1.0, 1.0), "czyx")
+
+
+def test_hdf5_that_another_program_has_open(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["raw"] = PIXELS
+    holds = "import h5py, sys; file = h5py.File(sys.argv[1], 'a'); print(flush=True); input()"
+    command = [sys.executable, "-c", holds, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        np.testing.assert_array_equal(everything(open_volume(path)), PIXELS)
+        other.kill()
 
 
 def test_hdf5_without_a_volume(tmp_path: Path) -> None:
