@@ -210,7 +210,9 @@ class PreviewController(QObject):
             return answer
 
         def show(answer: tuple[dict[str, LayerData], dict[str, int]]) -> None:
-            if generation == self._generation:
+            if self._layer_of(str(values.get("source", ""))) is None:
+                self._fail(generation, "The volume of the preview was closed.")
+            elif generation == self._generation:
                 self._stop_watching()
                 self._show(*answer, model=model, threshold=values.get("threshold"))
 

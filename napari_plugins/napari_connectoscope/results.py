@@ -149,6 +149,7 @@ def probability_layers(
         return reconstruction_layers(path)
     first = open_volume(path)
     names = first.channels or (first.name,)
+    part = "" if first.channels else "image"  # as it is, from convert
     live = _is_live(path)
     wanted = {"boundary" if target == "membranes" else target for target in targets or ()}
     # What neurons are made of is not looked at, and each layer costs a tenth of a second.
@@ -161,17 +162,17 @@ def probability_layers(
         volume = first if not first.channels or number == first.channel else open_volume(path, channel=number)
         data, pyramid = layer_data(volume, live=live)
         options = {
-            "name": f"{title_of(name)} · probability",
+            "name": f"{title_of(name)} · probability" if first.channels else name,
             "multiscale": isinstance(data, list),
             "rgb": False,
             "contrast_limits": (0, 255) if volume.dtype == np.uint8 else contrast_of(volume),
             **(
                 {"colormap": probability_colormap(name, number), "blending": "additive"}
                 if first.channels
-                else {"colormap": "gray"}  # an image as it is, from convert
+                else {"colormap": "gray"}
             ),
             "visible": not wanted or name in wanted,
-            "metadata": {"connectoscope": volume_facts(volume, result=path, channel_name=name)},
+            "metadata": {"connectoscope": volume_facts(volume, result=path, channel_name=name, part=part)},
             **place_of(volume),
         }
         layers.append((data, options, "image"))

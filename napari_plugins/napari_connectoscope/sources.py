@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ def source_of(layer: Layer) -> str | None:
 
 
 def is_source(layer: Layer) -> bool:
-    """Whether tasks may be asked of it: not our own results, but for EM that was made from X-ray."""
+    """Whether tasks may be asked of it: not our own results, but for EM that was made from X-ray, and copies of images."""
     facts = layer_facts(layer)
-    return not facts.get("result") or facts.get("part") == "em"
+    return not facts.get("result") or facts.get("part") in ("em", "image")
 
 
 def finest(layer: Layer) -> Any:
@@ -68,6 +68,30 @@ def last3(values: Any, missing: float) -> tuple[float, float, float]:
     numbers = [float(v) for v in values][-3:]
     z, y, x = [missing] * (3 - len(numbers)) + numbers
     return (z, y, x)
+
+
+def place_in_world(name: str, options: Mapping[str, Any]) -> tuple[Float3, Float3]:
+    """Voxel size and position of voxel 0 (z, y, x) of a layer with these options of napari's: ``scale``, ``translate``, ….
+
+    Raises:
+        UserError: it is turned or sheared, or mirrored, which volumes are not.
+    """
+    scale, translate = last3(options.get("scale", ()), 1.0), last3(options.get("translate", ()), 0.0)
+    affine = np.atleast_2d(np.asarray(options.get("affine", np.eye(4)), float))
+    linear, shift = affine[:-1, :-1], affine[:-1, -1]
+    turn = np.atleast_2d(np.asarray(options.get("rotate", np.eye(3)), float))
+    shear = np.asarray(options.get("shear", ()), float)
+    shear = shear - np.eye(len(shear)) if shear.ndim == 2 else shear
+    factors = np.diag(linear)
+    upright = np.allclose(turn, np.eye(len(turn))) and np.allclose(shear, 0)
+    if not upright or not np.allclose(linear, np.diag(factors)) or not (factors > 0).all():
+        raise UserError(
+            f"layer '{name}' is turned, sheared or mirrored; tasks and files know voxel size and place alone: resample it first"
+        )
+    factor, more = last3(factors, 1.0), last3(shift, 0.0)
+    z, y, x = (s * f for s, f in zip(scale, factor, strict=True))
+    dz, dy, dx = (t * f + m for t, f, m in zip(translate, factor, more, strict=True))
+    return (z, y, x), (dz, dy, dx)
 
 
 def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) -> Box:
@@ -179,12 +203,11 @@ def snapshot(viewer: ViewerModel | None, layer: Layer, voxel_size: str | None = 
     """What a task needs to know of a layer.
 
     Raises:
-        UserError: the layer has no length unit (or is flat) and ``voxel_size`` is not given.
+        UserError: the layer has no length unit (or is flat) and ``voxel_size`` is not given, or it is turned.
     """
     array = finest(layer)
     unit = length_unit(layer) if layer.ndim >= 3 else None
-    scale = last3(layer.scale, 1.0)
-    translation = last3(layer.translate, 0.0)
+    scale, translation = place_in_world(layer.name, layer.as_layer_data_tuple()[1])
     if voxel_size:
         (scale, unit), old_scale, old_unit = parse_voxel_size(voxel_size), scale, unit
         if old_unit is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import canonical_unit
-from napari_connectoscope.sources import LayerSnapshot, copy_image, last3
+from napari_connectoscope.sources import LayerSnapshot, copy_image, place_in_world
 
 
 def write_image(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
@@ -28,13 +28,14 @@ def _write(path: str, data: Any, attributes: dict[str, Any], *, labels: bool) ->
     if not 2 <= len(array.shape) <= 3:
         raise UserError(f"layer '{name}' has {len(array.shape)} axes: save one with z, y, x or y, x")
     units = {canonical_unit(str(unit)) for unit in attributes.get("units") or ["pixel"]}
+    scale, translation = place_in_world(name, attributes)
     image = LayerSnapshot(
         name=name,
         array=array,
         leading=(),
         path=None,
-        scale=last3(attributes.get("scale", ()), 1.0),
-        translation=last3(attributes.get("translate", ()), 0.0),
+        scale=scale,
+        translation=translation,
         unit=units.pop() if len(units) == 1 else None,
     )
     copy_image(image, Path(path), labels=labels)

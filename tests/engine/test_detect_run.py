@@ -138,6 +138,13 @@ def test_the_table_and_what_is_beside_it(tmp_path):
     assert about["signature"]["parameters"]["diameter"] == 10
     assert about["request"]["software"]["connectoscope"]
     assert about["summary"]["objects"] == summary["objects"]
+    detect(opened(cloudy((12, 60, 60), 1)), tmp_path / "cells.xml")  # in the same folder
+    assert {p.name for p in tmp_path.glob("cells.*")} >= {
+        "cells.csv",
+        "cells.json",
+        "cells.xml",
+        "cells.xml.json",
+    }
 
 
 @pytest.mark.parametrize("end", [Cancelled, Killed])
@@ -154,10 +161,11 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(tmp_path, monkeyp
         with pytest.raises(end):
             detect(volume, other, stop_at=k, end=end)
         assert not other.exists()
-        assert json.loads(other.with_suffix(".json").read_text())["finished"] is False
+        beside = "cells.json" if name == "cells.csv" else "cells.xml.json"
+        assert json.loads(other.with_name(beside).read_text())["finished"] is False
         detect(volume, other)
-        for suffix in (other.suffix, ".json"):
-            assert other.with_suffix(suffix).read_bytes() == whole.with_suffix(suffix).read_bytes()
+        for file in (name, beside):
+            assert other.with_name(file).read_bytes() == whole.with_name(file).read_bytes()
 
 
 def test_finished_says_so_another_request_is_refused_and_overwrite_starts_anew(tmp_path):
@@ -175,7 +183,7 @@ def test_finished_says_so_another_request_is_refused_and_overwrite_starts_anew(t
     fewer, _ = detect(volume, out, threshold=90.0, options={"overwrite": True})
     assert fewer["objects"]["cells"] < first["objects"]["cells"]
     with pytest.raises(UserError, match=r"cells\.json belongs to cells.csv"):
-        detect(volume, tmp_path / "cells.xml")
+        detect(volume, tmp_path / "cells.CSV")
 
 
 def test_nothing_foreign_is_replaced(tmp_path):

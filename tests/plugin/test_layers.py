@@ -18,7 +18,7 @@ from napari_connectoscope.results import (
     probability_layers,
     refresh_result,
 )
-from napari_connectoscope.sources import in_view, source_of, visible_box
+from napari_connectoscope.sources import in_view, is_source, source_of, visible_box
 
 PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20)}
 
@@ -74,6 +74,12 @@ def test_probabilities_have_colours_of_their_own(viewer, result_path):
     assert made[0].colormap.colors[-1] == pytest.approx([1.0, 0x4F / 255, 0xD8 / 255, 1.0], abs=1e-3)
     assert add_result(viewer, event("image", result_path, "probabilities")) == made
     assert len(viewer.layers) == 2
+
+
+def test_a_converted_image_keeps_its_name_and_can_be_asked(viewer, volume_path):
+    (layer,) = add_result(viewer, event("image", volume_path, "image"))
+    assert layer.name == open_volume(volume_path).name
+    assert is_source(layer)
 
 
 def test_growing_result_is_shown_coarse_until_it_is_finished(viewer, result_path, pixels):

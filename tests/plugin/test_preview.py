@@ -85,6 +85,13 @@ def test_worker_answers_for_what_is_visible(controller, viewer, volume_path, qtb
     assert preview.contrast_limits[1] == find_model("synapse-vnc").card.outputs[0].threshold  # not 77
     np.testing.assert_allclose(preview.translate, memory.data_to_world((2, 28, 20)))
 
+    # What was closed meanwhile has no preview.
+    with qtbot.waitSignal(controller.failed, timeout=20_000) as failed:
+        controller.run({**values, "source": "layer:mine"})
+        viewer.layers.remove(memory)
+    assert "was closed" in failed.args[0]
+    controller.clear()
+
     # Killed: it says so, and the next one starts a new worker.
     process = controller._worker.processId()
     os.kill(process, signal.SIGSTOP)  # so that it cannot answer before

@@ -8,6 +8,7 @@ from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope.sources import agreeing_source, size_text, snapshot, spill
+from napari_connectoscope.writer import write_image
 
 PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20), "units": ("nm",) * 3}
 
@@ -57,6 +58,20 @@ def test_copy_keeps_pixels_scale_and_place(viewer, tmp_path, pixels, wrap):
     assert volume.voxel_size_nm() == (40.0, 4.0, 4.0)
     assert volume.levels[0].translation == (480.0, 80.0, 100.0)
     assert told[-1][0] == told[-1][1] > 0
+
+
+def test_what_is_moved_is_copied_to_its_place_and_what_is_turned_is_refused(viewer, tmp_path, pixels):
+    moved = np.diag([2.0, 1.0, 1.0, 1.0])
+    moved[:3, 3] = 7, 8, 9
+    image = snapshot(viewer, viewer.add_image(pixels, affine=moved, **PLACE))
+    assert (image.scale, image.translation) == ((80, 4, 4), (807, 48, 29))
+    for how in ({"rotate": 30}, {"shear": [0.1, 0, 0]}, {"affine": np.diag([1, 1, -1, 1])}):
+        layer = viewer.add_image(pixels, name="askew", **PLACE, **how)
+        with pytest.raises(UserError, match="turned, sheared or mirrored"):
+            snapshot(viewer, layer)
+        with pytest.raises(UserError, match="turned, sheared or mirrored"):
+            write_image(str(tmp_path / "x.ome.zarr"), *layer.as_layer_data_tuple()[:2])
+    assert not any(tmp_path.glob("x.*"))
 
 
 def test_same_copy_is_kept_and_another_replaced(viewer, tmp_path, pixels):

@@ -226,7 +226,10 @@ def _map_of(destination: Path) -> Path:
 
 
 def _beside(destination: Path) -> Path:
-    return destination.with_suffix(".json")
+    """``cells.json`` of ``cells.csv``; ``cells.xml.json`` of ``cells.xml``, so that both can lie in one folder."""
+    if destination.suffix.lower() == ".csv":
+        return destination.with_suffix(".json")
+    return destination.with_name(destination.name + ".json")
 
 
 def _found(destination: Path) -> dict[str, Any] | None:

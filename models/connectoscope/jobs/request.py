@@ -192,8 +192,9 @@ def _absolute(value: Any, role: str) -> Any:
 
         return str((user_models() / value).absolute())
     if role in ("destination", "new_model", "page"):
-        if "://" in value:
-            raise UserError(f"destination {value} is a URL; name a file or folder on this machine")
+        if "://" in value or value.startswith("sample:"):
+            what = "a sample" if value.startswith("sample:") else "a URL"
+            raise UserError(f"destination {value} is {what}; name a file or folder on this machine")
         return os.path.normpath(expanded(value).absolute())
     if role == "model" and bare:  # what is called so here does not hide a model of that name
         from connectoscope.zoo.bundle import named_model

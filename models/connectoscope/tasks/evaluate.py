@@ -111,11 +111,11 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
         )
         mask = true[here] > 0
         called: NDArray[np.bool_] | None = None
-        if probability is not None and binary:
+        if probability is not None:
             p = grid.read(probability, slab, linear=True)
             a, b = histograms(p, mask)
             inside, outside = inside + a, outside + b
-            called = p >= threshold if threshold is not None else None
+            called = p >= threshold if threshold is not None and binary else None
         if labels is not None:
             found = grid.read(labels, slab, linear=False)
             called = found > 0
@@ -176,7 +176,9 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
     has_labels = labels is not None and labels.read_json("zarr.json") is not None
     if name is None or labels is None or not (name in outputs or has_labels):
         shown = ", ".join({"boundary": "membranes"}.get(n, n) for n in outputs)
-        raise UserError(f"{path} holds {shown}; say which one with --target")
+        if target is None:
+            raise UserError(f"{path} holds {shown}; say which one with --target")
+        raise UserError(f"{path} has no target '{target}'; it has {shown}")
     if facts.get("finished") is False:
         raise UserError(f"{path} is unfinished: resume the run that makes it, then evaluate")
     return (

@@ -80,6 +80,8 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     check_new(out, replace=context.overwrite or context.resumed)
     page = None if parameters.report is None else Path(parameters.report)
     if page is not None:
+        if page.suffix != ".html" or page.is_dir():
+            raise UserError(f"the report {page} is a page: name it NAME.html")
         check_writable(page)
         if page.exists() and not (context.overwrite or context.resumed):
             raise UserError(f"{page} exists; choose another name for the report, or --overwrite")

@@ -55,11 +55,11 @@ def test_what_is_no_table_of_points_is_refused_in_one_line(tmp_path, text):
 
 
 def test_xml_has_the_markers_that_cellfinder_reads():
-    data = points_xml(np.array([[1.4, 2.5, 3], [14, 492, 216]]), "a & b.tif")
+    data = points_xml(np.array([[1.4, 2.5, 3], [14, 492, 216], [3.5, 2, 2]]), "a & b.tif")
     root = ElementTree.fromstring(data)
     assert root.tag == "CellCounter_Marker_File"
     assert root.findtext("Image_Properties/Image_Filename") == "a & b.tif"
     (kind,) = root.find("Marker_Data").findall("Marker_Type")
     assert kind.findtext("Type") == "2"
     read = [[int(m.findtext(f"Marker{a}")) for a in "ZYX"] for m in kind.findall("Marker")]
-    assert read == [[1, 3, 3], [14, 492, 216]]
+    assert read == [[1, 2, 3], [14, 492, 216], [4, 2, 2]]  # halves to both sides

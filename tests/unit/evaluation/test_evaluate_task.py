@@ -88,6 +88,12 @@ def test_voxels_and_objects(made, tmp_path, capsys) -> None:  # type: ignore[no-
     assert found["precision"] == pytest.approx((truth & labels).sum() / labels.sum())
     assert found["recall"] == pytest.approx((truth & labels).sum() / truth.sum())
     assert found["vi"] is None
+    of_two = made["truth"] * (1 + (np.arange(48) > 20)).astype(np.uint8)  # the same voxels
+    write(tmp_path / "named.zarr", of_two)
+    named = evaluate(capsys, tmp_path / "result.zarr", tmp_path / "named.zarr", "--target", "synapses")
+    assert named["vi"] is not None
+    for key in ("average_precision", "best_f1", "f1", "precision", "recall"):
+        assert named[key] == found[key]
     box = "1:4,0:20,0:20"
     found = evaluate(
         capsys, tmp_path / "result.zarr", tmp_path / "truth.zarr", "--target", "synapses", "--box", box
@@ -144,7 +150,8 @@ def test_instances(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
 
 def test_what_cannot_be_scored(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     result, truth = tmp_path / "result.zarr", tmp_path / "truth.zarr"
-    assert "--target" in refused(capsys, result, truth)
+    assert "say which one with --target" in refused(capsys, result, truth)
+    assert "has no target 'cells'; it has synapses" in refused(capsys, result, truth, "--target", "cells")
     assert "outside" in refused(capsys, result, truth, "--target", "synapses", "--box", "0:9,0:9,0:9")
     assert "does not exist" in refused(capsys, result, tmp_path / "gone.zarr", "--target", "synapses")
     far = write(tmp_path / "far.zarr", made["truth"], translation=(0.0, 9000.0, 0.0))

@@ -100,6 +100,7 @@ def test_another_density_does_not_go_on_from_a_checkpoint(tiny, tmp_path):
     ("how", "text"),
     [
         ({"density": 0.01}, "can, a density of"),
+        ({"report": "page.txt"}, "name it NAME.html"),
         ({"rule": "set", "structured": True}, "whole channels go by activity"),
     ],
 )

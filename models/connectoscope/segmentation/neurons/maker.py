@@ -163,11 +163,12 @@ class NeuronMaker:
             probabilities, box = read
             ids = np.asarray(image[box.slices].read().result())
             within = block.write.shifted(_minus(box.start))
-            affinities = self.evidence.affinities(probabilities)
+            told = self.evidence.affinities(probabilities)
+            affinities = told.copy()
             z, y, x = _place(block.id)
             before = tuple(self._seams(place) for place in ((z - 1, y, x), (z, y - 1, x), (z, y, x - 1)))
             strengthen(affinities, within, self._seams((z, y, x)), before)
-            found = find_contacts(ids, affinities, within)
+            found = find_contacts(ids, affinities, within, told)
             return Output(np.frombuffer(found.to_bytes(), np.uint8), {"contacts": len(found)})
 
         def write(block: Block, data: NDArray[Any]) -> None:

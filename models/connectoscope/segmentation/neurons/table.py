@@ -21,10 +21,10 @@ def adjacency_table(contacts: Contacts, voxel: Float3) -> str:
     """
     z, y, x = voxel
     lines = [HEADER]
-    for (a, b), faces, affinity in zip(
-        contacts.pairs.tolist(), contacts.faces.tolist(), contacts.affinity.tolist(), strict=True
+    for (a, b), faces, told in zip(
+        contacts.pairs.tolist(), contacts.faces.tolist(), contacts.told.tolist(), strict=True
     ):
         if any(faces):
             area = faces[0] * y * x + faces[1] * z * x + faces[2] * z * y
-            lines.append(f"{a},{b},{number(area)},{number(1 - affinity / sum(faces) / 255)}")
+            lines.append(f"{a},{b},{number(area)},{number(1 - told / sum(faces) / 255)}")
     return "\n".join(lines) + "\n"
