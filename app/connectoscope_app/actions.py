@@ -49,7 +49,7 @@ class Commands:
         self._actions: dict[Command, QAction] = {}
         self._menus: dict[str, QMenu] = {}
         for name in MENUS:
-            self._menus[name] = window.menuBar().addMenu(f"&{name}" if name != "Models" else "&Models")
+            self._menus[name] = window.menuBar().addMenu(f"&{name}")
             self._menus[name].setToolTipsVisible(True)
             self._menus[name].aboutToShow.connect(self._refresh_checks)
 

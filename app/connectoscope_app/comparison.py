@@ -163,6 +163,7 @@ class Comparison(QObject):
                 self.trust.hide()
             self.swipe_button.setChecked(False)
             panes.show_single()
+            self._window.task_panel.go_to(panes.models[0])
             QTimer.singleShot(0, self, self._clear)
 
     def _clear(self) -> None:

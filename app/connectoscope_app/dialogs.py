@@ -62,7 +62,7 @@ class ErrorDialog(QDialog):
         self.setWindowTitle("Connectoscope")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setMinimumWidth(460)
-        self.line = QLabel(text[:1].upper() + text[1:])
+        self.line = QLabel(text)  # as it is: it may begin with the name of a file
         self.line.setWordWrap(True)
         self.line.setTextFormat(Qt.TextFormat.PlainText)
         self.line.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)

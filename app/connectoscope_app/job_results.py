@@ -12,12 +12,14 @@ from napari.layers import Layer
 from qtpy.QtCore import QObject
 
 from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.jobs.request import JobRequest
 from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes.endings import short_name
 from napari_connectoscope.cascade_map import level0_text
-from napari_connectoscope.jobs import JobWatcher
+from napari_connectoscope.jobs import JobWatcher, gone
 from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
+from napari_connectoscope.sources import source_of
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
@@ -41,7 +43,7 @@ class JobResults(QObject):
             return
         self._followed.add(watcher)
         folder = watcher.folder
-        name = job_name(folder)
+        name = self.name_of(folder)
         for signal in (watcher.resulted, watcher.metric, watcher.plotted):
             signal.connect(lambda event: self._tell(event, folder))
         watcher.progressed.connect(lambda _event: self._refresh(folder))
@@ -50,6 +52,9 @@ class JobResults(QObject):
 
     def show(self, folder: JobFolder) -> None:
         """Everything that a job has made so far."""
+        if not folder.path.exists():
+            self._window.tell(gone(folder.path))
+            return
         events, _ = folder.read_events(0)
         told = [event for event in events if event["type"] in ("result", "metric", "plot")]
         for event in told:
@@ -58,6 +63,13 @@ class JobResults(QObject):
             self._window.tell("This job has made nothing that can be shown yet")
         else:
             self._raise_panel(told)
+
+    def name_of(self, folder: JobFolder) -> str:
+        """The name of a job's result; of one that only tells, what it was about."""
+        request = self._request(folder)
+        if request.destination is None and "source" in request.parameters:
+            return f"{request.task} {short_name(str(request.parameters['source']).removeprefix('sample:'))}"
+        return folder.path.name.removesuffix(".job")
 
     def show_points(self, path: Path) -> None:
         """A CSV of points from the disk, as layer and table."""
@@ -71,7 +83,7 @@ class JobResults(QObject):
         self._window.remember(str(path))
 
     def _tell(self, event: dict[str, Any], folder: JobFolder) -> None:
-        plots, name = self._window.plots, job_name(folder)
+        plots, name = self._window.plots, self.name_of(folder)
         if event["type"] == "metric":
             plots.add_metric(name, event)
         elif event["type"] == "plot":
@@ -82,19 +94,19 @@ class JobResults(QObject):
     def _show_result(self, event: dict[str, Any], folder: JobFolder) -> None:
         path, kind = Path(event["path"]), event["kind"]
         if not path.exists():
-            self._window.tell(f"{path.name} is gone: it was moved or deleted")
+            self._window.tell(gone(path))
             return
         if kind in ("table", "points"):
             self._window.tables.show_table(path, str(event.get("name", path.stem)))
         if kind == "patches":
             self._window.label_patches(path)
         elif has_numbers(event):
-            self._window.plots.add_plan(job_name(folder), event)
+            self._window.plots.add_plan(self.name_of(folder), event)
         elif kind != "table":
             self._show_layers(event, folder)
 
     def _show_layers(self, event: dict[str, Any], folder: JobFolder | None = None) -> None:
-        targets = folder.request.parameters.get("target") if folder is not None else None
+        targets = self._request(folder).parameters.get("target") if folder is not None else None
 
         def add(viewer: ViewerModel) -> None:
             add_result_in_background(
@@ -109,7 +121,7 @@ class JobResults(QObject):
         if event["kind"] == "image" and is_reconstruction(event["path"]):
             self._window.comparison.open(event["path"], add)
         else:
-            add(self._window.viewer)
+            add(self._viewer_of(folder))
 
     def _added(self, layers: Sequence[Layer], folder: JobFolder | None) -> None:
         if folder is None:
@@ -125,7 +137,7 @@ class JobResults(QObject):
     def _ended(self, state: JobState, watcher: JobWatcher) -> None:
         folder, window = watcher.folder, self._window
         self._finish(folder)
-        name = job_name(folder)
+        name = self.name_of(folder)
         if state.status == "done":
             read = level0_text(watcher.summary)
             window.tell(f"{name}: finished" + (f", {read}" if read else ""))
@@ -146,19 +158,23 @@ class JobResults(QObject):
             self._window.raise_dock("Objects")
 
     def _finish(self, folder: JobFolder) -> None:
-        destination = folder.request.destination
+        destination = self._request(folder).destination
         if destination is not None:
             for viewer in self._window.panes.models:
                 finish_results(viewer, str(destination))
         self._growing.pop(str(folder.path), None)
 
+    def _viewer_of(self, folder: JobFolder | None) -> ViewerModel:
+        """Where the source of a job is shown; the one that is looked at, where it is shown nowhere."""
+        if folder is not None:
+            source = self._request(folder).parameters.get("source")
+            for viewer in self._window.panes.models:
+                if any(layer.visible and source_of(layer) == source for layer in viewer.layers):
+                    return viewer
+        return self._window.viewer
 
-def job_name(folder: JobFolder) -> str:
-    """Its result's name; of one that only tells, what it was about."""
-    request = folder.request
-    if request.destination is None and "source" in request.parameters:
-        return f"{request.task} {short_name(str(request.parameters['source']).removeprefix('sample:'))}"
-    return folder.path.name.removesuffix(".job")
+    def _request(self, folder: JobFolder) -> JobRequest:
+        return self._window.jobs.model.request_of(folder)
 
 
 def _log_end(folder: JobFolder) -> str:

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
 
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
-from napari_connectoscope.jobs import JobModel, JobWatcher
+from napari_connectoscope.jobs import JobModel, JobWatcher, gone
 
 _PROGRESS = 3  # column of JobModel
 _GROOVE = {True: "#343c48", False: "#dbe0e6"}  # by darkness of the theme
@@ -130,20 +130,28 @@ class JobsPanel(QWidget):
     def cancel(self) -> None:
         """Cancel the chosen job."""
         row = self._chosen()
-        if row is not None:
-            self.model.cancel(row)
-            self.told.emit("Cancelling: the blocks at hand are finished first")
+        if row is None:
+            return
+        if not self.model.watcher(row).running:
+            self.told.emit("This job has ended")
+            return
+        self.model.cancel(row)
+        self.told.emit("Cancelling: the blocks at hand are finished first")
 
     def resume(self) -> None:
         """Resume the chosen job."""
         row = self._chosen()
-        if row is not None:
-            try:
-                self.model.resume(row)
-            except UserError as error:
-                self.told.emit(str(error))
-            else:
-                self.resumed.emit(self.model.watcher(row))
+        if row is None:
+            return
+        if not self.model.can_resume(row):
+            self.told.emit("This job needs no resuming")
+            return
+        try:
+            self.model.resume(row)
+        except UserError as error:
+            self.told.emit(str(error))
+        else:
+            self.resumed.emit(self.model.watcher(row))
 
     def show_results(self) -> None:
         """Show what the chosen job has made."""
@@ -152,11 +160,14 @@ class JobsPanel(QWidget):
 
     def open_folder(self) -> None:
         """Show the result of the chosen job in the file browser."""
-        folder = self.current()
-        if self._chosen() is None or folder is None:
+        row = self._chosen()
+        if row is None:
             return
-        destination = folder.request.destination
-        place = folder.path if destination is None else destination.parent
+        destination = self.model.request(row).destination
+        place = self.model.watcher(row).folder.path if destination is None else destination.parent
+        if not place.exists():
+            self.told.emit(gone(place))
+            return
         QDesktopServices.openUrl(QUrl.fromLocalFile(str(place)))
 
     def forget(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from napari.components import ViewerModel
@@ -17,6 +18,7 @@ from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.taken import start
 
 _HINT = "Choose a task from the menus, for example Segment ▸ Synapses."
+_BAR = 12  # pixels: a scroll bar, and the gap before it
 
 
 class TaskPanel(QWidget):
@@ -33,15 +35,16 @@ class TaskPanel(QWidget):
         self.preview: PreviewController | None = None
         self.title = QLabel("No task chosen")
         self.title.setObjectName("heading")
+        self.title.setWordWrap(True)
         self.summary = QLabel(_HINT)
         self.summary.setObjectName("muted")
         self.summary.setWordWrap(True)
-        self.run_button = QPushButton("&Run")
+        self.run_button = QPushButton("Ru&n")  # letters that no menu has
         self.run_button.setProperty("accent", True)
         self.run_button.setToolTip("Run on the whole volume, or on the box (Ctrl+Return)")
         self.preview_button = QPushButton("&Preview")
         self.preview_button.setToolTip("Run the model on what is visible (Ctrl+Shift+Return)")
-        self.check_button = QPushButton("C&heck")
+        self.check_button = QPushButton("Chec&k")
         self.check_button.setToolTip("What the run will need: time, memory, disk")
         self.copy_button = QPushButton("&Copy as command")
         self.copy_button.setToolTip("The same run as a command for a terminal (Ctrl+Shift+C)")
@@ -62,13 +65,14 @@ class TaskPanel(QWidget):
         self._slider_place = QVBoxLayout()
         self._slider_place.setContentsMargins(0, 0, 0, 0)
         self._buttons = QWidget()
-        row = QHBoxLayout(self._buttons)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.setSpacing(8)
-        row.addWidget(self.run_button, 1)
-        row.addWidget(self.preview_button, 1)
-        row.addWidget(self.check_button, 1)
-        row.addWidget(self.copy_button)
+        rows = QVBoxLayout(self._buttons)  # four in a row are wider than a small screen allows
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setSpacing(8)
+        for pair in ((self.run_button, self.preview_button), (self.check_button, self.copy_button)):
+            row = QHBoxLayout()
+            for button in pair:
+                row.addWidget(button, 1)
+            rows.addLayout(row)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 10, 10, 10)
         layout.setSpacing(8)
@@ -87,16 +91,25 @@ class TaskPanel(QWidget):
         self.summary.setText(task.summary)
         self.form = TaskForm(task, viewer, entry.preset)
         self._scroll.setWidget(self.form)  # the form before goes
+        self._scroll.setMinimumWidth(self.form.minimumSizeHint().width() + _BAR)  # nothing is cut
         self._buttons.show()
         self.preview_button.setVisible(self.form.can_preview)
         self.check_button.setVisible(task.preflight is not None)
         self._forget_needs()
         self.form.changed.connect(self._forget_needs)
-        self._viewer = viewer
+        self._viewer, self._entry = viewer, entry
         self._drop_preview()
         if self.preview is not None:
             self.preview.look_at(viewer)
         self.form.setFocus()
+
+    def go_to(self, viewer: ViewerModel) -> None:
+        """The form as it is, but of what another viewer shows."""
+        if self.form is None or self._viewer is viewer:
+            return
+        task, values = self.form.task, self.form.values()
+        kept = {k: v for k, v in values.items() if k not in ("source", "channel", "time", task.destination)}
+        self.show_task(task, replace(self._entry, preset=kept), viewer)
 
     def run(self) -> None:
         """Check the form and start the job in a process of its own."""

@@ -38,9 +38,9 @@ class WelcomePage(QWidget):
         buttons.setSpacing(10)
         buttons.addStretch(1)
         for text, tip, signal in (
-            ("Open &file…", "Open a TIFF, HDF5, MRC, NRRD, NIfTI or NumPy file (Ctrl+O)", self.file_wanted),
+            ("Open f&ile…", "Open a TIFF, HDF5, MRC, NRRD, NIfTI or NumPy file (Ctrl+O)", self.file_wanted),
             (
-                "Open fol&der…",
+                "Open fo&lder…",
                 "Open an OME-Zarr, N5 or precomputed volume, or a folder of images (Ctrl+Shift+O)",
                 self.folder_wanted,
             ),

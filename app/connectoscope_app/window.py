@@ -28,7 +28,7 @@ from connectoscope_app.browser import VolumeBrowser, short_name
 from connectoscope_app.comparison import Comparison
 from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, may_lose
 from connectoscope_app.docks import hide_stray_tabs, make_docks
-from connectoscope_app.job_results import JobResults, job_name
+from connectoscope_app.job_results import JobResults
 from connectoscope_app.jobs_panel import JobsPanel
 from connectoscope_app.panes import Panes
 from connectoscope_app.plots_panel import PlotsPanel
@@ -101,7 +101,8 @@ class MainWindow(QMainWindow):
         self.log.setReadOnly(True)
         self.log.setMaximumBlockCount(_LOG_LINES)
         self.log.setAccessibleName("Log")
-        self.resize(QSize(1480, 920))  # first: docks get their widths of it
+        largest = self.screen().availableGeometry().size()
+        self.resize(QSize(1480, 920).boundedTo(largest))  # first: docks get their widths of it
         self.docks = make_docks(
             self,
             {
@@ -269,8 +270,7 @@ class MainWindow(QMainWindow):
         self._volumes[layer] = (source, volume)
         self.settings.remember_volume(source)
         self._recent_changed()
-        self.browser.details.show_volume(volume)
-        self.setWindowTitle(f"{volume.name} — Connectoscope")
+        self._describe(volume)
         self.tell(f"Opened {volume.name}: {' × '.join(map(str, volume.shape))} voxels")
         for warning in volume.warnings:
             self.log.appendPlainText(f"{volume.name}: {warning}")
@@ -307,15 +307,20 @@ class MainWindow(QMainWindow):
         if layer in self._volumes:
             volume = self._volumes[layer][1]
             if volume is not self.browser.details.volume:
-                self.browser.details.show_volume(volume)
-                self.setWindowTitle(f"{volume.name} — Connectoscope")
+                self._describe(volume)
 
     def _layers_changed(self, _event: object = None) -> None:
-        empty = all(len(model.layers) == 0 for model in self.panes.models)
-        self.welcome.setVisible(empty)
-        if empty:
-            self.browser.details.show_volume(None)
-            self.setWindowTitle("Connectoscope")
+        layers = [layer for model in self.panes.models for layer in model.layers]
+        self.welcome.setVisible(not layers)
+        shown = self.browser.details.volume
+        volumes = [self._volumes[layer][1] for layer in layers if layer in self._volumes]
+        if shown is not None and all(volume is not shown for volume in volumes):  # it has been closed
+            self._describe(volumes[-1] if volumes else None)
+
+    def _describe(self, volume: Volume | None) -> None:
+        """In the panel and in the title."""
+        self.browser.details.show_volume(volume)
+        self.setWindowTitle("Connectoscope" if volume is None else f"{volume.name} — Connectoscope")
 
     def _recent_changed(self) -> None:
         recent = [source for source in self.settings.recent if not source.startswith("sample:")]
@@ -354,7 +359,7 @@ class MainWindow(QMainWindow):
                     self.jobs.add(folder)
                 else:
                     self.add_job(folder)
-                    self.tell(f"{job_name(folder)} went on while the window was closed")
+                    self.tell(f"{self.results.name_of(folder)} went on while the window was closed")
             except (UserError, OSError) as error:  # damaged since, or its disk is away
                 self._forget_job(path)
                 self.tell(one_line(error))

@@ -37,14 +37,21 @@ def create(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
     return JobFolder.create(JobRequest.make(load_task(task), dict(values), **options))
 
 
+def gone(path: Path) -> str:
+    """What to tell of a file or folder that is no longer there."""
+    return f"{path.name} is gone: it was moved or deleted"
+
+
 def start(folder: JobFolder) -> None:
     """Start, or resume, a job in a process of its own.
 
     Raises:
-        UserError: when it runs already.
+        UserError: when it runs already, or its folder has gone.
     """
     from connectoscope.jobs.run import start_detached
 
+    if not folder.request_path.is_file():
+        raise UserError(gone(folder.path))
     holder = folder.holder()
     if holder is not None and not folder.state().ended:  # else it is leaving, and run_job waits for that
         raise UserError(f"{folder.path.name} is already running (process {holder.pid})")
@@ -90,7 +97,7 @@ class JobWatcher(QObject):
         self._timer.start()
 
     def resume(self) -> None:
-        """Start the job again and go on watching. Raises UserError when it runs already."""
+        """Start the job again and go on watching. Raises UserError as :func:`start` does."""
         start(self.folder)
         self.start()
 
@@ -156,7 +163,7 @@ class JobWatcher(QObject):
         self._heard = time.monotonic()
         state = self.folder.state()
         if not self.folder.path.exists():
-            self._end(JobState("failed", "its folder is gone", 1), {})
+            self._end(JobState("failed", gone(self.folder.path), 1), {})
         elif self._begun and state.status == "paused":
             self._end(state, {})
         elif not self._begun and self.folder.holder() is None:
@@ -234,6 +241,13 @@ class JobModel(QAbstractTableModel):
     def request(self, row: int) -> JobRequest:
         return self._requests[row]
 
+    def request_of(self, folder: JobFolder) -> JobRequest:
+        """What a job was asked for; of one in the list also when its folder has gone."""
+        for watcher, request in zip(self._watchers, self._requests, strict=True):
+            if watcher.folder.path == folder.path:
+                return request
+        return folder.request
+
     def can_resume(self, row: int) -> bool:
         state = self._watchers[row].state
         return state is not None and state.resumable
@@ -243,7 +257,7 @@ class JobModel(QAbstractTableModel):
         self._watchers[row].folder.cancel()
 
     def resume(self, row: int) -> None:
-        """Go on with a stopped job. Raises UserError when it runs already."""
+        """Go on with a stopped job. Raises UserError as :func:`start` does."""
         self._watchers[row].resume()
         self._update(self._watchers[row])
 

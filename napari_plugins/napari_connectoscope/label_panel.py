@@ -8,6 +8,7 @@ from typing import Any
 
 from napari.components import ViewerModel
 from napari.layers import Labels, Shapes
+from napari.qt import QtViewer
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
@@ -100,7 +101,7 @@ class LabelPanel(QWidget):
         self.list.setMinimumHeight(70)
         self.list.setStyleSheet(_BOXES)
         self.list.currentRowChanged.connect(self._row_chosen)
-        self.list.itemClicked.connect(lambda item: self._row_chosen(self.list.row(item)))
+        self.list.itemClicked.connect(self._row_clicked)
         self.list.itemChanged.connect(lambda _: self._ticked())
         self.plane = QLabel()
         self.keys = QLabel(_KEYS)
@@ -115,6 +116,8 @@ class LabelPanel(QWidget):
             "Done, next", "This patch is finished; go to the next that is not (Alt+Return)", self.finish
         )
         self.done_button.setProperty("accent", True)
+        for widget in (self.list, self.previous_button, self.next_button, self.done_button):
+            widget.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the keys to the canvas
         self.train_button = self._button(
             "", "Open the form of Adapt ▸ Train on Patches with these", self._train
         )
@@ -245,7 +248,11 @@ class LabelPanel(QWidget):
 
     # -- from patch to patch ---------------------------------------------------------------------------------
     def go(self, row: int) -> None:
-        """Fly to a patch and take up the brush."""
+        """Fly to a patch and take up the brush, with the keys for it."""
+        self._fly(row)
+        self._focus_canvas()
+
+    def _fly(self, row: int) -> None:
         if self.labelling is None or self._frames is None:
             return
         self._current = row
@@ -280,7 +287,19 @@ class LabelPanel(QWidget):
 
     def _row_chosen(self, row: int) -> None:
         if row >= 0 and row != self._current:
-            self.go(row)
+            self._fly(row)  # arrow keys go on through the list
+
+    def _row_clicked(self, item: QListWidgetItem) -> None:
+        self._row_chosen(self.list.row(item))
+        self._focus_canvas()
+
+    def _focus_canvas(self) -> None:
+        """The keyboard to the canvas of the viewer, in whatever window it is."""
+        viewer = getattr(self.viewer, "__wrapped__", self.viewer)  # napari hands plugins a proxy
+        for window in QApplication.topLevelWidgets():
+            for pane in window.findChildren(QtViewer):
+                if pane.viewer is viewer:
+                    pane.canvas.native.setFocus()
 
     def _waiting(self) -> list[int]:
         unchecked = Qt.CheckState.Unchecked

@@ -31,7 +31,7 @@ def has_numbers(event: Mapping[str, Any]) -> bool:
 COLUMNS = {
     "plan": ("", "One level", "Cascade"),
     "model": ("", "Before", "After"),
-    "ranking": ("Model", "Distance (MMD²)", "95 % of resamples", "p", "Its own halves"),
+    "ranking": ("Model", "MMD²", "95 % of resamples", "p", "Its own halves"),
 }
 _TIPS = (
     "Nearest first",
@@ -71,8 +71,6 @@ class PlanView(QWidget):
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.currentCellChanged.connect(lambda *_: self._show_choice())
         self.table.doubleClicked.connect(lambda _: self._go_on("segment"))
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        self.table.horizontalHeader().setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         self.table.horizontalHeader().setDefaultAlignment(_RIGHT)
         self.run_button = QPushButton("Run with this plan")
         self.run_button.setProperty("accent", True)
@@ -108,6 +106,10 @@ class PlanView(QWidget):
         for j in range(len(columns)):
             self.table.horizontalHeaderItem(j).setToolTip(_TIPS[j] if ranking else "")
         self.table.horizontalHeaderItem(0).setTextAlignment(_LEFT)
+        header, modes = self.table.horizontalHeader(), QHeaderView.ResizeMode
+        header.setSectionResizeMode(modes.ResizeToContents)
+        # Of a ranking the last one, whose short numbers stay whole: squeezed names cannot be told apart.
+        header.setSectionResizeMode(len(columns) - 1 if ranking else 0, modes.Stretch)
         text = str(event.get("text") or event["name"])
         self.verdict.setText(text[:1].upper() + text[1:] if model else text)
         rows = event.get("table") or []
@@ -115,6 +117,7 @@ class PlanView(QWidget):
         for i, row in enumerate(rows):
             for j, value in enumerate(row[: len(columns)]):
                 item = QTableWidgetItem(cell_text(value))
+                item.setToolTip(item.text())
                 if j:
                     item.setTextAlignment(_RIGHT)
                 self.table.setItem(i, j, item)

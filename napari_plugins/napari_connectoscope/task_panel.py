@@ -99,6 +99,7 @@ class TaskPanel(QWidget):
         layout.addStretch(1)
 
         self.form.changed.connect(self._tell_copy)
+        self.form.changed.connect(self.checking.stop)
         self.preview.started.connect(lambda: self.status.setText("Preview: the model on what is visible …"))
         self.preview.ready.connect(self._preview_ready)
         self.preview.failed.connect(self.form.show_error)

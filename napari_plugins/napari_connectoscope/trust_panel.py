@@ -9,8 +9,17 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QRectF, QSize, Qt, Signal
-from qtpy.QtGui import QColor, QLinearGradient, QPainter, QPaintEvent
-from qtpy.QtWidgets import QComboBox, QGridLayout, QLabel, QPushButton, QSizePolicy, QSlider, QWidget
+from qtpy.QtGui import QColor, QLinearGradient, QPainter, QPaintEvent, QResizeEvent
+from qtpy.QtWidgets import (
+    QComboBox,
+    QGridLayout,
+    QLabel,
+    QLayoutItem,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QWidget,
+)
 
 from connectoscope.segmentation.trust import trusted_sd
 from connectoscope.volumes import read_marks
@@ -21,6 +30,7 @@ _STEPS = 200  # of the slider
 _INSET = 8  # pixels: half a slider's handle, so that colours and handle are at the same place
 _GROUND = QColor(128, 128, 128)  # what lies under the colours: EM of middle intensity
 _BAR, _TICK = 14, 4  # heights in pixels
+_WIDE, _NARROW = 4, 2  # columns
 _OVERLAYS = (
     ("total", "Total uncertainty", "Both together: √(aleatoric² + epistemic²)"),
     ("aleatoric", "Left open by the scan", "Aleatoric: blur and noise hide it"),
@@ -102,6 +112,7 @@ class TrustPanel(QWidget):
         self.plot_button = QPushButton("Reliability…")
         self.plot_button.setToolTip("How often the model's intervals held the truth, from its card")
         self.plot_button.clicked.connect(lambda _=False: self._tell_plot())
+        self._columns = _WIDE
         self.rows = QGridLayout(self)
         self.rows.setContentsMargins(8, 6, 8, 6)
         self.rows.setHorizontalSpacing(10)
@@ -119,6 +130,35 @@ class TrustPanel(QWidget):
             layer.events.visible.connect(self._see_overlay)
         self._layers_changed()
 
+    # -- as wide as there is room ----------------------------------------------------------------------------
+    def minimumSizeHint(self) -> QSize:  # noqa: N802
+        return QSize(self._width_in(_NARROW), super().minimumSizeHint().height())
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Two rows of four; where that is too wide, four of two."""
+        super().resizeEvent(event)
+        columns = _WIDE if self.width() >= self._width_in(_WIDE) else _NARROW
+        if columns != self._columns:
+            cells = self._cells()
+            self._columns = columns
+            for number, item in cells:
+                self.rows.addWidget(item.widget(), *divmod(number, columns))
+
+    def _cells(self) -> list[tuple[int, QLayoutItem]]:
+        """What is in the grid, with its place when counted row by row."""
+        places = (self.rows.getItemPosition(i)[:2] for i in range(self.rows.count()))
+        return [(row * self._columns + column, self.rows.itemAt(i)) for i, (row, column) in enumerate(places)]
+
+    def _width_in(self, columns: int) -> int:
+        """Pixels that are needed at least."""
+        widths = [0] * columns
+        for number, item in self._cells():
+            widths[number % columns] = max(widths[number % columns], item.minimumSize().width())
+        margins = self.rows.contentsMargins()
+        gaps = (columns - 1) * self.rows.horizontalSpacing()
+        return sum(widths) + gaps + margins.left() + margins.right()
+
+    # -- what is shown ---------------------------------------------------------------------------------------
     @property
     def sd(self) -> float | None:
         """The threshold; None: everything is shown."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtGui import QDesktopServices
 
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
 from connectoscope.volumes import ImageSpec, create_image, set_attributes
+from napari_connectoscope import jobs
 
 WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machine
+GONE = "out.ome.zarr.job is gone: it was moved or deleted"
 HEADER = "id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1\n"
 
 
@@ -48,6 +51,28 @@ def finish(folder: JobFolder) -> None:
     events = folder.events()
     events.write("result", kind="table", path=str(table), name="synapses")
     events.write("finished", summary={"objects": {"synapses": 2}}, exit_code=0)
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Folders that the system's file browser would have shown."""
+    folders = []
+    monkeypatch.setattr(QDesktopServices, "openUrl", lambda url: folders.append(url.toLocalFile()))
+    return folders
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Folders of the jobs whose processes would have been started."""
+    folders = []
+    monkeypatch.setattr("connectoscope.jobs.run.start_detached", folders.append)
+    return folders
+
+
+def trigger(window, title: str) -> str:
+    """Run a command of the menu *Tools*; what the window says then."""
+    window.commands.trigger(window.commands.find("Tools", title))
+    return window.statusBar().currentMessage()
 
 
 def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job):
@@ -115,6 +140,52 @@ def test_a_vanished_result_is_told_and_not_raised(window, job):
     job.events().write("result", kind="image", path=str(job.path / "gone.ome.zarr"), name="gone")
     window.results.show(job)
     assert "gone" in window.statusBar().currentMessage()
+
+
+def test_a_folder_that_goes_while_its_job_runs_is_one_line(window, qtbot, job, monkeypatch):
+    window.add_job(job)
+    watcher = window.jobs.model.watcher(0)
+    watcher.poll()
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 2, timeout=WAIT)
+    monkeypatch.setattr(jobs, "_QUIET_SECONDS", -1)
+    job.path.rename(job.path.with_name("elsewhere.job"))
+    watcher.poll()
+    assert window.error_dialog.line.text() == GONE
+    assert window.jobs.model.index(0, 2).data() == "Failed"
+    window.error_dialog.close()
+
+
+def test_of_a_folder_that_has_gone_every_command_says_so(window, job, tmp_path, opened, started):
+    window.jobs.add(job)
+    job.events().write("cancelled", message="stopped", exit_code=3)
+    window.jobs.model.watcher(0).poll()
+    job.path.rename(tmp_path / "elsewhere.job")
+    assert trigger(window, "Resume Job") == GONE
+    assert started == []
+    assert trigger(window, "Show Result") == GONE
+    trigger(window, "Open Job Folder")  # the result is still there
+    assert opened == [str(tmp_path)]
+
+
+def test_a_job_that_only_told_has_no_folder_to_open_once_it_has_gone(window, volume_file, tmp_path, opened):
+    values = {"source": str(volume_file), "destination": str(tmp_path / "out.ome.zarr")}
+    folder = JobFolder.create(JobRequest.make("preflight", values), tmp_path / "out.ome.zarr.job")
+    window.jobs.add(folder)
+    trigger(window, "Open Job Folder")
+    folder.remove()
+    assert trigger(window, "Open Job Folder") == GONE
+    assert opened == [str(folder.path)]
+
+
+def test_a_finished_job_is_neither_cancelled_nor_resumed(window, job, started):
+    window.jobs.add(job)
+    assert trigger(window, "Resume Job") == "This job needs no resuming"  # it runs
+    finish(job)
+    window.jobs.model.watcher(0).poll()
+    assert trigger(window, "Cancel Job") == "This job has ended"
+    assert not job.cancel_path.exists()
+    assert trigger(window, "Resume Job") == "This job needs no resuming"
+    assert (started, job.state().status) == ([], "done")
 
 
 def test_a_dropped_job_folder_joins_the_list(window, job):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from qtpy.QtCore import QMimeData, QPointF, Qt, QUrl
+from qtpy.QtCore import QMimeData, QPointF, QRect, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
 from qtpy.QtWidgets import QApplication, QLabel, QMessageBox
 
 from connectoscope_app import commands
 from connectoscope_app.palette import matches
 from connectoscope_app.settings import load_settings
+from connectoscope_app.window import MainWindow
 
 WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machine
 
@@ -101,6 +105,29 @@ def test_opening_shows_levels_and_is_remembered(window, qtbot, volume_file):
     assert window.commands.find("File/Open Recent", volume_file.name)
 
 
+def test_what_is_described_is_a_volume_that_is_open(window, qtbot, volume_file, tmp_path):
+    second = tmp_path / "second.ome.tif"
+    shutil.copy(volume_file, second)
+    for number, path in enumerate((volume_file, second), 1):
+        window.open_volume(str(path))
+        qtbot.waitUntil(lambda number=number: len(window.viewer.layers) == number, timeout=WAIT)
+    assert window.windowTitle().startswith(window.browser.details.volume.name)
+    window.viewer.add_image(np.zeros((4, 8, 8), np.uint8), name="mine")  # the active one now
+    for expected in ("small", None):
+        window.viewer.layers.remove(window.browser.details.volume.name)
+        volume = window.browser.details.volume
+        assert (volume and volume.name) == expected
+        assert window.windowTitle() == (f"{expected} — Connectoscope" if expected else "Connectoscope")
+    assert window.welcome.isHidden()
+
+
+def test_the_first_window_is_no_larger_than_the_screen(make_window, monkeypatch):
+    small = SimpleNamespace(availableGeometry=lambda: QRect(0, 0, 1067, 667))
+    monkeypatch.setattr(MainWindow, "screen", lambda self: small)
+    window = make_window()
+    assert (window.width(), window.height()) == (1067, 667)
+
+
 def test_a_missing_file_is_one_line_in_a_dialog(window, qtbot, tmp_path):
     window.open_volume(str(tmp_path / "nowhere.ome.zarr"))
     qtbot.waitUntil(lambda: window.error_dialog is not None, timeout=WAIT)
@@ -121,6 +148,15 @@ def test_error_dialog_folds_its_details(window):
     dialog.close()
 
 
+@pytest.mark.parametrize(
+    "line", ["xnh has voxels of 50 nm: choose another model", "f.xyz: name it f.ome.zarr"]
+)
+def test_error_dialog_leaves_names_as_they_are(window, line):
+    window.show_error(line)
+    assert window.error_dialog.line.text() == line
+    window.error_dialog.close()
+
+
 def test_dropped_paths_and_addresses_are_opened(window, qtbot, volume_file, monkeypatch):
     drop(window, urls=[str(volume_file)])
     qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
@@ -132,7 +168,6 @@ def test_dropped_paths_and_addresses_are_opened(window, qtbot, volume_file, monk
 
 
 def test_a_missing_voxel_size_is_asked_for(window, qtbot, tmp_path):
-    import numpy as np
     import tifffile
 
     path = tmp_path / "plain.tif"
@@ -210,7 +245,6 @@ def test_view_commands_run_twice(window, title):
 
 
 def test_of_several_choices_the_last_one_is_shown_and_the_voxel_size_stays(window, qtbot, tmp_path):
-    import numpy as np
     import tifffile
 
     path = tmp_path / "times.tif"

@@ -48,7 +48,7 @@ def test_blocks_and_disk_are_counted(ask, tmp_path):
 
 def test_too_little_disk_and_memory_are_told(ask, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr(module, "free_memory", lambda: 0)
     monkeypatch.setattr(module, "peak_memory_mb", lambda: 0.0)
     disk, memory = ask()["warnings"]
     assert "choose another place, or --box" in disk

@@ -52,6 +52,9 @@ def test_from_xray_to_what_is_trusted(make_window, qtbot, xray, tmp_path):
     assert [layer.name for layer in left.layers] == ["xray"]
     assert window.viewer is right
     assert right.layers.selection.active.name == "EM"
+    assert (
+        window.results._viewer_of(watcher.folder) is left
+    )  # what else is made of the X-ray volume lies on it
     seen, em = left.layers[0], right.layers["EM"]
     edges = [layer.extent.world + np.outer((-0.5, 0.5), layer.scale) for layer in (seen, em)]
     np.testing.assert_allclose(edges[1], edges[0])  # voxels of 10 nm fill those of 30 nm
@@ -101,6 +104,14 @@ def test_from_xray_to_what_is_trusted(make_window, qtbot, xray, tmp_path):
     assert window.viewer is left
     window.commands.trigger(window.commands.find("Segment", "Membranes"))
     assert window.task_panel.form.values()["source"] == str(xray)
+
+    qtbot.mouseClick(panes[1].canvas.native, Qt.MouseButton.LeftButton)
+    window.commands.trigger(window.commands.find("Segment", "Membranes"))
+    window.task_panel.form.set_values({"threshold": 99})
+    for name in PARTS:  # the comparison ends: the form goes on with what is left
+        right.layers.remove(name)
+    values = window.task_panel.form.values()
+    assert (values["source"], values["threshold"]) == (str(xray), 99)
 
     window.commands.trigger(window.commands.find("File", "Close Volumes"))
     assert window.viewer is left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from app_model.types import KeyBinding, KeyCode, KeyMod
+from qtpy.QtCore import Qt
 
 from connectoscope.adaptation.labelling import DONE, Labelling, labels_folder, write_labels
 from connectoscope.adaptation.patches import Patch, PatchFile, Source, read_patches
@@ -187,6 +188,10 @@ def test_in_napari_itself(make_napari_viewer, volume_path, patches, qtbot):
     press(viewer, KeyMod.Alt | KeyCode.RightArrow)
     assert panel._current == 1
     press(viewer, KeyMod.Alt | KeyCode.Enter)
+    qtbot.mouseClick(panel.done_button, Qt.MouseButton.LeftButton)
+    assert panel.bar.value() == 2
+    focused = viewer.window._qt_window.focusWidget()
+    assert focused is viewer.window._qt_viewer.canvas.native  # not the button, which Space would press again
     panel.train_button.click()
     form = viewer.window.dock_widgets["Train on patches"].form
     assert form.values()["patches"].endswith(DONE)

@@ -1,5 +1,8 @@
 """Plots hold what jobs tell, curves grow, colours follow the theme, and a plan leads to its task's form."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -27,6 +30,15 @@ def view(qtbot):
     qtbot.addWidget(view)
     view.resize(500, 300)
     return view
+
+
+def test_pyqtgraph_is_imported_before_the_first_plot():
+    code = (
+        "import sys, threading; from napari_connectoscope.layers import warm_up;"
+        "thread = threading.Thread(target=warm_up); thread.start(); thread.join();"
+        "sys.exit('pyqtgraph' not in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120).returncode == 0
 
 
 def test_an_event_of_the_context_is_a_plot(tmp_path):
@@ -124,6 +136,26 @@ def test_plan_shows_verdict_numbers_and_a_button(qtbot):
     view.show_plan({"kind": "plan", "name": "bare", "path": "x"})
     assert view.verdict.text() == "bare"
     assert view.run_button.isHidden()
+
+
+def test_a_ranking_tells_its_models_apart(qtbot):
+    names = ["synapse-vnc", "synapse-fib-common", "synapse-fib-common-25"]
+    view = PlanView()
+    qtbot.addWidget(view)
+    view.resize(400, 300)
+    view.show_plan(PLAN)
+    view.show_plan(
+        {
+            "kind": "ranking",
+            "name": "v",
+            "path": "x",
+            "table": [[n, 0.1, "0.1–0.2", 0.5, 0.01] for n in names],
+        }
+    )
+    view.show()
+    qtbot.waitExposed(view)
+    assert view.table.columnWidth(0) >= view.table.sizeHintForColumn(0)
+    assert [view.table.item(row, 0).toolTip() for row in range(3)] == names
 
 
 def test_plan_leads_to_the_form_of_its_task():

@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication, QPushButton, QVBoxLayout, QWidget
 from tiny_xray import MODEL, write_model, write_xray
 
+from napari_connectoscope.trust_panel import TrustPanel
+
 WAIT = 90_000  # ms
+
+
+def test_a_narrow_panel_cuts_nothing(qtbot, viewer):
+    panel = TrustPanel(viewer)
+    panel.rows.addWidget(QPushButton("Swipe"), 1, 3)  # as the window does
+    host = QWidget()
+    qtbot.addWidget(host)
+    QVBoxLayout(host).addWidget(panel)
+    host.layout().setContentsMargins(0, 0, 0, 0)
+    host.show()
+    for width, places in ((800, [(0, 3), (1, 2), (1, 3)]), (460, [(1, 1), (3, 0), (3, 1)])) * 2:
+        host.resize(width, 150)
+        QApplication.processEvents()
+        assert panel.width() == width
+        items = [panel.rows.itemAt(i) for i in range(panel.rows.count())]
+        assert all(item.geometry().width() >= item.minimumSize().width() for item in items)
+        at = {item.widget(): panel.rows.getItemPosition(i)[:2] for i, item in enumerate(items)}
+        swipe = items[-1].widget()
+        assert [at[panel.plot_button], at[panel.said], at[swipe]] == places
+        assert panel.slider.geometry().left() == panel.colours.geometry().left()
 
 
 def test_reconstruct_in_napari(make_napari_viewer, qtbot, tmp_path, monkeypatch):
