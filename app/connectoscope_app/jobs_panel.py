@@ -84,7 +84,7 @@ class JobsPanel(QWidget):
         self.model.dataChanged.connect(lambda *_: self._refresh_buttons())
         self._buttons = {}
         row = QHBoxLayout()
-        row.setSpacing(8)
+        row.setSpacing(6)
         for name, tip, slot in (
             (
                 "Cancel",
@@ -93,7 +93,7 @@ class JobsPanel(QWidget):
             ),
             ("Resume", "Go on where the job was cancelled, paused or failed", self.resume),
             ("Show result", "Put the layers and the table of this job into the viewer", self.show_results),
-            ("Open folder", "Show the result in the system's file browser", self.open_folder),
+            ("Folder", "Show the result in the system's file browser", self.open_folder),
             ("Forget", "Take the job off this list; its files stay", self.forget),
         ):
             button = QPushButton(name)
@@ -196,7 +196,7 @@ class JobsPanel(QWidget):
             "Cancel": running,
             "Resume": row is not None and self.model.can_resume(row),
             "Show result": row is not None,
-            "Open folder": row is not None,
+            "Folder": row is not None,
             "Forget": row is not None and not running,
         }
         for name, button in self._buttons.items():

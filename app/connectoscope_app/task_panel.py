@@ -65,14 +65,13 @@ class TaskPanel(QWidget):
         self._slider_place = QVBoxLayout()
         self._slider_place.setContentsMargins(0, 0, 0, 0)
         self._buttons = QWidget()
-        rows = QVBoxLayout(self._buttons)  # four in a row are wider than a small screen allows
-        rows.setContentsMargins(0, 0, 0, 0)
-        rows.setSpacing(8)
-        for pair in ((self.run_button, self.preview_button), (self.check_button, self.copy_button)):
-            row = QHBoxLayout()
-            for button in pair:
-                row.addWidget(button, 1)
-            rows.addLayout(row)
+        row = QHBoxLayout(self._buttons)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(6)  # so that they are no wider than the layer controls above them
+        row.addWidget(self.run_button, 1)
+        row.addWidget(self.preview_button, 1)
+        row.addWidget(self.check_button, 1)
+        row.addWidget(self.copy_button)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(12, 10, 10, 10)
         layout.setSpacing(8)
