@@ -87,8 +87,8 @@ class Context:
             UserError: when the device that was asked for is not there.
         """
         device = resolve_device(self.request.device)
-        if self.request.device == "auto" and device == "cpu" and _unusable_gpu():
-            self.warn("the installed torch cannot compute on the GPU of this machine: the CPU computes")
+        if self.request.device == "auto" and device == "cpu" and (reason := _gpu_trouble()):
+            self.warn(f"the GPU cannot be used ({reason}): the CPU computes")
         return device
 
     @property
@@ -218,27 +218,29 @@ def resolve_device(device: Device) -> str:
     import torch
 
     found = {
-        "cuda": torch.cuda.is_available() and not _unusable_gpu(),
+        "cuda": torch.cuda.is_available() and not _gpu_trouble(),
         "mps": torch.backends.mps.is_available(),
     }
     if device == "auto":
         return next((name for name, there in found.items() if there), "cpu")
     if not found[device]:
         name = {"cuda": "CUDA device (NVIDIA GPU)", "mps": "MPS device (Apple GPU)"}[device]
-        raise UserError(
-            f"no {name} that the installed torch can compute on was found here; use --device auto or --device cpu"
-        )
+        reason = _gpu_trouble() if device == "cuda" else ""
+        found_here = f"that can be used was found here ({reason})" if reason else "was found here"
+        raise UserError(f"no {name} {found_here}; use --device auto or --device cpu")
     return device
 
 
-def _unusable_gpu() -> bool:
-    """Whether torch sees a GPU for which this build of it has no code."""
+def _gpu_trouble() -> str:
+    """Why torch cannot compute on the NVIDIA GPU that it sees, as where this build has no code for it; "" where it can."""
     import torch
 
     try:
-        return torch.cuda.is_available() and (torch.zeros(1, device="cuda") + 1).item() != 1
-    except (RuntimeError, AssertionError):
-        return True
+        if torch.cuda.is_available():
+            (torch.zeros(1, device="cuda") + 1).item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return ""
 
 
 def threads_of(request: JobRequest) -> int:

@@ -38,13 +38,10 @@ def cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Processors that we may run on, at most as many as the time that our groups are given would fill."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in control_groups("cpu", proc, cgroups):
-        quota, period = (
-            words(folder / "cpu.max")
-            or words(folder / "cpu.cfs_quota_us") + words(folder / "cpu.cfs_period_us")
-            or ["max", "1"]
-        )
-        if quota.isdecimal():  # not "max", not -1
-            count = min(count, max(1, math.ceil(int(quota) / int(period))))
+        given = words(folder / "cpu.max")
+        given = given or words(folder / "cpu.cfs_quota_us") + words(folder / "cpu.cfs_period_us")
+        if len(given) == 2 and all(word.isdecimal() for word in given):  # not "max", not -1
+            count = min(count, max(1, math.ceil(int(given[0]) / int(given[1]))))
     return count
 
 

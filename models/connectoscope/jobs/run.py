@@ -130,9 +130,7 @@ class _Supervisor:
         )
         with self._signals_handled():
             code = self._run_engines(tile_scale)
-        if (
-            code == Cancelled.exit_code
-        ):  # obeyed: the next run must not find it, whatever the clock of the file server says
+        if code == Cancelled.exit_code:  # obeyed: nothing for the next run to find
             job.cancel_path.unlink(missing_ok=True)
         return code
 

@@ -99,10 +99,10 @@ def test_device_and_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     told = Context.local(tmp_path / "f", "auto")  # a GPU, and a torch that has no code for it
     assert told.device == "cpu"
-    assert "cannot compute on the GPU" in told.warnings[0]
-    with pytest.raises(UserError, match=r"no CUDA device.*can compute"):
+    assert "the GPU cannot be used (" in told.warnings[0]
+    with pytest.raises(UserError, match=r"no CUDA device.*that can be used"):
         _ = Context.local(tmp_path / "g", "cuda").device
-    monkeypatch.setattr("connectoscope.jobs.context._unusable_gpu", lambda: False)
+    monkeypatch.setattr("connectoscope.jobs.context._gpu_trouble", str)
     assert Context.local(tmp_path / "d", "auto").device == "cuda"
     alone, shared, background = (
         threads_of(JobRequest(task="library", **options))
