@@ -63,6 +63,7 @@ def test_inputs_that_are_no_local_files_stay_as_they_are(tmp_path, source, store
         ({"source": "x", "destination": "d", "colour": 1}, "there is no parameter colour"),
         ({"source": "x", "destination": "s3://b/d"}, "is a URL"),
         ({"source": "x", "destination": "sample:vnc"}, "is a sample"),
+        ({"source": "caf\udce9", "destination": "d"}, r"--source: the name caf\? is not UTF-8"),
     ],
 )
 def test_wrong_parameters_are_named_in_one_line(values, text):

@@ -121,6 +121,14 @@ def test_a_stopped_training_goes_on_exactly():
         assert torch.equal(value, again.pruner.state()[key]), key
 
 
+def test_masks_go_to_the_device_of_their_weights():
+    state = Run("magnitude").go(20).pruner.state()
+    other = Pruner(UNet3d(NET).to("meta"), SCHEDULE, "magnitude", 0.5)
+    other.restore(state)
+    found = (*other.masks.values(), *other.hidden.values())
+    assert {tensor.device.type for tensor in found} == {"meta"}
+
+
 def test_averaged_weights_are_masked_alike():
     run = Run("budgeted-broadcast").go(6)
     state = {k: torch.ones_like(v) for k, v in run.network.state_dict().items()}

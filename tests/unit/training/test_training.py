@@ -115,6 +115,17 @@ def test_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
         assert torch.equal(value, resumed.best[name]), name
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")
+def test_a_checkpoint_goes_to_the_device_of_the_training(recipe: Path, tmp_path: Path) -> None:
+    """No GPU here: PyTorch's device without memory shows where tensors are put."""
+    trainer, volumes = loaded(recipe)
+    trainer.save(tmp_path / "checkpoint")
+    other = Trainer(trainer.recipe, volumes, "meta")
+    other.resume(tmp_path / "checkpoint")
+    kept = (other.network.state_dict(), other.average, other.best)
+    assert {tensor.device.type for state in kept for tensor in state.values()} == {"meta"}
+
+
 def test_checkpoint_of_another_recipe_is_refused(recipe: Path, tmp_path: Path) -> None:
     trainer, _ = loaded(recipe)
     trainer.save(tmp_path / "c")

@@ -17,8 +17,8 @@ import tensorstore as ts
 import tifffile
 from format_files import FORMATS, Given
 
-from connectoscope.errors import UserError
-from connectoscope.volumes import open_volume
+from connectoscope.errors import Unreadable, UserError
+from connectoscope.volumes import open_volume, raw
 from connectoscope.volumes.geometry import Box
 
 PIXELS = np.random.default_rng(0).integers(0, 100, (4, 5, 6)).astype("u1")
@@ -120,6 +120,15 @@ def test_nifti_times_slope_and_unknown_unit(tmp_path: Path) -> None:
     volume = open_volume(tmp_path / "a.nii", time=1)
     assert (volume.dtype, volume.unit, volume.times) == (np.float32, None, 2)
     np.testing.assert_allclose(everything(volume), stored[..., 1].T * 0.5 + 10)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_folder_for_temporary_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nibabel.save(nibabel.Nifti1Image(PIXELS.T, np.eye(4)), tmp_path / "a.nii.gz")
+    volume = open_volume(tmp_path / "a.nii.gz")
+    monkeypatch.setattr(raw.tempfile, "TemporaryFile", lambda: Path("/dev/full").open("r+b"))  # noqa: SIM115
+    with pytest.raises(Unreadable, match=r"folder for temporary files, .* is full: set TMPDIR"):
+        everything(volume)
 
 
 def test_nifti_pair_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import onnxruntime
+import platformdirs
 import pytest
 import torch
 
@@ -279,3 +280,12 @@ def test_a_removed_model_leaves_what_is_not_its_own(
     assert [p.name for p in bundle.path.iterdir()] == ["note.txt"]
     with pytest.raises(UserError, match="no model"):
         find_model("small")
+
+
+def test_a_user_without_a_home_has_the_bundled_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(*_: object) -> str:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("CONNECTOSCOPE_MODELS", raising=False)
+    monkeypatch.setattr(platformdirs, "user_data_dir", homeless)
+    assert "synapse-vnc" in [bundle.card.name for bundle in list_models()]
