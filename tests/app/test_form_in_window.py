@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from connectoscope.tasks.base import load_task, task_names
@@ -20,7 +19,6 @@ def test_no_button_has_the_letter_of_a_menu(window):
 
 def test_forms_fit_into_a_small_window(window):
     window.resize(1000, 700)
-    window.viewer.add_image(np.zeros((4, 8, 8)))  # whose controls are the widest thing beside the form
     panel = window.task_panel
     for task in map(load_task, task_names()):
         for entry in task.menu:
