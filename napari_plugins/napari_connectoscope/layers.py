@@ -6,7 +6,6 @@ Every layer we make notes in ``metadata["connectoscope"]`` what reopens it (``so
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -249,11 +248,9 @@ def open_in_background(
 
 @functools.cache
 def warm_up() -> None:
-    """In a thread: the imports that napari's first Labels layer (pandas, scikit-image) and the first plot cost, a second or
-    so each, which would hold the interface up while a job runs.
+    """In a thread: the imports (pandas, scikit-image) that napari's first Labels layer costs, a second or so, which would
+    hold the interface up while a job runs.
     """
-    with contextlib.suppress(ImportError):  # it comes with the extra [desktop]
-        import pyqtgraph  # noqa: F401
     Labels(np.zeros((1, 1, 1), dtype=np.uint8))
 
 

@@ -65,8 +65,7 @@ def _points(values: Any) -> Points:
 class PlotView(QWidget):
     """One plot, in the colours of napari's theme. A click on a name below it hides the line.
 
-    pyqtgraph comes with the extra ``[desktop]`` and is imported when the first plot is shown, unless
-    :func:`~napari_connectoscope.layers.warm_up` was there before.
+    pyqtgraph comes with the extra ``[desktop]`` and is imported when the first plot is shown.
     """
 
     def __init__(self, parent: QWidget | None = None) -> None:

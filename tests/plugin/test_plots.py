@@ -1,6 +1,5 @@
 """Plots hold what jobs tell, curves grow, colours follow the theme, and a plan leads to its task's form."""
 
-import subprocess
 import sys
 
 import numpy as np
@@ -30,15 +29,6 @@ def view(qtbot):
     qtbot.addWidget(view)
     view.resize(500, 300)
     return view
-
-
-def test_pyqtgraph_is_imported_before_the_first_plot():
-    code = (
-        "import sys, threading; from napari_connectoscope.layers import warm_up;"
-        "thread = threading.Thread(target=warm_up); thread.start(); thread.join();"
-        "sys.exit('pyqtgraph' not in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120).returncode == 0
 
 
 def test_an_event_of_the_context_is_a_plot(tmp_path):
@@ -112,7 +102,6 @@ def test_colours_follow_the_theme(view, monkeypatch, qtbot):
 
 
 def test_plots_without_pyqtgraph_say_what_to_install(view, monkeypatch):
-    import sys
 
     monkeypatch.setitem(sys.modules, "pyqtgraph", None)
     view.show_plot(Plot("p"))

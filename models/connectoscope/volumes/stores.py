@@ -133,7 +133,7 @@ def check_there(array: ts.TensorStore, voxels: np.ndarray[Any, Any]) -> None:
     """Raise OSError where ``voxels``, read from ``array``, may be missing because all of it has gone away meanwhile.
 
     A chunk that is not there counts as empty, so a disk that goes away would read as black. On a server, which would rather
-    say that it is gone, only what is constant is doubted.
+    say that it is gone, only what is empty is doubted.
     """
     if array.kvstore is None:  # a file, whose end is an error of its own
         return
@@ -144,8 +144,8 @@ def check_there(array: ts.TensorStore, voxels: np.ndarray[Any, Any]) -> None:
     if spec["kvstore"]["driver"] == "file":
         there = Path(store.path, name).exists()
     else:
-        constant = voxels.size > 0 and bool((voxels == voxels.flat[0]).all())
-        there = not constant or store.read(name).result().state == "value"
+        empty = bool((voxels == (0 if array.fill_value is None else array.fill_value)).all())
+        there = not empty or store.read(name).result().state == "value"
     if not there:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{store.path}{name}")
 
