@@ -121,10 +121,9 @@ class JobFolder:
             self.cancel_path.touch()
 
     def forget_old_cancel(self) -> None:
-        """Drop a ``cancel`` that an earlier run has already obeyed."""
-        last = last_event(self.events_path, lambda event: True)
+        """Drop a ``cancel`` that an earlier run has already obeyed: its last event came later, by the clock of both files."""
         with contextlib.suppress(FileNotFoundError):
-            if last is not None and self.cancel_path.stat().st_mtime <= last["time"]:
+            if self.cancel_path.stat().st_mtime_ns <= self.events_path.stat().st_mtime_ns:
                 self.cancel_path.unlink()
 
     def events(self, listener: Listener | None = None) -> EventWriter:

@@ -129,10 +129,7 @@ class _Supervisor:
             background=job.request.background,
         )
         with self._signals_handled():
-            code = self._run_engines(tile_scale)
-        if code == Cancelled.exit_code:  # obeyed: nothing for the next run to find
-            job.cancel_path.unlink(missing_ok=True)
-        return code
+            return self._run_engines(tile_scale)
 
     def _run_engines(self, tile_scale: int) -> int:
         """One engine after another while memory runs out; normally one."""

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from connectoscope.errors import Cancelled, Stopped, UserError
+from connectoscope.errors import Stopped, UserError
 from connectoscope.jobs.engine import OUT_OF_MEMORY, die_with_parent, execute
 from connectoscope.jobs.events import Listener
 from connectoscope.jobs.folder import JobFolder
@@ -45,8 +45,6 @@ def run_here(job: JobFolder, listener: Listener | None = None) -> int:
         events.write("started", pid=os.getpid(), resumed=False, tile_scale=0)
         with job.log_path.open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             code = execute(job, listener=listener)
-        if code == Cancelled.exit_code:
-            job.cancel_path.unlink(missing_ok=True)
         if code != OUT_OF_MEMORY:
             return code
         error = Stopped("out of memory; choose a smaller part or close other programs, then try again")

@@ -1,7 +1,7 @@
 """The arithmetic of a device: bfloat16 where the processor multiplies it natively, else float32.
 
-Where it is emulated, bfloat16 is no shortcut: on a processor with AVX2 alone an update of a small 3D U-Net takes a hundred
-times as long as in float32.
+Where it is emulated, bfloat16 is no shortcut: on a processor with AVX2 alone an update of a small 3D U-Net takes minutes
+instead of seconds.
 """
 
 from __future__ import annotations

@@ -177,6 +177,18 @@ def test_a_lock_is_held_by_a_living_process(tmp_path, holder, age, alive):
     assert len(list(job.path.glob("lock*"))) == int(alive)
 
 
+@pytest.mark.parametrize("obeyed", [True, False])
+def test_a_cancel_is_told_from_an_old_one_by_the_file_servers_clock(tmp_path, obeyed):
+    job = JobFolder.create(fake())
+    job.events().write("cancelled")
+    job.cancel()
+    ahead = time.time() + 30
+    os.utime(job.cancel_path, (ahead, ahead))
+    os.utime(job.events_path, (ahead + (1 if obeyed else -1),) * 2)
+    job.forget_old_cancel()
+    assert job.cancel_path.exists() == (not obeyed)
+
+
 def test_a_damaged_lock_is_stale(tmp_path):
     job = JobFolder.create(fake())
     job.lock_path.write_text("{")
