@@ -25,9 +25,9 @@ from cascade_report import report
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
-from matching import match  # noqa: E402
 from run import machine  # noqa: E402
 
+from connectoscope.evaluation.points import match_points  # noqa: E402
 from connectoscope.training.recipe import find_data  # noqa: E402
 from connectoscope.volumes import open_volume  # noqa: E402
 from connectoscope.volumes.geometry import Box  # noqa: E402
@@ -80,7 +80,7 @@ class Case:
             tp, fp, fn = (found[f"object_{k}"] for k in ("tp", "fp", "fn"))
             return {"precision": tp / max(tp + fp, 1), "recall": tp / (tp + fn), "f1": found["object_f1"]}
         true = np.array(columns(self.path.with_name(f"{self.name}.truth.csv"))) * (5.0, 2.0, 2.0)
-        found = match(columns(out), true, WITHIN)
+        found = match_points(columns(out), true, WITHIN)
         return {"precision": found.precision, "recall": found.recall, "f1": found.f1}
 
 
@@ -281,7 +281,7 @@ def real_cells() -> dict[str, Any]:
         2.0,
         2.0,
     )
-    found = match(points, true, WITHIN)
+    found = match_points(points, true, WITHIN)
     return {"found": found.tp, "references": len(true), "points": len(points)}
 
 
@@ -294,7 +294,7 @@ def peer() -> dict[str, Any]:
     ours, out = one_level(case), WORK / "cellfinder.csv"
     theirs = peer_cellfinder.detect(case.path, (5.0, 2.0, 2.0), out=out)
     true = np.array(columns(case.path.with_name(f"{case.name}.truth.csv"))) * (5.0, 2.0, 2.0)
-    found = match(np.array(theirs.points) * (5.0, 2.0, 2.0), true, WITHIN)
+    found = match_points(np.array(theirs.points) * (5.0, 2.0, 2.0), true, WITHIN)
     return {
         "ours": ours,
         "version": theirs.version,

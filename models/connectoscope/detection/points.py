@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import canonical_unit
 
 HEADER = ("id", "z", "y", "x", "unit", "radius", "score")
 CELL = 2  # cellfinder's marker type of a cell; 1 would be something that is none
@@ -22,10 +23,10 @@ class Points:
     """Points in world coordinates.
 
     Attributes:
-        position: z, y, x in ``unit``, (n, 3) float64.
-        radius: In ``unit``, (n,).
-        score: Response over the noise of the volume's background, (n,).
-        unit: Canonical length unit.
+        position: z, y, x in ``unit``, in voxels where there is none; (n, 3) float64.
+        radius: In ``unit``, (n,); NaN where it is not known.
+        score: Response over the noise of the volume's background, (n,); NaN where there is none.
+        unit: Canonical length unit; "" where a file states none.
     """
 
     position: NDArray[np.float64]
@@ -49,25 +50,68 @@ def points_csv(points: Points) -> str:
 
 
 def read_points(path: Path) -> Points:
-    """The points of a CSV that :func:`points_csv` made.
+    """The points of a table (``detect``, ``segment``, or by hand) or of cellfinder's XML.
+
+    Args:
+        path: CSV with the columns z, y, x, and perhaps unit, radius and score (NaN where there are none); or XML.
 
     Raises:
-        UserError: the file cannot be read, or lacks a column, or holds what is no number.
+        UserError: the file cannot be read, lacks a column, or holds what is no number or no unit.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-        numbers = np.array([[float(row[k]) for k in ("z", "y", "x", "radius", "score")] for row in rows])
-        units = {row["unit"] for row in rows}
+        data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, TypeError, KeyError, csv.Error) as error:
+    return _from_xml(data, path) if path.suffix.lower() == ".xml" else _from_csv(data, path)
+
+
+def _from_csv(data: bytes, path: Path) -> Points:
+    try:
+        table = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), skipinitialspace=True)
+        if not {"z", "y", "x"} <= set(table.fieldnames or ()):
+            raise ValueError("a column is missing")
+        rows = list(table)
+        if any(None in row.values() for row in rows):
+            raise ValueError("a row is too short")
+        numbers = np.array(
+            [
+                [*(float(row[k]) for k in "zyx"), *(float(row.get(k) or "nan") for k in ("radius", "score"))]
+                for row in rows
+            ]
+        ).reshape(-1, 5)
+        units = {row.get("unit") or "" for row in rows}
+        if not np.isfinite(numbers[:, :3]).all():
+            raise ValueError("a position is no number")
+    except (ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is no table of points with the columns {','.join(HEADER)} ({error})"
+            f"{path} is no table of points with the columns z,y,x and perhaps unit ({error})"
         ) from None
     if len(units) > 1:
         raise UserError(f"{path} mixes units ({', '.join(sorted(units))}); use one")
-    numbers = numbers.reshape(-1, 5)
-    return Points(numbers[:, :3], numbers[:, 3], numbers[:, 4], units.pop() if units else "")
+    text = units.pop() if units else ""
+    unit = canonical_unit(text) if text else ""
+    if unit is None:
+        raise UserError(f"{path} has the unit '{text}', which is no known length")
+    return Points(numbers[:, :3], numbers[:, 3], numbers[:, 4], unit)
+
+
+def _from_xml(data: bytes, path: Path) -> Points:
+    try:
+        kinds = [
+            kind
+            for kind in ElementTree.fromstring(data).iter("Marker_Type")
+            if kind.findtext("Type") == str(CELL)
+        ]
+        places = [
+            [int(m.findtext(f"Marker{axis}", "")) for axis in "ZYX"] for k in kinds for m in k.iter("Marker")
+        ]
+    except (ElementTree.ParseError, ValueError) as error:
+        raise UserError(f"{path} is no file of markers as cellfinder writes it ({error})") from None
+    if not kinds:
+        raise UserError(f"{path} holds no markers of type {CELL}, which are cells")
+    position = np.array(places, float).reshape(-1, 3)
+    nothing = np.full(len(position), np.nan)
+    return Points(position, nothing, nothing, "")
 
 
 def points_xml(voxels: NDArray[np.float64], name: str) -> bytes:

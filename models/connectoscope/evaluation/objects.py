@@ -21,6 +21,16 @@ class Matches:
     fn: int
 
     @property
+    def precision(self) -> float | None:
+        """Share of the objects found that are true; None where none was found."""
+        return self.tp / (self.tp + self.fp) if self.tp + self.fp else None
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the true objects that were found; None where there is none."""
+        return self.tp / (self.tp + self.fn) if self.tp + self.fn else None
+
+    @property
     def f1(self) -> float | None:
         """2 TP / (2 TP + FP + FN); None where there is neither a true nor a found object."""
         total = 2 * self.tp + self.fp + self.fn

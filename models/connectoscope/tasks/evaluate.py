@@ -1,4 +1,4 @@
-"""Score a result against a truth: voxels, objects, partitions (:mod:`connectoscope.evaluation`)."""
+"""Score a result against a truth: voxels, objects, partitions, points (:mod:`connectoscope.evaluation`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from connectoscope.detection.points import Points
     from connectoscope.evaluation.partitions import Contingency
     from connectoscope.jobs.context import Context
     from connectoscope.volumes import Volume
@@ -26,17 +27,27 @@ class Evaluate(Parameters):
     """Compare what was found with what is there."""
 
     result: str = parameter(
-        role="result", argument=True, help="A segmentation made here, or any label volume."
+        role="result",
+        argument=True,
+        help="A segmentation made here, any label volume, or points: a table or cellfinder's XML.",
     )
     truth: str = parameter(
-        role="truth", argument=True, help="Ground truth: a mask or an instance label volume."
+        role="truth",
+        argument=True,
+        help="Ground truth: a mask, an instance label volume, or points (CSV with z,y,x and unit; XML).",
     )
     target: str | None = parameter(
         None, help="Output to score, for results with several: synapses, mitochondria, membranes, neurons."
     )
     box: str | None = parameter(None, role="box", help="Only this part, in truth voxels: z0:z1,y0:y1,x0:x1.")
     voxel_size: str | None = parameter(
-        None, role="voxel_size", help="Voxel size of the truth z,y,x with unit, where the file has none."
+        None,
+        role="voxel_size",
+        help="Voxel size of the truth (of points: of both) z,y,x with unit, where the file has none.",
+    )
+    within: str | None = parameter(
+        None,
+        help="Of points: farthest a found one may be from a true one, with unit, e.g. 10um. Default: the cells' radius.",
     )
     matching: Literal["overlap", "iou0.3"] = parameter(
         "overlap",
@@ -46,6 +57,10 @@ class Evaluate(Parameters):
 
 def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     """Returns the keys of CONTRACTS, "Results"; None where one does not apply."""
+    if is_points(parameters.result) or is_points(parameters.truth):
+        return _score_points(parameters, context)
+    if parameters.within is not None:
+        raise UserError("--within is for points; labels count as found where they overlap (--matching)")
     import numpy as np
 
     from connectoscope.evaluation.mapping import map_grids
@@ -147,6 +162,68 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     if part_table is not None:
         summary |= _partition_scores(part_table)
     return {"task": "evaluate", "target": parameters.target, "box": str(common)} | summary
+
+
+def is_points(path: str) -> bool:
+    return path.lower().endswith((".csv", ".xml"))
+
+
+def _score_points(parameters: Evaluate, context: Context) -> dict[str, Any]:
+    """Points one to one, in nanometres."""
+    import numpy as np
+
+    from connectoscope.detection.points import read_points
+    from connectoscope.evaluation.points import match_points
+    from connectoscope.paths import expanded
+    from connectoscope.volumes.geometry import NANOMETRES, parse_box, parse_voxel_size, unit_symbol
+
+    if not (is_points(parameters.result) and is_points(parameters.truth)):
+        raise UserError("points are scored against points (.csv, .xml), labels against labels or a mask")
+    if parameters.target is not None or parameters.matching != "overlap":
+        raise UserError("--target and --matching are for volumes; of points --within says which are found")
+    paths = parameters.result, parameters.truth
+    tables = [read_points(expanded(path)) for path in paths]
+    within, unit = _within(parameters, tables[0])
+    in_voxels = [path for path, points in zip(paths, tables, strict=True) if len(points) and not points.unit]
+    voxel = np.ones(3)
+    if parameters.voxel_size is not None:
+        size, its = parse_voxel_size(parameters.voxel_size)
+        voxel = np.array(size) * NANOMETRES[its]
+    elif in_voxels or parameters.box is not None:
+        what = f"{in_voxels[0]} holds voxel indices" if in_voxels else "--box is in voxels of the truth"
+        raise UserError(f"{what}: say with --voxel-size of which size, for example 5,2,2um")
+    if len(in_voxels) == 1:
+        context.warn(
+            f"{in_voxels[0]} holds voxel indices: taken to start where the other table's positions do"
+        )
+    places = [p.position * (NANOMETRES[p.unit] if p.unit else voxel) for p in tables]
+    if parameters.box is not None:
+        box = parse_box(parameters.box)
+        voxels = [np.rint(p / voxel) for p in places]
+        inside = [((v >= box.start) & (v < box.stop)).all(axis=1) for v in voxels]
+        places = [p[kept] for p, kept in zip(places, inside, strict=True)]
+    context.check_cancelled()
+    found, true = places
+    m = match_points(found, true, within * NANOMETRES[unit])
+    return {"task": "evaluate", "target": None, "box": parameters.box} | dict.fromkeys(KEYS) | {
+        "f1": m.f1, "precision": m.precision, "recall": m.recall,
+        "object_f1": m.f1, "object_tp": m.tp, "object_fp": m.fp, "object_fn": m.fn,
+        "matching": f"within {within:g} {unit_symbol(unit)}",
+    }  # fmt: skip
+
+
+def _within(parameters: Evaluate, found: Points) -> tuple[float, str]:
+    """A length and its unit."""
+    from connectoscope.volumes.geometry import parse_length
+
+    if parameters.within is not None:
+        return parse_length(parameters.within)
+    radius = found.radius.max(initial=0.0)
+    if not (radius > 0 and found.unit):  # or not known
+        raise UserError(
+            f"{parameters.result} states no radius: say how far is found, for example --within 10um"
+        )
+    return float(radius), found.unit
 
 
 def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume | None, int | None]:

@@ -137,6 +137,21 @@ def parse_box(text: str) -> Box:
     return box
 
 
+def parse_length(text: str) -> tuple[float, str]:
+    """Read ``10um`` as a length and a canonical unit.
+
+    Raises:
+        UserError: for anything else, or a length that is not positive.
+    """
+    try:
+        (length, _, _), unit = parse_voxel_size(text)
+    except UserError:
+        raise UserError(f"'{text}' is no length with a unit (for example 10um)") from None
+    if "," in text:
+        raise UserError(f"'{text}' is more than one length; give one with a unit (for example 10um)")
+    return length, unit
+
+
 def parse_voxel_size(text: str) -> tuple[Float3, str]:
     """Read ``40,4,4nm`` (z, y, x) or ``10nm`` (all three) as lengths and a canonical unit.
 

@@ -204,3 +204,73 @@ def test_values_that_say_nothing_here_are_background(made, tmp_path, capsys, kin
     same = [{k: v for k, v in score.items() if k not in ("seconds", "peak_memory_mb")} for score in scores]
     assert same[0] == same[1]
     assert same[0]["object_tp"] == 2
+
+
+CELLS = "id,z,y,x,unit,radius,score\n1,10,20,30,micrometer,7,4\n2,50,20,30,micrometer,7,4\n3,50,90,90,micrometer,7,4\n"
+XML = """<CellCounter_Marker_File><Marker_Data>
+<Marker_Type><Type>1</Type><Marker><MarkerX>0</MarkerX><MarkerY>0</MarkerY><MarkerZ>0</MarkerZ></Marker></Marker_Type>
+<Marker_Type><Type>2</Type><Marker><MarkerX>15</MarkerX><MarkerY>10</MarkerY><MarkerZ>2</MarkerZ></Marker>
+<Marker><MarkerX>15</MarkerX><MarkerY>10</MarkerY><MarkerZ>20</MarkerZ></Marker></Marker_Type>
+</Marker_Data></CellCounter_Marker_File>"""
+
+
+@pytest.mark.parametrize(
+    ("name", "truth", "words", "counts", "matching"),
+    [
+        ("t.csv", "z,y,x,unit\n10000,20000,36000,nm\n62000,20000,30000,nm\n", [], (1, 2, 1), "within 7 µm"),
+        ("t.csv", "z,y,x,unit\n10,20,36,um\n62,20,30,um\n", ["--within", "12um"], (2, 1, 0), "within 12 µm"),
+        ("t.csv", "\ufeffz, y, x\n2,10,15\n", ["--voxel-size", "5,2,2um"], (1, 2, 0), "within 7 µm"),
+        ("t.xml", XML, ["--voxel-size", "5,2,2um"], (1, 2, 1), "within 7 µm"),
+        ("t.csv", "z,y,x,unit\n10,20,30,um\n", ["--voxel-size", "5,2,2um", "--box", "2:3,0:99,0:99"],
+         (1, 0, 0), "within 7 µm"),
+        ("t.csv", "z,y,x,unit\n", [], (0, 3, 0), "within 7 µm"),
+    ],
+)  # fmt: skip
+def test_points_are_scored_one_to_one(tmp_path, capsys, name, truth, words, counts, matching):
+    (tmp_path / "found.csv").write_text(CELLS)
+    (tmp_path / name).write_text(truth)
+    got = evaluate(capsys, tmp_path / "found.csv", tmp_path / name, *words)
+    tp, fp, fn = counts
+    assert (got["object_tp"], got["object_fp"], got["object_fn"]) == counts
+    assert (got["object_f1"], got["matching"]) == (pytest.approx(2 * tp / (2 * tp + fp + fn)), matching)
+    assert (got["precision"], got["recall"]) == (
+        tp / (tp + fp) if tp + fp else None,
+        tp / (tp + fn) if tp + fn else None,
+    )
+    assert got["average_precision"] is None
+    assert ("voxel indices" in str(got["warnings"])) == ("unit" not in truth)
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "words", "says"),
+    [
+        (CELLS, "z,y,x\n1,2,3\n", [], "say with --voxel-size"),
+        (CELLS, "z,y,x,unit\n1,2,3,um\n", ["--box", "0:1,0:1,0:1"], "say with --voxel-size"),
+        ("z,y,x,unit\n1,2,3,um\n", CELLS, [], "for example --within 10um"),
+        (CELLS, CELLS, ["--within", "10"], "'10' is no length with a unit"),
+        (CELLS, CELLS, ["--within", "1,2,3um"], "more than one length"),
+        (CELLS, CELLS, ["--target", "synapses"], "are for volumes"),
+        (CELLS, "z,y,x,unit\n1,2,3,furlong\n", [], "'furlong', which is no known length"),
+        (CELLS, "z,y,x,unit\n1,2\n", [], "a row is too short"),
+        (CELLS, "z,y,x,unit\n1,2,nan,um\n", [], "a position is no number"),
+        (CELLS, "index,axis-0\n1,2\n", [], "a column is missing"),
+    ],
+)
+def test_points_that_cannot_be_scored_say_why(tmp_path, capsys, found, truth, words, says):
+    (tmp_path / "found.csv").write_text(found)
+    (tmp_path / "truth.csv").write_text(truth)
+    assert says in refused(capsys, tmp_path / "found.csv", tmp_path / "truth.csv", *words)
+
+
+def test_points_and_volumes_are_not_mixed(made, tmp_path, capsys):
+    (tmp_path / "found.csv").write_text(CELLS)
+    (tmp_path / "bad.xml").write_text("<a")
+    (tmp_path / "none.xml").write_text("<a/>")
+    for words, says in (
+        ((tmp_path / "found.csv", tmp_path / "truth.zarr"), "points are scored against points"),
+        ((tmp_path / "result.zarr", tmp_path / "truth.zarr", "--within", "1um"), "--within is for points"),
+        ((tmp_path / "found.csv", tmp_path / "bad.xml"), "no file of markers"),
+        ((tmp_path / "found.csv", tmp_path / "none.xml"), "holds no markers of type 2"),
+        ((tmp_path / "found.csv", tmp_path / "absent.csv"), "absent.csv"),
+    ):
+        assert says in refused(capsys, *words)

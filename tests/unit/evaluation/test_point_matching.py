@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from matching import Score, match
+
+from connectoscope.evaluation.objects import Matches
+from connectoscope.evaluation.points import match_points
 
 POINTS = st.lists(st.tuples(*[st.integers(0, 4)] * 3), max_size=5)
 
@@ -25,22 +27,22 @@ def most_pairs(found: np.ndarray, true: np.ndarray, within: float) -> int:
 
 @given(POINTS, POINTS, st.sampled_from([0.5, 1.1, 1.5, 2.5]))
 def test_as_many_pairs_as_any_pairing_has(found, true, within) -> None:
-    score = match(found, true, within)
+    score = match_points(found, true, within)
     found, true = (np.array(p, float).reshape(-1, 3) for p in (found, true))
     assert score.tp == most_pairs(found, true, within)
     assert (score.tp + score.fp, score.tp + score.fn) == (len(found), len(true))
 
 
 def test_a_point_counts_once_and_the_nearest_is_given_up_for_one_more_pair() -> None:
-    assert match([[0, 0, 0], [0, 0, 1]], [[0, 0, 0]], 5) == Score(1, 1, 0)
+    assert match_points([[0, 0, 0], [0, 0, 1]], [[0, 0, 0]], 5) == Matches(1, 1, 0)
     # Nearest first would pair 4 with 3 and leave 0 and 8 alone.
-    assert match([[0, 0, 4], [0, 0, 0]], [[0, 0, 3], [0, 0, 8]], 4) == Score(2, 0, 0)
+    assert match_points([[0, 0, 4], [0, 0, 0]], [[0, 0, 3], [0, 0, 8]], 4) == Matches(2, 0, 0)
 
 
 def test_ratios() -> None:
-    score = Score(tp=6, fp=2, fn=4)
+    score = Matches(tp=6, fp=2, fn=4)
     assert (score.precision, score.recall) == (0.75, 0.6)
     assert score.f1 == pytest.approx(2 * 0.75 * 0.6 / 1.35)
-    nothing = match([], [], 10)
-    assert (nothing.precision, nothing.recall, nothing.f1) == (1, 1, 1)
-    assert match([], [[1, 2, 3]], 10).f1 == 0
+    nothing = match_points([], [], 10)
+    assert (nothing.precision, nothing.recall, nothing.f1) == (None, None, None)
+    assert match_points([], [[1, 2, 3]], 10).f1 == 0
