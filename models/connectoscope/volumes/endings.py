@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FOLDER_ENDINGS = (".zarr", ".n5", ".precomputed")
 FILE_ENDINGS = (
-    ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".npy", ".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".nrrd",
+    ".tif", ".tiff", ".btf", ".h5", ".hdf5", ".hdf", ".ims", ".npy", ".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".nrrd",
     ".nhdr", ".nii", ".nii.gz",
 )  # fmt: skip
 """Endings that only volumes have."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import hdf5plugin  # noqa: F401  bitshuffle, Blosc, LZ4, Zstandard: what beamlines and microscopes write
 import numpy as np
 import tensorstore as ts
 
@@ -89,7 +90,7 @@ def _image(path: Path, dataset: h5py.Dataset, name: str) -> FileImage:
         axes=axes,
         levels=(FileLevel(lazy_dataset(dataset), scale, translation),),
         unit=unit,
-        channels=tuple(_text(c) for c in np.ravel(dataset.attrs.get("channels", ()))),
+        channels=tuple(text_of(c) for c in np.ravel(dataset.attrs.get("channels", ()))),
         warnings=warnings,
         metadata=f"{dataset.shape} {dataset.dtype} {sorted((k, str(v)) for k, v in dataset.attrs.items())}",
         stamp=file_stamp(path),
@@ -114,11 +115,11 @@ def lazy_dataset(dataset: h5py.Dataset, means: np.dtype[Any] | None = None) -> t
 def _axes(dataset: h5py.Dataset, label: str) -> tuple[str, tuple[str, ...]]:
     """Axes from dimension labels or an ``axes`` attribute ("zyx", or vigra's axistags); else z, y, x and said so."""
     labels = [str(d.label).lower()[:1] for d in dataset.dims]
-    given = "".join(labels) if all(labels) else _text(dataset.attrs.get("axes"))
+    given = "".join(labels) if all(labels) else text_of(dataset.attrs.get("axes"))
     if not given and "axistags" in dataset.attrs:
         import json
 
-        tags = json.loads(_text(dataset.attrs["axistags"]))
+        tags = json.loads(text_of(dataset.attrs["axistags"]))
         given = "".join(str(axis["key"]) for axis in tags["axes"])
     given = given.replace(",", "").replace(" ", "").lower()
     if len(given) == dataset.ndim and set(given) <= set("tczyx") and len(set(given)) == len(given):
@@ -130,7 +131,7 @@ def _space(dataset: h5py.Dataset, axes: str) -> tuple[Float3 | None, Float3 | No
     """CREMI's ``resolution`` and ``offset`` (nanometres where no unit is given), or ``element_size_um``; z, y, x."""
     attributes = dataset.attrs
     if "resolution" in attributes:
-        unit = canonical_unit(_text(attributes.get("units", attributes.get("unit", "nm"))) or "nm")
+        unit = canonical_unit(text_of(attributes.get("units", attributes.get("unit", "nm"))) or "nm")
         scale = _three(attributes["resolution"], lambda v: v > 0)
         if scale is None or unit is None:
             return None, None, None
@@ -150,9 +151,10 @@ def _three(value: Any, allowed: Callable[[float], bool]) -> Float3 | None:
     return (numbers[0], numbers[1], numbers[2])
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """An attribute: text, bytes, or one character at a time."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.ndarray):
-        return "".join(_text(v) for v in value.ravel())
+        return "".join(text_of(v) for v in value.ravel())
     return "" if value is None else str(value)

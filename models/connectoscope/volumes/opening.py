@@ -16,7 +16,7 @@ from connectoscope.volumes.stores import REMOTE_SCHEMES, Location, is_url
 from connectoscope.volumes.volume import Volume
 
 _READABLE = (
-    "OME-Zarr, N5, Neuroglancer precomputed, OME-TIFF, TIFF, HDF5, BigDataViewer, MRC, NRRD, NIfTI, NumPy (.npy) and "
+    "OME-Zarr, N5, Neuroglancer precomputed, OME-TIFF, TIFF, HDF5, BigDataViewer, Imaris, MRC, NRRD, NIfTI, NumPy (.npy) and "
     "folders of PNG, TIFF or JPEG images"
 )
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -131,7 +131,10 @@ def _read_file(path: Path, inner: str) -> FileImage:
     if head[:8] == _HDF5_MAGIC:
         from connectoscope.volumes.bigdataviewer import is_bigdataviewer, read_bigdataviewer
         from connectoscope.volumes.hdf5 import read_hdf5
+        from connectoscope.volumes.imaris import is_imaris, read_imaris
 
+        if is_imaris(path, inner):
+            return read_imaris(path, name)
         return (read_bigdataviewer if is_bigdataviewer(path, inner) else read_hdf5)(path, inner, name)
     if b"<SpimData" in head:
         from connectoscope.volumes.bigdataviewer import data_file, read_bigdataviewer

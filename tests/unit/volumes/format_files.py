@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import h5py
+import hdf5plugin
 import imagecodecs
 import mrcfile
 import nibabel
@@ -157,6 +158,35 @@ def bigdataviewer(folder: Path, given: Given) -> str:
     return str(folder / "a.xml")
 
 
+def letters(text: object) -> np.ndarray:
+    """As Imaris stores attributes: one character an element."""
+    return np.array(list(str(text)), "S1")
+
+
+def imaris(folder: Path, given: Given) -> str:
+    pixels = given.pixels
+    with h5py.File(folder / "a.ims", "w") as file:
+        image = file.create_group("DataSetInfo/Image")
+        image.attrs["Unit"] = letters("nm")
+        for i, axis in enumerate("XYZ"):
+            size, scale, offset = (v[2 - i] for v in (pixels.shape, given.scale, given.offset))
+            image.attrs[axis] = letters(size)
+            image.attrs[f"ExtMin{i}"] = letters(offset - scale / 2)
+            image.attrs[f"ExtMax{i}"] = letters(offset - scale / 2 + scale * size)
+        file.create_group("DataSetInfo/Channel 0").attrs["Name"] = letters("one")
+        imaris_channel(file, "ResolutionLevel 0/TimePoint 0/Channel 0", pixels, given.chunks)
+    return str(folder / "a.ims")
+
+
+def imaris_channel(file: h5py.File, place: str, pixels: np.ndarray, chunks: tuple[int, int, int]) -> None:
+    """Filled up to whole chunks, LZ4, as Imaris 10 writes."""
+    channel = file.create_group(f"DataSet/{place}")
+    for axis, size in zip("ZYX", pixels.shape, strict=True):
+        channel.attrs[f"ImageSize{axis}"] = letters(size)
+    whole = np.pad(pixels, [(0, -n % c) for n, c in zip(pixels.shape, chunks, strict=True)])
+    channel.create_dataset("Data", data=whole, chunks=chunks, **hdf5plugin.LZ4())
+
+
 def mrc(folder: Path, given: Given) -> str:
     with mrcfile.new(folder / "a.mrc") as file:
         file.set_data(given.pixels)
@@ -258,6 +288,7 @@ FORMATS = {
     "TIFF images": Format(sections("tif"), "u1 u2 i4 f4", keeps=""),
     "HDF5": Format(hdf5),
     "BigDataViewer HDF5": Format(bigdataviewer, "u2"),
+    "Imaris": Format(imaris, "u1 u2 u4 f4"),
     "MRC": Format(mrc, "i1 i2 u2 f4"),
     "NRRD raw": Format(nrrd_of("raw")),
     "NRRD gzip": Format(nrrd_of("gzip")),

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import hdf5plugin
 import imagecodecs
 import mrcfile
 import nibabel
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 import tifffile
-from format_files import FORMATS, Given
+from format_files import FORMATS, Given, imaris_channel
 
 from connectoscope.errors import Unreadable, UserError
 from connectoscope.volumes import open_volume, raw
@@ -254,6 +255,54 @@ def test_bigdataviewer_levels_channels_and_times(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("UTF-8", "WTF-8"))
     with pytest.raises(UserError, match="is damaged"):
         open_volume(path)
+
+
+# Imaris, and HDF5 filters
+
+
+def test_imaris_levels_channels_and_times(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 60000, (4, 15, 31)).astype("u2")
+    path = Path(FORMATS["Imaris"].write(tmp_path, Given(pixels)))
+    with h5py.File(path, "r+") as file:
+        del file["DataSet"]
+        for level, step in ((0, 1), (1, 2), (10, 4)):
+            for time in range(11):
+                for channel in range(2):
+                    some = (pixels[:, :14, :28] if level else pixels)[:, ::step, ::step] + 10 * time + channel
+                    place = f"ResolutionLevel {level}/TimePoint {time}/Channel {channel}"
+                    imaris_channel(file, place, some, (4, 8, 8))
+    volume = open_volume(path, channel=1, time=10)
+    assert (volume.channels, volume.times, volume.format) == (("one", "channel 1"), 11, "Imaris")
+    np.testing.assert_array_equal(everything(volume), pixels + 101)
+    coarse = volume.levels[1]
+    np.testing.assert_array_equal(everything(volume, 1), pixels[:, :14:2, :28:2] + 101)
+    assert [level.scale for level in volume.levels] == [(40, 4, 8), (40, 8, 16), (40, 16, 32)]
+    assert coarse.translation == (80, -10, 20)
+    one = open_volume(f"{path}::/DataSet/ResolutionLevel 1/TimePoint 3/Channel 0/Data")
+    assert one.shape[1] % 8 == 0  # as it is stored, filled up
+
+
+def test_imaris_channels_that_differ_in_shape_are_opened_by_name(tmp_path: Path) -> None:
+    path = Path(FORMATS["Imaris"].write(tmp_path, Given(PIXELS)))
+    with h5py.File(path, "r+") as file:
+        imaris_channel(file, "ResolutionLevel 0/TimePoint 0/Channel 1", PIXELS[:, :3], (4, 8, 8))
+    with pytest.raises(UserError, match=r"differ in shape; name one, as a\.ims::/DataSet/ResolutionLevel 0"):
+        open_volume(path)
+
+
+def test_imaris_without_its_extent_asks_for_the_voxel_size(tmp_path: Path) -> None:
+    path = Path(FORMATS["Imaris"].write(tmp_path, Given(PIXELS.astype("u1"))))
+    with h5py.File(path, "r+") as file:
+        file["DataSetInfo/Image"].attrs["ExtMax2"] = file["DataSetInfo/Image"].attrs["ExtMin2"]
+    assert open_volume(path).unit is None
+    assert open_volume(path, voxel_size="5,2,2um").levels[0].scale == (5, 2, 2)
+
+
+@pytest.mark.parametrize("filter", [hdf5plugin.Bitshuffle(), hdf5plugin.Blosc(), hdf5plugin.Zstd()])
+def test_hdf5_as_beamlines_compress_it(tmp_path: Path, filter: hdf5plugin.Bitshuffle) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("raw", data=PIXELS, chunks=(2, 5, 6), **filter)
+    np.testing.assert_array_equal(everything(open_volume(tmp_path / "a.h5")), PIXELS)
 
 
 # N5 and precomputed
