@@ -14,7 +14,7 @@ from napari.layers.points._points_constants import PointsProjectionMode
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, canonical_unit
 from napari_connectoscope.layers import LayerData, colour_of, title_of
-from napari_connectoscope.sources import last3, length_unit
+from napari_connectoscope.sources import length_unit, place_in_world
 from napari_connectoscope.table import read_table
 
 COLUMNS = ("id", "z", "y", "x", "unit", "radius", "score")
@@ -131,7 +131,7 @@ def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Radius and score come from the layer's features, else from the points' sizes and as 1.
 
     Raises:
-        UserError: the points are not in 3D, or the file cannot be written.
+        UserError: the points are not in 3D, their layer is turned, or the file cannot be written.
     """
     name = str(attributes.get("name", "layer"))
     place = np.asarray(data, dtype=float)
@@ -140,8 +140,8 @@ def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     units = {str(unit) for unit in attributes.get("units") or ["pixel"]}
     if len(units) > 1:
         raise UserError(f"layer '{name}' has several units ({', '.join(sorted(units))}): give it one")
-    scale = np.array(last3(attributes.get("scale", ()), 1.0))
-    place = place * scale + last3(attributes.get("translate", ()), 0.0)
+    scale, origin = place_in_world(name, attributes)
+    place = place * scale + origin
     features = attributes.get("features", {})
     size = np.broadcast_to(attributes.get("size", 1.0), len(place)) * scale[-1]
     radius = np.asarray(features["radius"] if "radius" in features else size / 2, dtype=float)

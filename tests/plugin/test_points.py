@@ -114,6 +114,20 @@ def test_a_strangers_points_get_place_radius_and_order(viewer, tmp_path):
     ]
 
 
+def test_points_of_a_moved_layer_are_where_they_are_seen(viewer, tmp_path):
+    affine = np.diag([1.0, 2, 2, 1])
+    affine[:3, 3] = 10, 20, 30
+    layer = viewer.add_points([[1, 2, 3]], scale=(5, 2, 2), translate=(1, 0, 0), affine=affine)
+    data, attributes, _ = layer.as_layer_data_tuple()
+    write_points(str(tmp_path / "mine.csv"), data, attributes)
+    assert (tmp_path / "mine.csv").read_text().splitlines()[1].split(",")[1:4] == ["16", "28", "42"]
+    np.testing.assert_allclose(layer.data_to_world(layer.data[0]), [16, 28, 42])
+    layer.rotate = (0, 0, 30)
+    with pytest.raises(UserError, match="turned"):
+        write_points(str(tmp_path / "no.csv"), *layer.as_layer_data_tuple()[:2])
+    assert not (tmp_path / "no.csv").exists()
+
+
 def test_refusals_are_one_line(tmp_path):
     path = tmp_path / "p.csv"
     for text, word in (

@@ -89,7 +89,7 @@ def _from_csv(data: bytes, path: Path) -> Points:
     if len(units) > 1:
         raise UserError(f"{path} mixes units ({', '.join(sorted(units))}); use one")
     text = units.pop() if units else ""
-    unit = canonical_unit(text) if text else ""
+    unit = "" if text in ("", "pixel") else canonical_unit(text)  # napari says pixel where it knows no unit
     if unit is None:
         raise UserError(f"{path} has the unit '{text}', which is no known length")
     return Points(numbers[:, :3], numbers[:, 3], numbers[:, 4], unit)

@@ -220,6 +220,7 @@ XML = """<CellCounter_Marker_File><Marker_Data>
         ("t.csv", "z,y,x,unit\n10000,20000,36000,nm\n62000,20000,30000,nm\n", [], (1, 2, 1), "within 7 µm"),
         ("t.csv", "z,y,x,unit\n10,20,36,um\n62,20,30,um\n", ["--within", "12um"], (2, 1, 0), "within 12 µm"),
         ("t.csv", "\ufeffz, y, x\n2,10,15\n", ["--voxel-size", "5,2,2um"], (1, 2, 0), "within 7 µm"),
+        ("t.csv", "z,y,x,unit\n2,10,15,pixel\n", ["--voxel-size", "5,2,2um"], (1, 2, 0), "within 7 µm"),
         ("t.xml", XML, ["--voxel-size", "5,2,2um"], (1, 2, 1), "within 7 µm"),
         ("t.csv", "z,y,x,unit\n10,20,30,um\n", ["--voxel-size", "5,2,2um", "--box", "2:3,0:99,0:99"],
          (1, 0, 0), "within 7 µm"),
@@ -238,7 +239,7 @@ def test_points_are_scored_one_to_one(tmp_path, capsys, name, truth, words, coun
         tp / (tp + fn) if tp + fn else None,
     )
     assert got["average_precision"] is None
-    assert ("voxel indices" in str(got["warnings"])) == ("unit" not in truth)
+    assert ("voxel indices" in str(got["warnings"])) == ("unit" not in truth or "pixel" in truth)
 
 
 @pytest.mark.parametrize(
