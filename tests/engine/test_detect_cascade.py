@@ -165,6 +165,12 @@ def test_overwrite_replaces_the_map_and_a_foreign_one_is_refused(tmp_path):
     shutil.rmtree(f"{out}.job")
     detect(volume, out, options={"overwrite": True})
     assert not out.with_suffix(".cascade.ome.zarr").exists()
+    detect(volume, tmp_path / "both.csv", cascade=some)
+    detect(volume, tmp_path / "both.xml")  # nor does the other table of a folder take the map away
+    shutil.rmtree(tmp_path / "both.xml.job")
+    detect(volume, tmp_path / "both.xml", cascade=some, options={"overwrite": True})
+    assert files_of(tmp_path / "both.cascade.ome.zarr")
+    assert files_of(tmp_path / "both.xml.cascade.ome.zarr")
     foreign = tmp_path / "other.cascade.ome.zarr"
     foreign.mkdir()
     (foreign / "mine.txt").write_text("x")

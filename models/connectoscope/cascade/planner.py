@@ -63,8 +63,6 @@ class Planner:
         self._units = pilot.units[seen]
         self._hits = hits[seen]
         self._seed = seed
-        self._unseen = np.ones(len(pilot.children), bool)
-        self._unseen[pilot.units] = False
 
     @property
     def effective_positives(self) -> float:
@@ -112,38 +110,40 @@ class Planner:
         seconds += sum(g.seconds * n for g, n in zip(gates, calls[1:], strict=True))
         kept = above[self._units]
         recall = float(self._hits[kept].sum() / self._hits.sum())
-        drawn = self._drawn_recall(above)
-        low, odds, high = (float(v) for v in np.percentile(drawn, (2.5, ODDS, 97.5)))
+        low, odds = (float(v) for v in np.percentile(self._drawn_recall(above, lost=1.0), (2.5, ODDS)))
+        high = float(np.percentile(self._drawn_recall(above, lost=0.5), 97.5))
         if kept.all():
             high = 1.0
         return Option(
             tuple(gates), tuple(thresholds), tuple(calls), seconds, recall, (low, high), odds >= self.floor
         )
 
-    def _drawn_recall(self, above: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def _drawn_recall(self, above: NDArray[np.bool_], lost: float) -> NDArray[np.float64]:
         """What the recall may be, ``DRAWS`` times, when the units ``above`` are kept.
 
-        In each stratum the number of positive units among those that the pilot did not see is drawn, with a share from the
-        Beta distribution that the seen ones leave, kept and lost ones apart. Before that, half a positive unit was seen on either
-        side (Jeffreys), somewhere among the strata, the more likely the more of their units are unseen: what is overlooked
-        lies where scores are low and one unit of the pilot stands for many.
+        In each stratum the number of positive units among those that the pilot did not see, scored or not, is drawn, with a
+        share from the Beta distribution that the seen ones leave, kept and lost ones apart. Before that, half a positive unit
+        was seen among the kept (Jeffreys) and ``lost`` of one among the lost, somewhere among the strata, the more likely the
+        more of their units are unseen: what is overlooked lies where scores are low and one unit of the pilot stands for many.
+        A whole one is the right doubt from below, since thresholds are put right above a lost one: what lies beyond the k-th
+        of n has the share Beta(k, n + 1 - k) (Wilks 1941); half of one leaves room above.
         """
         pilot = self.pilot
         rng = np.random.default_rng(self._seed)
         strata = int(pilot.strata.max()) + 1
         each = float(pilot.positives[pilot.positives > 0].mean())
         found = []
-        for side in (above, ~above):
+        for side, before in ((above, 0.5), (~above, lost)):
             there = side[pilot.units]
             units, positives = pilot.units[there], pilot.positives[there]
-            unseen = np.bincount(pilot.strata[side & self._unseen], minlength=strata)
             seen = np.bincount(pilot.strata[units], minlength=strata)
+            scored = np.bincount(pilot.strata[side], minlength=strata)
+            unseen = np.rint(scored * (pilot.level1_cells / len(pilot.children))).astype(np.int64) - seen
             hits = np.bincount(pilot.strata[units[positives > 0]], minlength=strata)
-            prior = 0.5 * unseen / max(unseen.sum(), 1)
+            prior = before * unseen / max(unseen.sum(), 1)
             share = rng.beta(np.maximum(hits + prior, _TINY), seen - hits + 0.5, size=(DRAWS, strata))
             found.append(positives.sum() + each * rng.binomial(unseen, share).sum(1))
-        kept, lost = found
-        recall: NDArray[np.float64] = kept / (kept + lost)
+        recall: NDArray[np.float64] = found[0] / (found[0] + found[1])
         return recall
 
     def _best(self, gates: tuple[Scored, ...]) -> Option:

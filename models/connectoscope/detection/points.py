@@ -80,8 +80,7 @@ def _from_csv(data: bytes, path: Path) -> Points:
             ]
         ).reshape(-1, 5)
         units = {row.get("unit") or "" for row in rows}
-        if not np.isfinite(numbers[:, :3]).all():
-            raise ValueError("a position is no number")
+        _check_positions(numbers[:, :3])
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{path} is no table of points with the columns z,y,x and perhaps unit ({error})"
@@ -95,6 +94,11 @@ def _from_csv(data: bytes, path: Path) -> Points:
     return Points(numbers[:, :3], numbers[:, 3], numbers[:, 4], unit)
 
 
+def _check_positions(position: NDArray[np.float64]) -> None:
+    if not (np.abs(position) < 1e15).all():  # also not a number
+        raise ValueError("a position is no number, or absurdly large")
+
+
 def _from_xml(data: bytes, path: Path) -> Points:
     try:
         kinds = [
@@ -105,11 +109,17 @@ def _from_xml(data: bytes, path: Path) -> Points:
         places = [
             [int(m.findtext(f"Marker{axis}", "")) for axis in "ZYX"] for k in kinds for m in k.iter("Marker")
         ]
-    except (ElementTree.ParseError, ValueError) as error:
+        position = np.array(places, float).reshape(-1, 3)
+        _check_positions(position)
+    except (
+        ElementTree.ParseError,
+        ValueError,
+        LookupError,
+        OverflowError,
+    ) as error:  # LookupError: no such encoding
         raise UserError(f"{path} is no file of markers as cellfinder writes it ({error})") from None
     if not kinds:
         raise UserError(f"{path} holds no markers of type {CELL}, which are cells")
-    position = np.array(places, float).reshape(-1, 3)
     nothing = np.full(len(position), np.nan)
     return Points(position, nothing, nothing, "")
 

@@ -222,14 +222,17 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
 
 
 def _map_of(destination: Path) -> Path:
-    return destination.with_suffix(".cascade.ome.zarr")
+    return _named_after(destination, ".cascade.ome.zarr")
 
 
 def _beside(destination: Path) -> Path:
+    return _named_after(destination, ".json")
+
+
+def _named_after(destination: Path, ending: str) -> Path:
     """``cells.json`` of ``cells.csv``; ``cells.xml.json`` of ``cells.xml``, so that both can lie in one folder."""
-    if destination.suffix.lower() == ".csv":
-        return destination.with_suffix(".json")
-    return destination.with_name(destination.name + ".json")
+    stem = destination.stem if destination.suffix.lower() == ".csv" else destination.name
+    return destination.with_name(stem + ending)
 
 
 def _found(destination: Path) -> dict[str, Any] | None:

@@ -20,7 +20,8 @@ def match_points(found: ArrayLike, true: ArrayLike, within: float) -> Matches:
     found, true = (np.asarray(points, float).reshape(-1, 3) for points in (found, true))
     pairs = 0
     if len(found) and len(true):
-        near = KDTree(found).query_ball_tree(KDTree(true), within)
+        # Decimals of micrometres that are just so far apart may differ in the last bit.
+        near = KDTree(found).query_ball_tree(KDTree(true), within * (1 + 1e-9))
         columns = np.array([j for js in near for j in js], int)
         starts = np.cumsum([0, *map(len, near)])
         graph = csr_array((np.ones(len(columns)), columns, starts), shape=(len(found), len(true)))

@@ -15,6 +15,7 @@ from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.events import Event, Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.limits import cores
+from connectoscope.jobs.memory import is_out_of_memory
 from connectoscope.jobs.request import Device, JobRequest
 
 if TYPE_CHECKING:
@@ -239,6 +240,10 @@ def _gpu_trouble() -> str:
         if torch.cuda.is_available():
             (torch.zeros(1, device="cuda") + 1).item()
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(
+            error
+        ):  # it is there, and full just now: the run meets that itself, and can be resumed
+            return ""
         return str(error).partition("\n")[0] or type(error).__name__
     return ""
 

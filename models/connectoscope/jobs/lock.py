@@ -47,9 +47,10 @@ def process_started(pid: int) -> float | None:
 
 @functools.cache
 def process_table() -> str:
-    """The host, and on Linux the namespace of process ids, which a container has of its own."""
+    """The host, and on Linux which one of its name since it started, and whose process ids: containers have their own."""
     try:
-        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+        booted = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{socket.gethostname()} {booted} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return socket.gethostname()
 

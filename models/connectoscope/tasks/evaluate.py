@@ -72,7 +72,7 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     from connectoscope.volumes.labels import without_nothing
 
     truth = open_volume(parameters.truth, voxel_size=parameters.voxel_size)
-    probability, labels, threshold = _open_result(parameters.result, parameters.target)
+    probability, labels, threshold, instances = _open_result(parameters.result, parameters.target)
     some = probability if probability is not None else labels
     if some is None:
         raise UserError(f"{parameters.result} holds nothing to score")
@@ -109,6 +109,12 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
         )
     ids = np.unique(true)
     binary = len(ids[ids != 0]) <= 1
+    if not (binary or instances):  # the inside of a neuron is no membrane
+        probability = None
+        if labels is None:
+            raise UserError(
+                f"{truth.name} holds objects, and what is scored is no object: give a mask as truth, or another --target"
+            )
     objects = _components(true > 0) if binary else true
     parts = true if binary else _partition(true)
     inside = np.zeros(256, np.int64)
@@ -213,12 +219,14 @@ def _score_points(parameters: Evaluate, context: Context) -> dict[str, Any]:
 
 
 def _within(parameters: Evaluate, found: Points) -> tuple[float, str]:
-    """A length and its unit."""
+    """A length and its unit; of nothing found no pair can come, at any distance."""
     from connectoscope.volumes.geometry import parse_length
 
     if parameters.within is not None:
         return parse_length(parameters.within)
-    radius = found.radius.max(initial=0.0)
+    if not len(found):
+        return 0.0, "nanometer"
+    radius = found.radius.max()
     if not (radius > 0 and found.unit):  # or not known
         raise UserError(
             f"{parameters.result} states no radius: say how far is found, for example --within 10um"
@@ -226,8 +234,8 @@ def _within(parameters: Evaluate, found: Points) -> tuple[float, str]:
     return float(radius), found.unit
 
 
-def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume | None, int | None]:
-    """Probabilities and labels of a target, and the threshold that made the labels."""
+def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume | None, int | None, bool]:
+    """Probabilities and labels of a target, the threshold that made the labels, and whether it is one of objects."""
     from pathlib import Path
 
     from connectoscope.volumes import open_volume
@@ -244,7 +252,7 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
             raise UserError(
                 f"{path} holds {volume.dtype}, no labels; score a segmentation or an integer label volume"
             )
-        return None, volume, None
+        return None, volume, None, True
     outputs = {str(o["name"]): o for o in facts["outputs"]}
     name = {"membranes": "boundary"}.get(target or "", target)
     if name is None and len(outputs) == 1:
@@ -262,6 +270,7 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
         open_volume(path, channel=name) if name in outputs else None,
         open_volume(labels.text) if has_labels else None,
         int(outputs[name]["threshold"]) if name in outputs else None,
+        name not in outputs or bool(outputs[name].get("instances")),
     )
 
 

@@ -144,7 +144,8 @@ def check_there(array: ts.TensorStore, voxels: np.ndarray[Any, Any]) -> None:
     if spec["kvstore"]["driver"] == "file":
         there = Path(store.path, name).exists()
     else:
-        empty = bool((voxels == (0 if array.fill_value is None else array.fill_value)).all())
+        fill = 0 if array.fill_value is None else array.fill_value
+        empty = bool(((voxels == fill) | (voxels != voxels)).all())  # a fill value may be NaN
         there = not empty or store.read(name).result().state == "value"
     if not there:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{store.path}{name}")

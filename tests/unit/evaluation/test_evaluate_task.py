@@ -167,6 +167,14 @@ def test_what_cannot_be_scored(made, tmp_path, capsys) -> None:  # type: ignore[
     assert "unfinished" in refused(capsys, result, truth, "--target", "synapses")
 
 
+def test_membranes_are_not_scored_against_neurons(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    write(tmp_path / "neurons.zarr", label(made["truth"]).astype(np.uint16))
+    says = refused(capsys, tmp_path / "result.zarr", tmp_path / "neurons.zarr", "--target", "membranes")
+    assert "give a mask as truth, or another --target" in says
+    scored = evaluate(capsys, tmp_path / "result.zarr", tmp_path / "neurons.zarr", "--target", "synapses")
+    assert scored["average_precision"] is not None
+
+
 def test_a_result_on_a_server_is_scored_as_the_local_one(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     words = (tmp_path / "truth.zarr", "--target", "synapses")
     expected = evaluate(capsys, tmp_path / "result.zarr", *words)
@@ -225,6 +233,7 @@ XML = """<CellCounter_Marker_File><Marker_Data>
         ("t.csv", "z,y,x,unit\n10,20,30,um\n", ["--voxel-size", "5,2,2um", "--box", "2:3,0:99,0:99"],
          (1, 0, 0), "within 7 µm"),
         ("t.csv", "z,y,x,unit\n", [], (0, 3, 0), "within 7 µm"),
+        ("t.csv", "z,y,x,unit\n17,20,30,um\n50,20,37,um\n", [], (2, 1, 0), "within 7 µm"),  # just so far away
     ],
 )  # fmt: skip
 def test_points_are_scored_one_to_one(tmp_path, capsys, name, truth, words, counts, matching):
@@ -242,6 +251,13 @@ def test_points_are_scored_one_to_one(tmp_path, capsys, name, truth, words, coun
     assert ("voxel indices" in str(got["warnings"])) == ("unit" not in truth or "pixel" in truth)
 
 
+def test_where_no_cell_was_found_all_are_missed(tmp_path, capsys):
+    (tmp_path / "found.csv").write_text(CELLS.splitlines()[0] + "\n")
+    (tmp_path / "truth.csv").write_text(CELLS)
+    got = evaluate(capsys, tmp_path / "found.csv", tmp_path / "truth.csv")
+    assert (got["recall"], got["object_fn"], got["matching"]) == (0, 3, "within 0 nm")
+
+
 @pytest.mark.parametrize(
     ("found", "truth", "words", "says"),
     [
@@ -254,6 +270,7 @@ def test_points_are_scored_one_to_one(tmp_path, capsys, name, truth, words, coun
         (CELLS, "z,y,x,unit\n1,2,3,furlong\n", [], "'furlong', which is no known length"),
         (CELLS, "z,y,x,unit\n1,2\n", [], "a row is too short"),
         (CELLS, "z,y,x,unit\n1,2,nan,um\n", [], "a position is no number"),
+        (CELLS, "z,y,x,unit\n1e306,2,3,um\n", [], "absurdly large"),
         (CELLS, "index,axis-0\n1,2\n", [], "a column is missing"),
     ],
 )
@@ -267,10 +284,14 @@ def test_points_and_volumes_are_not_mixed(made, tmp_path, capsys):
     (tmp_path / "found.csv").write_text(CELLS)
     (tmp_path / "bad.xml").write_text("<a")
     (tmp_path / "none.xml").write_text("<a/>")
+    (tmp_path / "code.xml").write_text('<?xml version="1.0" encoding="foo"?><a/>')
+    (tmp_path / "huge.xml").write_text(XML.replace("20", "9" * 400))
     for words, says in (
         ((tmp_path / "found.csv", tmp_path / "truth.zarr"), "points are scored against points"),
         ((tmp_path / "result.zarr", tmp_path / "truth.zarr", "--within", "1um"), "--within is for points"),
         ((tmp_path / "found.csv", tmp_path / "bad.xml"), "no file of markers"),
+        ((tmp_path / "found.csv", tmp_path / "code.xml"), "unknown encoding"),
+        ((tmp_path / "found.csv", tmp_path / "huge.xml"), "no file of markers"),
         ((tmp_path / "found.csv", tmp_path / "none.xml"), "holds no markers of type 2"),
         ((tmp_path / "found.csv", tmp_path / "absent.csv"), "absent.csv"),
     ):

@@ -35,6 +35,9 @@ def test_as_many_pairs_as_any_pairing_has(found, true, within) -> None:
 
 def test_a_point_counts_once_and_the_nearest_is_given_up_for_one_more_pair() -> None:
     assert match_points([[0, 0, 0], [0, 0, 1]], [[0, 0, 0]], 5) == Matches(1, 1, 0)
+    places = [[0, 100 * i, round(0.65 * i, 2)] for i in range(200)]
+    others = [[z, y, round(x + 6.5, 2)] for z, y, x in places]  # exactly as far as may be, but for floats
+    assert match_points(1000 * np.array(places), 1000 * np.array(others), 6500).tp == 200
     # Nearest first would pair 4 with 3 and leave 0 and 8 alone.
     assert match_points([[0, 0, 4], [0, 0, 0]], [[0, 0, 3], [0, 0, 8]], 4) == Matches(2, 0, 0)
 

@@ -102,6 +102,13 @@ def test_device_and_threads(tmp_path, monkeypatch):
     assert "the GPU cannot be used (" in told.warnings[0]
     with pytest.raises(UserError, match=r"no CUDA device.*that can be used"):
         _ = Context.local(tmp_path / "g", "cuda").device
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", full)  # it is there: the run meets the shortage itself
+        assert Context.local(tmp_path / "h", "auto").device == "cuda"
     monkeypatch.setattr("connectoscope.jobs.context._gpu_trouble", str)
     assert Context.local(tmp_path / "d", "auto").device == "cuda"
     alone, shared, background = (

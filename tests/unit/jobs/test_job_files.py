@@ -17,6 +17,10 @@ from connectoscope.jobs.lock import Holder, lock_holder
 from connectoscope.jobs.memory import is_out_of_memory, oom_kills, peak_memory_mb
 from connectoscope.jobs.request import JobRequest
 
+ANOTHER_MACHINE = (
+    f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"  # of our name: booted otherwise
+)
+
 
 def fake(destination: object = "d.txt", **options) -> JobRequest:
     values = {"source": "x", "destination": str(destination), "blocks": options.pop("blocks", 4)}
@@ -160,6 +164,7 @@ def test_the_last_event_is_found_from_behind(tmp_path):
         (Holder("elsewhere", 1, 1.0), 1, True),
         (Holder("elsewhere", 1, 1.0), 300, False),
         (Holder(socket.gethostname() + " pid:[1]", 1, 1.0), 1, True),  # a container of the same name
+        (Holder(ANOTHER_MACHINE, 1, 1.0), 1, True),
     ],
 )
 def test_a_lock_is_held_by_a_living_process(tmp_path, holder, age, alive):

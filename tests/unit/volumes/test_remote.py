@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from format_files import FORMATS, Given
 
 from connectoscope.errors import UserError
@@ -79,3 +80,15 @@ def test_http(tmp_path: Path, server: Server, name: str, scheme: str) -> None:
         other.read(Box((8, 32, 48), (9, 40, 50)))
     with pytest.raises(UserError, match="check the address and the connection"):
         open_volume(url)
+
+
+@pytest.mark.parametrize("fill", [0, np.nan])
+def test_what_has_gone_from_a_server_is_not_empty(tmp_path: Path, server: Server, fill: float) -> None:
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=(8, 16, 16), chunks=(4, 8, 8), dtype="f4", fill_value=fill
+    )
+    volume = open_volume(f"http://127.0.0.1:{server.server_port}/a.zarr")
+    np.testing.assert_array_equal(volume.read(Box((0, 0, 0), (4, 8, 8))), array[:4, :8, :8])
+    (tmp_path / "a.zarr").rename(tmp_path / "b.zarr")
+    with pytest.raises(UserError, match="is the connection gone"):
+        volume.read(Box((4, 8, 8), (8, 16, 16)))
