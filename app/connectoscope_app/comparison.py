@@ -14,7 +14,7 @@ from connectoscope.volumes import Volume, read_marks
 from connectoscope.volumes.endings import short_name
 from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.sources import layer_facts, source_of
-from napari_connectoscope.trust import reliability_plot
+from napari_connectoscope.trust import TITLES, reliability_plot
 from napari_connectoscope.trust_panel import TrustPanel
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Comparison(QObject):
         if (
             self._path
             and not panes.closing
-            and not any(layer_facts(layer).get("part") for layer in right.layers)
+            and not any(layer_facts(layer).get("part") in TITLES for layer in right.layers)
         ):
             self._path = ""
             if self._link is not None:
@@ -163,13 +163,14 @@ class Comparison(QObject):
                 self.trust.hide()
             self.swipe_button.setChecked(False)
             panes.show_single()
-            self._window.task_panel.go_to(panes.models[0])
-            QTimer.singleShot(0, self, self._clear)
+            QTimer.singleShot(0, self, self._clear)  # napari may be removing several layers: not in its loop
 
     def _clear(self) -> None:
-        """The hidden copy of the X-ray volume goes, too, and what was made of the reconstruction."""
-        if not self._path and not self._window.panes.closing:
-            self._window.panes.models[1].layers.clear()
+        """The form goes to the first pane; the hidden copy of the X-ray volume goes, and what was made of the reconstruction."""
+        panes = self._window.panes
+        if not self._path and not panes.closing:
+            self._window.task_panel.go_to(panes.models[0])
+            panes.models[1].layers.clear()
 
     def toggle_swipe(self) -> None:
         """One place with a line between both, or side by side."""

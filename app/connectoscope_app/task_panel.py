@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QScrollArea
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, Task
 from napari_connectoscope.check import CheckController
+from napari_connectoscope.fields import PathField
 from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.taken import start
@@ -106,14 +107,22 @@ class TaskPanel(QWidget):
         """The form as it is, but of what another viewer shows."""
         if self.form is None or self._viewer is viewer:
             return
-        task, values = self.form.task, self.form.values()
-        kept = {k: v for k, v in values.items() if k not in ("source", "channel", "time", task.destination)}
+        form, task = self.form, self.form.task
+        kept = {name: field.value() for name, field in form.fields.items()}
+        if form.layer() is not None or not kept.get(task.source):  # a layer of the viewer that is left
+            for name in (task.source, "channel", "time"):
+                kept.pop(name, None)
+        destination = form.fields.get(task.destination or "")
+        if not (isinstance(destination, PathField) and destination.edited_by_hand):
+            kept.pop(task.destination or "", None)
         self.show_task(task, replace(self._entry, preset=kept), viewer)
 
     def run(self) -> None:
         """Check the form and start the job in a process of its own."""
         if self.form is None:
             self.told.emit(_HINT)
+            return
+        if not self.run_button.isEnabled():  # the key was pressed twice
             return
         self.form.show_error("")
         try:

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import QMainWindow, QPlainTextEdit
 from connectoscope.adaptation.labelling import is_patches
 from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.jobs.folder import JobFolder
+from connectoscope.paths import expanded
 from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes import Volume
 from connectoscope.volumes.stores import is_url
@@ -50,6 +51,7 @@ from napari_connectoscope.threads import background, one_line
 _LAYOUT_VERSION = 3  # raise it when docks change, so that old layouts are not restored
 _LOG_LINES = 2000
 _TOLD_MS = 8000
+_NAME = 80  # characters of what was dropped that are told: it may be any text
 
 ICON = "connectoscope.svg"
 
@@ -219,23 +221,19 @@ class MainWindow(QMainWindow):
             choices: ``channel``, ``time``, ``voxel_size`` of ``connectoscope.volumes.open_volume``.
         """
         if "://" not in source and not source.startswith("sample:"):
-            path = Path(source.partition("::")[0]).expanduser().absolute()
-            if (path / "request.json").is_file():
-                try:
-                    self.add_job(JobFolder(path))
-                except UserError as error:
-                    self.show_error(str(error))
+            file, mark, dataset = source.partition("::")
+            path = expanded(file).absolute()
+            try:
+                if self._open_other(path, plain=plain):
+                    return
+            except OSError as error:
+                name = short_name(file)[:_NAME]
+                why = error.strerror or type(error).__name__
+                self.show_error(
+                    f"{name} cannot be opened ({why}): check its path, and whether you may read it"
+                )
                 return
-            if is_patches(path):
-                self.label_patches(path)
-                return
-            if not plain and is_reconstruction(str(path)):
-                self.results.show_reconstruction(path)
-                return
-            if path.suffix.lower() == ".csv" and is_points(str(path)):
-                self.results.show_points(path)
-                return
-            source = str(path) + source[len(source.partition("::")[0]) :]
+            source = f"{path}{mark}{dataset}"
         self.tell(f"Opening {short_name(source)} …")
         viewer = self.panes.models[0]  # the right one is for what is made of it
         if instead_of is not None:
@@ -264,6 +262,23 @@ class MainWindow(QMainWindow):
         open_in_background(
             viewer, source, owner=self.answers, opened=opened, failed=failed, several=several, **choices
         )
+
+    def _open_other(self, path: Path, *, plain: bool) -> bool:
+        """Open a job, patches, a reconstruction or points; False: it is none of them. Raises OSError: it cannot be read."""
+        if (path / "request.json").is_file():
+            try:
+                self.add_job(JobFolder(path))
+            except UserError as error:
+                self.show_error(str(error))
+        elif is_patches(path):
+            self.label_patches(path)
+        elif not plain and is_reconstruction(str(path)):
+            self.results.show_reconstruction(path)
+        elif path.suffix.lower() == ".csv" and is_points(str(path)):
+            self.results.show_points(path)
+        else:
+            return False
+        return True
 
     def volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
         """Know a volume that has got its layer."""

@@ -35,6 +35,7 @@ from napari_connectoscope.source_field import SourceField
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
     check_inside,
+    check_unmoved,
     finest,
     layer_facts,
     length_unit,
@@ -294,6 +295,8 @@ class TaskForm(QWidget):
                     wanted = (self._infos[name].description or "").removeprefix(f"{label}: ")
                     raise UserError(f"{label} is empty: {wanted}")
             self._check_boxes(values)
+            if (layer := self.layer()) is not None:
+                check_unmoved(layer)
             return self.task.parameters.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]

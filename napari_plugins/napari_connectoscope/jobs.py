@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -10,10 +12,11 @@ from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt, QTimer, Signal
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
 from connectoscope.tasks.base import load_task
+from connectoscope.volumes import read_marks
 from napari_connectoscope.cascade_map import level0_text
 
 POLL_MS = 250
@@ -34,7 +37,60 @@ def create(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
         UserError: when the parameters are not valid, or the place is taken by another run.
     """
     options = {"background": True, "keep_job": True, **options}
-    return JobFolder.create(JobRequest.make(load_task(task), dict(values), **options))
+    request = JobRequest.make(load_task(task), dict(values), **options)
+    _check_result(request)
+    return JobFolder.create(request)
+
+
+def create_of_copy(task: str, values: Mapping[str, Any], name: str, **options: Any) -> tuple[JobFolder, Path]:
+    """:func:`create` for a task without a destination, whose source is yet to be copied into its folder.
+
+    Args:
+        name: Of the copy.
+
+    Returns:
+        The folder, and where the copy belongs.
+    """
+    source = load_task(task).source
+    folder = create(task, {**values, source: name}, **options)
+    path = folder.path / name  # known only now: the folder is a temporary one
+    request = folder.request
+    request = request.model_copy(update={"parameters": {**request.parameters, source: str(path)}})
+    folder.request_path.write_text(request.to_json(), encoding="utf-8")
+    return folder, path
+
+
+def _check_result(request: JobRequest) -> None:
+    """Raises Taken where a result whose job folder has gone (:class:`JobFolder` asks those) says that another request made it."""
+    place = request.destination
+    if place is None or request.overwrite:
+        return
+    folder = JobFolder(f"{place}.job")
+    if folder.holder() is not None or folder.has_begun():
+        return
+    told = _told_request(place)
+    if not told:
+        return
+    parameters = {**request.parameters, **told.get("parameters", {})}  # where it lies is not told
+    made = request.model_copy(update={"task": told.get("task", request.task), "parameters": parameters})
+    if different := made.differences(request):
+        raise Taken(f"{place} was made by another request: {'; '.join(different)}")
+    copy = Path(str(request.parameters.get(load_task(request.task).source)))
+    if folder.path in copy.parents and not copy.exists():
+        raise Taken(f"{place} was made of an earlier copy of the layer")  # which may have changed since
+
+
+def _told_request(place: Path) -> dict[str, Any]:
+    """The request that the result at ``place`` says it was made by; empty where it says nothing."""
+    with contextlib.suppress(UserError, OSError):
+        if place.exists() and (told := read_marks(place).get("request")):
+            return dict(told)
+    beside = place.with_suffix(".json") if place.suffix.lower() == ".csv" else Path(f"{place}.json")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what detect writes beside a table
+        about = json.loads(beside.read_bytes())
+        if about["file"] == place.name:
+            return dict(about["request"])
+    return {}
 
 
 def gone(path: Path) -> str:
@@ -119,6 +175,14 @@ class JobWatcher(QObject):
     @property
     def running(self) -> bool:
         return self.state is None
+
+    @property
+    def started_again(self) -> bool:
+        """Whether the job was started, by whomever, since it has ended."""
+        if self.running:
+            return False
+        events, _ = self.folder.read_events(self._offset)
+        return any(event["type"] in ("submitted", "started") for event in events)
 
     def poll(self) -> None:
         """Tell what is new; the timer calls it."""
@@ -207,14 +271,14 @@ class JobModel(QAbstractTableModel):
         self._requests: list[JobRequest] = []
 
     def add(self, folder: JobFolder | Path | str) -> JobWatcher:
-        """Watch a job; one that is there already is watched on. Raises UserError when it is no job folder."""
+        """Watch a job; one in the list is watched on if it was started again. Raises UserError when it is no job folder."""
         folder = folder if isinstance(folder, JobFolder) else JobFolder(folder)
         request = folder.request
         for row, watcher in enumerate(self._watchers):
             if watcher.folder.path == folder.path:
                 anew = request.created != self._requests[row].created
                 self._requests[row] = request
-                if anew or not watcher.running:
+                if anew or watcher.started_again:
                     watcher.start(anew=anew)
                     self._update(watcher)
                 return watcher

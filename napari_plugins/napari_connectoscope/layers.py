@@ -1,7 +1,7 @@
 """Volumes and results as napari layers that know their place, unit, colours and source.
 
 Every layer we make notes in ``metadata["connectoscope"]`` what reopens it (``source``, ``channel``, ``time``,
-``voxel_size``), its ``unit``, and for results ``result`` (the folder it lies in) and ``channel_name``.
+``voxel_size``), its ``unit`` and ``place``, and for results ``result`` (the folder it lies in) and ``channel_name``.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ def volume_facts(volume: Volume, **more: Any) -> dict[str, Any]:
         "channel": str(volume.channel) if volume.channel is not None and len(volume.channels) > 1 else None,
         "time": volume.time if volume.times > 1 else None,
         "unit": volume.unit,
+        "place": (volume.levels[0].scale, volume.levels[0].translation),
         "warnings": list(volume.warnings),
         **more,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ from napari_connectoscope import jobs
 from napari_connectoscope.layers import LayerData, probability_colormap, title_of
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
+    check_unmoved,
     is_source,
     layer_facts,
     snapshot,
@@ -123,6 +125,7 @@ class PreviewController(QObject):
         self.threshold = ThresholdPanel()
         self._worker: QProcess | None = None  # kept: a QProcess that is collected kills its child
         self._generation = 0  # answers to an older question are dropped
+        self._source: weakref.ref[Layer] | None = None  # what the latest question is of
         self._watcher: jobs.JobWatcher | None = None
         self._layers: dict[str, Image] = {}
         self._asked: tuple[str, int | None] | None = None  # model and threshold of what is shown
@@ -145,12 +148,14 @@ class PreviewController(QObject):
             )
             return
         try:
+            check_unmoved(layer)
             image = None if source_of(layer) else snapshot(self._viewer, layer, values.get("voxel_size"))
         except UserError as error:
             self.failed.emit(str(error))
             return
         self._generation += 1
         generation = self._generation
+        self._source = weakref.ref(layer)
         self._stop_watching()
         self._ensure_worker()
         asked = _asked(values, layer, box)
@@ -159,12 +164,9 @@ class PreviewController(QObject):
             if image is None:
                 return jobs.create("preview", asked)
             # In memory only: the little that is visible is copied into the job's own folder.
-            folder = jobs.create("preview", {**asked, "source": image.name, "box": None, "voxel_size": None})
-            path = folder.path / "source.ome.zarr"
+            values = {**asked, "box": None, "voxel_size": None}
+            folder, path = jobs.create_of_copy("preview", values, "source.ome.zarr")
             spill(image, box, path)
-            parameters = {**folder.request.parameters, "source": str(path)}
-            request = folder.request.model_copy(update={"parameters": parameters})
-            folder.request_path.write_text(request.to_json(), encoding="utf-8")
             return folder
 
         self.started.emit()
@@ -210,9 +212,12 @@ class PreviewController(QObject):
             return answer
 
         def show(answer: tuple[dict[str, LayerData], dict[str, int]]) -> None:
-            if self._layer_of(str(values.get("source", ""))) is None:
+            if generation != self._generation:
+                return
+            source = self._source() if self._source is not None else None
+            if source is None or source not in self._viewer.layers:  # it may have got another name
                 self._fail(generation, "The volume of the preview was closed.")
-            elif generation == self._generation:
+            else:
                 self._stop_watching()
                 self._show(*answer, model=model, threshold=values.get("threshold"))
 

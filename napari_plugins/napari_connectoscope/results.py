@@ -34,6 +34,8 @@ from napari_connectoscope.sources import layer_facts, visible_box
 from napari_connectoscope.threads import background
 from napari_connectoscope.trust import reconstruction_layers
 
+Found = tuple[Layer, LivePyramid | None]
+
 REFRESH_SECONDS = 0.5
 _shown: WeakKeyDictionary[Layer, tuple[ref[ViewerModel], LivePyramid]] = WeakKeyDictionary()
 _refreshed: WeakKeyDictionary[Layer, float] = WeakKeyDictionary()
@@ -48,8 +50,13 @@ def add_result(
         event: ``kind``, ``path``, ``name``; for images ``channels``.
         targets: Outputs of interest; the layers of others begin hidden. None: all are shown.
     """
-    present = _present(viewer, event)
-    return present or [_add(viewer, *one) for one in _prepare(event, targets)]
+    found = _prepare(event, targets)
+    present, earlier = _present(viewer, event, found)
+    if present:
+        return present
+    layers = [_add(viewer, *one) for one in found]
+    _replace(viewer, earlier, layers)
+    return layers
 
 
 def add_result_in_background(
@@ -70,40 +77,82 @@ def add_result_in_background(
     """
     layers: list[Layer] = []
 
-    def add_next(waiting: list[tuple[Layer, LivePyramid | None]]) -> None:
+    def add_next(waiting: list[Found], earlier: list[Layer]) -> None:
         if not isalive(owner):
             return
         if not waiting:
+            _replace(viewer, earlier, layers)
             added(layers)
             return
         layers.append(_add(viewer, *waiting[0]))
-        QTimer.singleShot(0, lambda: add_next(waiting[1:]))  # napari takes 0.1 s for each: events in between
+        QTimer.singleShot(
+            0, lambda: add_next(waiting[1:], earlier)
+        )  # napari takes 0.1 s each: events in between
 
-    def prepared(found: list[tuple[Layer, LivePyramid | None]]) -> None:
-        present = _present(viewer, event)  # it may have been told twice
+    def prepared(found: list[Found]) -> None:
+        present, earlier = _present(viewer, event, found)  # it may have been told twice
         if present:
             added(present)
         else:
-            add_next(found)
+            add_next(found, earlier)
 
     background(owner, lambda: _prepare(event, targets), prepared, failed)
 
 
-def _present(viewer: ViewerModel, event: Mapping[str, Any]) -> list[Layer]:
-    """The layers of a result that are there already, up to date."""
-    path = str(event["path"])
-    present = [layer for layer in viewer.layers if layer_facts(layer).get("result") == path]
+def _present(
+    viewer: ViewerModel, event: Mapping[str, Any], found: Sequence[Found]
+) -> tuple[list[Layer], list[Layer]]:
+    """The layers of a result that are there already, up to date; and those of an earlier run that lay at its path."""
+    if not found:
+        return [], []
+    path, run = str(event["path"]), layer_facts(found[0][0])["run"]
+    there = [layer for layer in viewer.layers if layer_facts(layer).get("result") == path]
+    present = [layer for layer in there if layer_facts(layer).get("run") == run]
     for layer in present:
         if layer in _shown:
             _shown[layer][1].live = _is_live(path)
             refresh_result(layer)
-    return present
+    earlier = [layer for layer in there if layer not in present]
+    for layer in earlier:
+        layer.name += " (replaced)"  # its name is the new one's
+    return present, earlier
 
 
-def _prepare(
-    event: Mapping[str, Any], targets: Sequence[str] | None
-) -> list[tuple[Layer, LivePyramid | None]]:
-    """Layers that no viewer has yet, and the pyramids behind them."""
+def _replace(viewer: ViewerModel, earlier: Sequence[Layer], layers: Sequence[Layer]) -> None:
+    """Layers that were added take the place of an earlier run's, whose files have gone."""
+    earlier = [layer for layer in earlier if layer in viewer.layers]
+    layers = [layer for layer in layers if layer in viewer.layers]
+    if not earlier or not layers:
+        return
+    was_active = viewer.layers.selection.active in earlier
+    viewer.layers.move_multiple([viewer.layers.index(la) for la in layers], viewer.layers.index(earlier[0]))
+    for layer in earlier:  # last: the window shows a reconstruction as long as there is a layer of one
+        viewer.layers.remove(layer)
+    if was_active:
+        viewer.layers.selection.active = layers[0]
+
+
+def _prepare(event: Mapping[str, Any], targets: Sequence[str] | None) -> list[Found]:
+    """The layers of a result, which no viewer has yet, with a note of the run that made it."""
+    found = _read(event, targets)
+    run = _run_of(str(event["path"]), *found[0]) if found else None
+    for layer, _ in found:
+        layer_facts(layer)["run"] = run
+    return found
+
+
+def _run_of(path: str, layer: Layer, pyramid: LivePyramid | None) -> list[Any]:
+    """What stays the same while a run writes, also when it is resumed, but not when another run replaces its result."""
+    if pyramid is None:  # points, which are written at once
+        return [Path(path).stat().st_mtime_ns]
+    marks = read_marks(path)
+    asked = [marks.get(name) for name in ("request", "model", "signature")]
+    # A layer in memory is copied to the same place whatever its box: the request alone tells too little.
+    levels = [(level.shape, level.chunk_layout.read_chunk.shape) for level in pyramid.levels]
+    return [*asked, [*layer.scale], [*layer.translate], levels]
+
+
+def _read(event: Mapping[str, Any], targets: Sequence[str] | None) -> list[Found]:
     kind, path = event["kind"], str(event["path"])
     name = str(event.get("name") or Path(path).name)
     if kind == "image":

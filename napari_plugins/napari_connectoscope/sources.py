@@ -6,6 +6,7 @@ a thread.
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import (
+    NANOMETRES,
     Box,
     Float3,
     Index3,
@@ -84,7 +86,8 @@ def place_in_world(name: str, options: Mapping[str, Any]) -> tuple[Float3, Float
     shear = shear - np.eye(len(shear)) if shear.ndim == 2 else shear
     factors = np.diag(linear)
     upright = np.allclose(turn, np.eye(len(turn))) and np.allclose(shear, 0)
-    if not upright or not np.allclose(linear, np.diag(factors)) or not (factors > 0).all():
+    mirrored = min(*scale, *factors) <= 0
+    if not upright or mirrored or not np.allclose(linear, np.diag(factors)):
         raise UserError(
             f"layer '{name}' is turned, sheared or mirrored; tasks and files know voxel size and place alone: resample it first"
         )
@@ -92,6 +95,27 @@ def place_in_world(name: str, options: Mapping[str, Any]) -> tuple[Float3, Float
     z, y, x = (s * f for s, f in zip(scale, factor, strict=True))
     dz, dy, dx = (t * f + m for t, f, m in zip(translate, factor, more, strict=True))
     return (z, y, x), (dz, dy, dx)
+
+
+def check_unmoved(layer: Layer) -> None:
+    """Raises UserError where a layer of a file was moved since: tasks read the file, and their results lie where it does."""
+    facts = layer_facts(layer)
+    place, unit = facts.get("place"), facts.get("unit")
+    if place is None or unit is None:
+        return
+    try:
+        here = place_in_world(layer.name, layer.as_layer_data_tuple()[1])
+    except UserError:
+        here = None
+    size = NANOMETRES[unit] / NANOMETRES[length_unit(layer) or unit]  # of the file's unit, in the layer's
+    scale, origin = (np.array(values) * size for values in place)
+    if here is None or not (
+        np.allclose(here[0], scale, atol=0) and (np.abs(here[1] - origin) <= 1e-3 * scale).all()
+    ):
+        raise UserError(
+            f"layer '{layer.name}' was moved, resized or turned since its file was opened, and tasks read the file:"
+            " reset its transform, or open the file again"
+        )
 
 
 def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) -> Box:
@@ -103,21 +127,13 @@ def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) 
     shape = [1] * (3 - layer.ndim) + [int(n) for n in finest(layer).shape[-3:]]
     if viewer.dims.ndisplay == 3:
         return Box.of(tuple(shape))
-    ratios = viewer_to_layer(viewer, layer)
-    height, width = (n / viewer.scene.camera.zoom for n in viewer.canvas.size)
-    extent = dict(zip(viewer.dims.displayed, (height, width), strict=True))
-    centre = dict(zip(viewer.dims.displayed, viewer.scene.camera.center[-2:], strict=True))
+    first, last = _view_in_voxels(viewer, layer)
     start, stop = [0, 0, 0], list(shape)
     for axis in range(max(0, 3 - layer.ndim), 3):
-        world_axis, layer_axis = viewer.dims.ndim - 3 + axis, axis - 3
-        ratio, scale, origin = ratios[layer_axis], layer.scale[layer_axis], layer.translate[layer_axis]
-        position = centre.get(world_axis, viewer.dims.point[world_axis])
-        index = (position * ratio - origin) / scale
-        if world_axis in extent:
-            half = extent[world_axis] * ratio / scale / 2
-            low, high = math.floor(index - half + 0.5), math.ceil(index + half + 0.5)
+        if viewer.dims.ndim - 3 + axis in viewer.dims.displayed:
+            low, high = math.floor(first[axis - 3] + 0.5), math.ceil(last[axis - 3] + 0.5)
         elif depth is not None:
-            low = round(index) - depth // 2
+            low = round((first[axis - 3] + last[axis - 3]) / 2) - depth // 2
             low = max(0, min(low, shape[axis] - depth))  # near the ends: the same depth, moved inwards
             high = low + depth
         else:
@@ -127,18 +143,38 @@ def visible_box(viewer: ViewerModel, layer: Layer, *, depth: int | None = None) 
     return Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
 
 
+def _view_in_voxels(viewer: ViewerModel, layer: Layer) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The canvas (2D) in indices of a layer's level 0: least and largest, however the layer was moved or turned."""
+    dims, camera = viewer.dims, viewer.scene.camera
+    centre, half = np.array(dims.point, float), np.zeros(dims.ndim)
+    centre[list(dims.displayed)] = camera.center[-2:]
+    half[list(dims.displayed)] = np.array(viewer.canvas.size) / camera.zoom / 2
+    sides = itertools.product(*((c - h, c + h) if h else (c,) for c, h in zip(centre, half, strict=True)))
+    ratios = viewer_to_layer(viewer, layer)
+    corners = np.array([layer.world_to_data(np.array(corner[-layer.ndim :]) * ratios) for corner in sides])
+    return corners.min(axis=0), corners.max(axis=0)
+
+
 def in_view(viewer: ViewerModel, layer: Layer) -> bool:
     """Whether anything of ``layer`` (3D) is shown: in 2D, its section and its pixels are within what is displayed."""
     if visible_box(viewer, layer).size == 0:
         return False
-    ratios, shape = viewer_to_layer(viewer, layer), finest(layer).shape
-    for axis in (-3, -2, -1):
-        if viewer.dims.ndim + axis in viewer.dims.displayed:
-            continue
-        at = viewer.dims.point[axis] * ratios[axis]
-        if not -1 <= (at - layer.translate[axis]) / layer.scale[axis] <= shape[axis]:
-            return False
-    return True
+    if viewer.dims.ndisplay == 3:
+        return True
+    first, last = _view_in_voxels(viewer, layer)
+    middle, shape = (first + last) / 2, finest(layer).shape
+    hidden = [axis for axis in (-3, -2, -1) if viewer.dims.ndim + axis not in viewer.dims.displayed]
+    return all(-1 <= middle[axis] <= shape[axis] for axis in hidden)
+
+
+def look_at(viewer: ViewerModel, position: NDArray[Any]) -> None:
+    """Move to a place of the world (z, y, x in the viewer's units), keeping the zoom; leading axes (t, c) stay."""
+    dims = viewer.dims
+    at = np.array(dims.point, float)
+    at[-3:] = position[-dims.ndim :]
+    dims.set_point(range(dims.ndim), at)
+    shown = at[list(dims.displayed)]  # the camera's axes are those of the canvas: a view may be rolled
+    viewer.scene.camera.center = (0.0, *shown) if dims.ndisplay == 2 else tuple(shown)
 
 
 def fly_to_place(viewer: ViewerModel, centre: NDArray[Any], size: NDArray[Any], fills: float) -> None:
@@ -148,10 +184,10 @@ def fly_to_place(viewer: ViewerModel, centre: NDArray[Any], size: NDArray[Any], 
         centre, size: z, y, x in the viewer's units.
         fills: Share of the canvas that it takes.
     """
-    for axis in range(3):
-        viewer.dims.set_point(viewer.dims.ndim - 3 + axis, float(centre[axis]))
-    shown = [max(float(size[axis - viewer.dims.ndim]), 1e-9) for axis in viewer.dims.displayed]
-    viewer.scene.camera.center = tuple(centre)
+    look_at(viewer, centre)
+    spans = np.zeros(viewer.dims.ndim)
+    spans[-3:] = size[-viewer.dims.ndim :]
+    shown = np.maximum(spans[list(viewer.dims.displayed)], 1e-9)
     viewer.scene.camera.zoom = fills * min(n / s for n, s in zip(viewer.canvas.size, shown, strict=True))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.request import JobRequest
 from connectoscope.tasks.base import Task
 from connectoscope.volumes.geometry import Box, parse_box
 from napari_connectoscope import jobs
@@ -78,9 +79,12 @@ class Submission:
         # The copy is the box, at its own place in the world, with the channel, time and voxel size of the layer.
         taken = ("box", self.task.source_voxel_size, "channel", "time")
         values = {**self.values, **{name: None for name in taken if name in self.values}}
-        destination = Path(str(self.values[self.task.destination or "destination"])).expanduser().absolute()
-        path = destination.with_name(destination.name + ".job") / SPILLED
-        folder = jobs.create(self.task.name, {**values, self.task.source: str(path)}, **self.options)
+        destination = JobRequest.make(self.task, {**values, self.task.source: SPILLED}).destination
+        if destination is None:
+            folder, path = jobs.create_of_copy(self.task.name, values, SPILLED, **self.options)
+        else:  # its job folder may be there already, and has to be known again
+            path = Path(f"{destination}.job") / SPILLED
+            folder = jobs.create(self.task.name, {**values, self.task.source: str(path)}, **self.options)
         begun = folder.has_begun()
         try:
             spill(image, self.box, path, progress)

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QLabel, QTableView, Q
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit, unit_symbol
+from napari_connectoscope.sources import look_at
 
 _TITLES = {
     "volume_nm3": "Volume (nm³)",
@@ -208,7 +209,4 @@ def fly_to(viewer: ViewerModel, world: Float3, unit: str) -> None:
     there = canonical_unit(unit) if unit else None
     if there is not None and len(here) == 3 and all(here):
         position = position * np.array([NANOMETRES[there] / NANOMETRES[str(u)] for u in here])
-    first = viewer.dims.ndim - 3  # leading axes (t, c) stay where they are
-    for axis in range(max(first, 0), viewer.dims.ndim):
-        viewer.dims.set_point(axis, float(position[axis - viewer.dims.ndim]))
-    viewer.scene.camera.center = tuple(position)
+    look_at(viewer, position)

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 
 from connectoscope.errors import Taken
 from connectoscope.jobs.folder import JobFolder
-from connectoscope.paths import expanded
+from connectoscope.jobs.request import JobRequest
 from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
@@ -52,7 +52,7 @@ def start(
             return
         name = submission.task.destination or ""
         if isalive(form):
-            form.set_values({name: again.values[name]})
+            form.fields[name].set_value(again.values[name])  # another source has another one
         start(panel, form, again, started=started, cancelled=cancelled, refused=refused, progress=progress)
 
     background(panel, lambda: attempt(submission, progress), answered, refused)
@@ -69,13 +69,18 @@ def attempt(submission: Submission, progress: Progress = lambda done, total: Non
 def decided(submission: Submission, taken: Taken, parent: QWidget) -> Submission | None:
     """What is to be started instead, as the user says; None: nothing."""
     name = submission.task.destination or ""
-    place = expanded(str(submission.values[name])).absolute()
+    asked = JobRequest.make(submission.task, dict(submission.values))  # it knows where models are
+    place = asked.destination or Path()  # what has none is never taken
     free = free_name(place)
     reason = taken.reason.replace(f"{place}.job", place.name)  # the user knows of the result, not of its job
+    reason = reason.replace(str(place), place.name)
     answer = ask(f"{reason}.\n\n'{BOTH}' makes {free.name}.", parent)
     if answer == REPLACE:
         return replace(submission, options={**submission.options, "overwrite": True})
-    return replace(submission, values={**submission.values, name: str(free)}) if answer == BOTH else None
+    if answer != BOTH:
+        return None
+    kept = Path(str(submission.values[name])).with_name(free.name)  # a bare name stays one
+    return replace(submission, values={**submission.values, name: str(kept)})
 
 
 def ask(text: str, parent: QWidget) -> str:

@@ -63,6 +63,7 @@ class TaskPanel(QWidget):
         self.checking = CheckController(self)
         self._stop_copying = threading.Event()
         self._destination = ""
+        self._checked = ""  # what the check told
 
         layout = QVBoxLayout(self)
         layout.addWidget(self.form)
@@ -99,11 +100,11 @@ class TaskPanel(QWidget):
         layout.addStretch(1)
 
         self.form.changed.connect(self._tell_copy)
-        self.form.changed.connect(self.checking.stop)
+        self.form.changed.connect(self._forget_check)
         self.preview.started.connect(lambda: self.status.setText("Preview: the model on what is visible …"))
         self.preview.ready.connect(self._preview_ready)
         self.preview.failed.connect(self.form.show_error)
-        self.checking.told.connect(self.status.setText)
+        self.checking.told.connect(self._tell_check)
         self.checking.failed.connect(self._check_refused)
         self.preview.threshold.changed.connect(self._threshold_chosen)
         self._copied.connect(self._show_copied)
@@ -145,6 +146,16 @@ class TaskPanel(QWidget):
             self.checking.run(self.form.submission())
         except UserError:  # the form says it
             return
+
+    def _tell_check(self, text: str) -> None:
+        self._checked = text
+        self.status.setText(text)
+
+    def _forget_check(self) -> None:
+        """What was said was of other values."""
+        self.checking.stop()
+        if self.status.text() == self._checked:  # else it tells of a job
+            self.status.setText("")
 
     def _check_refused(self, text: str) -> None:
         self.status.setText("")

@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from connectoscope.segmentation.trust import trusted_sd
 from connectoscope.volumes import read_marks
 from napari_connectoscope.sources import layer_facts
-from napari_connectoscope.trust import COVER, SHADES, STEP, reliability_plot, scale_end
+from napari_connectoscope.trust import COVER, SHADES, STEP, TITLES, reliability_plot, scale_end
 
 _STEPS = 200  # of the slider
 _INSET = 8  # pixels: half a slider's handle, so that colours and handle are at the same place
@@ -167,7 +167,7 @@ class TrustPanel(QWidget):
 
     def _parts(self) -> dict[str, Layer]:
         """The layers of the reconstruction at hand."""
-        ours = [layer for layer in self.viewer.layers if layer_facts(layer).get("part")]
+        ours = [layer for layer in self.viewer.layers if layer_facts(layer).get("part") in TITLES]
         path = layer_facts(ours[-1])["result"] if ours else None
         return {layer_facts(one)["part"]: one for one in ours if layer_facts(one)["result"] == path}
 

@@ -28,3 +28,15 @@ def test_forms_fit_into_a_small_window(window):
             for widget in (panel.form, panel.copy_button, panel.check_button):
                 visible = widget.visibleRegion().boundingRect()
                 assert widget.isHidden() or visible.width() == widget.width(), entry.title
+
+
+def test_a_key_pressed_twice_starts_one_job(window, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr("connectoscope_app.task_panel.start", lambda *args, **slots: started.append(args))
+    window.commands.trigger(window.commands.find("Detect", "Cells"))
+    values = {"source": "sample:vnc", "diameter": 5, "destination": str(tmp_path / "cells.csv")}
+    window.task_panel.form.set_values(values)
+    run = window.commands.find("Tools", "Run Task")
+    window.commands.trigger(run)
+    window.commands.trigger(run)
+    assert len(started) == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -165,6 +167,23 @@ def test_dropped_paths_and_addresses_are_opened(window, qtbot, volume_file, monk
     drop(window, urls=["https://example.org/v.ome.zarr"])
     drop(window, text="https://example.org/w.ome.zarr")
     assert asked == ["https://example.org/v.ome.zarr", "https://example.org/w.ome.zarr"]
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "~nobody-here/a.tif", "closed/a.tif"])
+def test_a_text_that_cannot_be_a_path_is_one_line(window, qtbot, tmp_path, monkeypatch, text):
+    def is_file(path: Path) -> bool:
+        if "closed" in path.parts:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return asked(path)
+
+    asked = Path.is_file
+    monkeypatch.setattr(Path, "is_file", is_file)
+    monkeypatch.chdir(tmp_path)
+    drop(window, text=text)
+    qtbot.waitUntil(lambda: window.error_dialog is not None, timeout=WAIT)
+    line = window.error_dialog.line.text()
+    assert "check" in line
+    assert len(line) < 200
 
 
 def test_a_missing_voxel_size_is_asked_for(window, qtbot, tmp_path):

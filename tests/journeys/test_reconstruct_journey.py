@@ -110,6 +110,7 @@ def test_from_xray_to_what_is_trusted(make_window, qtbot, xray, tmp_path):
     window.task_panel.form.set_values({"threshold": 99})
     for name in PARTS:  # the comparison ends: the form goes on with what is left
         right.layers.remove(name)
+    qtbot.waitUntil(lambda: not right.layers, timeout=WAIT)
     values = window.task_panel.form.values()
     assert (values["source"], values["threshold"]) == (str(xray), 99)
 

@@ -174,3 +174,21 @@ def test_a_folder_made_anew_is_heard_from_its_beginning(folder, qapp):
     again.events().write("result", kind="image", path="/y", name="new")
     watcher.poll()
     assert [result["name"] for result in watcher.results] == ["new"]
+
+
+def test_an_ended_job_that_is_added_again_stays_as_it_is_until_it_is_started(folder, qapp, monkeypatch):
+    monkeypatch.setattr("connectoscope.jobs.run.start_detached", lambda folder: None)
+    model = JobModel()
+    watcher = model.add(folder)
+    watcher.stop()
+    events = folder.events()
+    events.write("started", pid=1)
+    events.write("error", message="the model is damaged", exit_code=2)
+    watcher.poll()
+    assert model.add(folder) is watcher
+    assert model.data(model.index(0, 2)) == "Failed"
+    assert model.can_resume(0)
+    jobs.start(folder)
+    assert model.add(folder) is watcher
+    watcher.stop()
+    assert model.data(model.index(0, 2)) == "Starting"

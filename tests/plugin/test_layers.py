@@ -1,10 +1,13 @@
 """Layers lie where their volume lies, in its unit, lazily; results appear while they grow."""
 
 import csv
+import os
+import shutil
 import time
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QObject
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
@@ -14,6 +17,7 @@ from napari_connectoscope.layers import add_volume, open_in_background
 from napari_connectoscope.lazy import LazyArray
 from napari_connectoscope.results import (
     add_result,
+    add_result_in_background,
     finish_results,
     probability_layers,
     refresh_result,
@@ -90,6 +94,62 @@ def test_growing_result_is_shown_coarse_until_it_is_finished(viewer, result_path
     assert np.asarray(layer.data[1][2:3]).max() == 0  # the stored level, empty here
 
 
+def make_result(path, pixels, box, **marks):
+    """A run's unfinished result of a box, with two outputs of what ``pixels`` are there."""
+    shutil.rmtree(path, ignore_errors=True)
+    start = np.array(box.start) * PLACE["scale"] + PLACE["translate"]
+    spec = ImageSpec(
+        box.shape, np.dtype("u1"), PLACE["scale"], tuple(start), "nanometer", (4, 32, 32),
+        channels=("synapses", "boundary"), attributes={"connectoscope": {"finished": False, **marks}},
+    )  # fmt: skip
+    create_image(path, spec)[0].write(np.stack([pixels[box.slices]] * 2)).result()
+    return event("image", path, "probabilities")
+
+
+def test_another_run_in_its_place_brings_new_layers(viewer, tmp_path, pixels, qtbot):
+    """Replace it: the old layers' handles, shape and place are those of files that have gone."""
+    owner, answers = QObject(), []
+
+    def tell(result):
+        answers.clear()
+        add_result_in_background(viewer, result, owner=owner, added=answers.append, failed=answers.append)
+        qtbot.waitUntil(lambda: bool(answers), timeout=10_000)
+        return answers[0]
+
+    path, part, other = tmp_path / "r.ome.zarr", Box((0, 0, 0), (12, 32, 32)), Box((0, 32, 16), (12, 96, 80))
+    first = tell(make_result(path, pixels, part))
+    names = [layer.name for layer in first]
+    on_top = viewer.add_image(pixels, name="on top", **PLACE, units=("nm",) * 3)
+    viewer.layers.selection.active = first[0]
+    set_attributes(path, finished=True, summary={"objects": 3})
+    assert tell(event("image", path, "probabilities")) == first  # the run that they are of
+
+    second = tell(make_result(path, pixels, other))
+    assert list(viewer.layers) == [*second, on_top]
+    assert [layer.name for layer in second] == names
+    assert viewer.layers.selection.active is second[0]
+    for layer in second:
+        np.testing.assert_array_equal(np.asarray(layer.data), pixels[other.slices])
+        np.testing.assert_allclose(layer.translate, (400, 168, 84))
+
+    again = {"request": {"task": "segment", "parameters": {"model": "another"}}}
+    third = add_result(viewer, make_result(path, pixels, other, **again))
+    assert list(viewer.layers) == [*third, on_top]
+    assert not set(second) & set(third)
+
+
+def test_points_that_were_found_anew_replace_the_old(viewer, tmp_path):
+    table = tmp_path / "points.csv"
+    table.write_text("id,z,y,x,unit\n1,440,48,28,nanometer\n")
+    (old,) = add_result(viewer, event("points", table, "found"))
+    assert add_result(viewer, event("points", table, "found")) == [old]
+    table.write_text("id,z,y,x,unit\n1,40,4,8,nanometer\n2,4,4,4,nanometer\n")
+    os.utime(table, ns=(1, 1))
+    (new,) = add_result(viewer, event("points", table, "found"))
+    assert list(viewer.layers) == [new]
+    assert len(new.data) == 2
+
+
 def test_labels_and_points(viewer, tmp_path, pixels):
     from connectoscope.volumes import ImageSpec, create_image
 
@@ -149,6 +209,28 @@ def test_visible_box_clips_and_maps_units(viewer, volume_path):
     assert (box.start[2], box.stop[2]) == (0, 6)
     viewer.scene.camera.center = (0, 5.0, 5.0)
     assert visible_box(viewer, layer).size == 0
+
+
+def test_visible_box_of_a_layer_that_was_moved_or_turned(viewer, pixels):
+    viewer.canvas.size = (100, 100)
+    viewer.add_image(pixels, scale=PLACE["scale"], units=("nm",) * 3)  # the slider reaches to 0
+    layer = viewer.add_image(pixels, **PLACE, units=("nm",) * 3)
+    moved = np.diag([1.0, 2.0, 1.0, 1.0])
+    moved[:3, 3] = 80, 5000, -300
+    layer.affine = moved  # what napari's transform tool writes
+    viewer.dims.set_point(0, layer.data_to_world((5, 0, 0))[0])
+    viewer.scene.camera.center = tuple(layer.data_to_world((5, 48, 40)))
+    viewer.scene.camera.zoom = 100 / (20 * 4)  # 20 voxels from left to right, ten downwards
+    assert visible_box(viewer, layer, depth=1) == Box((5, 43, 30), (6, 54, 51))
+    assert in_view(viewer, layer)
+    viewer.dims.set_point(0, 400 - 3 * 40)
+    assert not in_view(viewer, layer)
+    layer.affine = np.eye(4)
+    layer.rotate = (0, 0, 90)
+    viewer.dims.set_point(0, 400 + 5 * 40)
+    viewer.scene.camera.center = tuple(layer.data_to_world((5, 48, 40)))
+    viewer.canvas.size = (50, 100)
+    assert visible_box(viewer, layer, depth=1).shape == (1, 21, 11)
 
 
 def test_damaged_result_says_so(viewer, tmp_path):

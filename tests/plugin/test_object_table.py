@@ -1,9 +1,12 @@
 """The table of objects sorts by value, and a row leads to its place."""
 
+import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
 from connectoscope.errors import UserError
+from connectoscope.volumes.geometry import Box
+from napari_connectoscope.sources import fly_to_place, visible_box
 from napari_connectoscope.table import ObjectTable, fly_to, read_table
 
 CSV = """id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1
@@ -71,6 +74,19 @@ def test_flying_converts_units_and_keeps_the_zoom(viewer, pixels):
     assert viewer.dims.point[0] == pytest.approx(0.12)
     assert viewer.scene.camera.center[-2:] == pytest.approx((0.048, 0.028))
     assert viewer.scene.camera.zoom == 3
+
+
+def test_flying_in_a_rolled_view(viewer, pixels):
+    layer = viewer.add_image(pixels, scale=(40, 4, 4), units=("nm",) * 3)
+    viewer.dims.order = (1, 0, 2)
+    viewer.canvas.size = (100, 100)
+    fly_to(viewer, (120.0, 48.0, 28.0), "nanometer")
+    assert viewer.dims.point == (120, 48, 28)
+    assert viewer.scene.camera.center == (0, 120, 28)  # z down, x to the right
+    fly_to_place(viewer, np.array([80.0, 48.0, 28.0]), np.array([200.0, 8.0, 40.0]), 1)
+    assert viewer.scene.camera.center == (0, 80, 28)
+    assert viewer.scene.camera.zoom == pytest.approx(100 / 200)
+    assert visible_box(viewer, layer, depth=1) == Box((0, 12, 0), (5, 13, 33))
 
 
 def test_no_table_is_one_line(tmp_path):

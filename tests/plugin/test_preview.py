@@ -85,6 +85,12 @@ def test_worker_answers_for_what_is_visible(controller, viewer, volume_path, qtb
     assert preview.contrast_limits[1] == find_model("synapse-vnc").card.outputs[0].threshold  # not 77
     np.testing.assert_allclose(preview.translate, memory.data_to_world((2, 28, 20)))
 
+    # Renamed meanwhile, it is still there.
+    with qtbot.waitSignal(controller.ready, timeout=20_000):
+        controller.run({**values, "source": "layer:mine"})
+        memory.name = "other"
+    memory.name = "mine"
+
     # What was closed meanwhile has no preview.
     with qtbot.waitSignal(controller.failed, timeout=20_000) as failed:
         controller.run({**values, "source": "layer:mine"})

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from connectoscope.errors import UserError
-from connectoscope.volumes import open_volume
+from connectoscope.volumes import open_volume, pyramid_factors
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope.sources import agreeing_source, size_text, snapshot, spill
 from napari_connectoscope.writer import write_image
@@ -65,13 +65,19 @@ def test_what_is_moved_is_copied_to_its_place_and_what_is_turned_is_refused(view
     moved[:3, 3] = 7, 8, 9
     image = snapshot(viewer, viewer.add_image(pixels, affine=moved, **PLACE))
     assert (image.scale, image.translation) == ((80, 4, 4), (807, 48, 29))
-    for how in ({"rotate": 30}, {"shear": [0.1, 0, 0]}, {"affine": np.diag([1, 1, -1, 1])}):
-        layer = viewer.add_image(pixels, name="askew", **PLACE, **how)
+    mirrored = ({"affine": np.diag([1, 1, -1, 1])}, {"scale": (40, -4, 4)})
+    for how in ({"rotate": 30}, {"shear": [0.1, 0, 0]}, *mirrored):
+        layer = viewer.add_image(pixels, name="askew", **{**PLACE, **how})
         with pytest.raises(UserError, match="turned, sheared or mirrored"):
             snapshot(viewer, layer)
         with pytest.raises(UserError, match="turned, sheared or mirrored"):
             write_image(str(tmp_path / "x.ome.zarr"), *layer.as_layer_data_tuple()[:2])
     assert not any(tmp_path.glob("x.*"))
+
+
+def test_no_pyramid_of_a_mirrored_volume():
+    with pytest.raises(ValueError, match="above 0"):
+        pyramid_factors((8, 320, 320), (40.0, -4.0, 4.0))
 
 
 def test_same_copy_is_kept_and_another_replaced(viewer, tmp_path, pixels):

@@ -2,12 +2,15 @@
 
 import shlex
 
+import numpy as np
 import pytest
 
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter, task_names
+from connectoscope.volumes import open_volume
 from napari_connectoscope import fields, forms
 from napari_connectoscope.forms import TaskForm, command_line, default_destination
+from napari_connectoscope.layers import add_volume
 
 
 @pytest.fixture
@@ -139,9 +142,6 @@ def test_a_mask_is_chosen_like_a_volume(make_form):
 
 
 def test_layers_are_sources_and_bring_their_channel(make_form, viewer, volume_path):
-    from connectoscope.volumes import open_volume
-    from napari_connectoscope.layers import add_volume
-
     layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
     layer.metadata["connectoscope"]["channel"] = "1"
     form = make_form("segment", viewer)
@@ -223,9 +223,6 @@ def test_cascade_is_off_auto_or_a_plan(make_form, tmp_path, monkeypatch):
 
 
 def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
-    from connectoscope.volumes import open_volume
-    from napari_connectoscope.layers import add_volume
-
     layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
     form = make_form("segment", viewer)
     layer.name = "brain"
@@ -250,9 +247,6 @@ def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
     ],
 )
 def test_a_box_that_cannot_be_is_told_in_the_form(make_form, viewer, volume_path, box, said):
-    from connectoscope.volumes import open_volume
-    from napari_connectoscope.layers import add_volume
-
     add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
     form = make_form("segment", viewer, {"model": "synapse-vnc", "box": box})
     with pytest.raises(UserError, match=said):
@@ -260,6 +254,23 @@ def test_a_box_that_cannot_be_is_told_in_the_form(make_form, viewer, volume_path
     assert form.error_text
     form.set_values({"box": "0:12,0:64,0:64"})
     form.submission()
+
+
+def test_a_layer_that_was_moved_from_its_file_is_refused(make_form, viewer, volume_path):
+    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    form = make_form("segment", viewer, {"model": "synapse-vnc"})
+    moved = np.eye(4)
+    moved[1, 3] = 5000
+    for name, value in (("affine", moved), ("rotate", (0, 0, 30)), ("scale", (40, 8, 8))):
+        before = getattr(layer, name)
+        setattr(layer, name, value)
+        for ask in (form.submission, form.as_command):
+            with pytest.raises(UserError, match=r"'cell' was moved, .*: reset its transform"):
+                ask()
+        assert form.error_text
+        setattr(layer, name, before)
+    layer.scale, layer.translate, layer.units = (0.04, 0.004, 0.004), (0.4, 0.04, 0.02), ("um",) * 3
+    assert form.submission().image is None  # the same place in another unit
 
 
 def test_a_long_name_does_not_widen_the_form(make_form, viewer, pixels):

@@ -65,6 +65,52 @@ def test_layer_in_memory_is_copied_with_its_size_told_first(
     assert copy.levels[0].translation == pytest.approx((1.08, 0, 0.032))
 
 
+def test_what_a_check_tells_goes_with_the_form_it_was_of(make_panel, viewer, volume_path, monkeypatch, qtbot):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    panel = make_panel(SegmentWidget)
+    monkeypatch.setattr(
+        panel.checking, "run", lambda submission: panel.checking.told.emit("Trying one block …")
+    )
+    panel.check_button.click()
+    assert panel.status.text() == "Trying one block …"
+    panel.form.set_values({"threshold": 100})
+    assert panel.status.text() == ""
+    panel.check_button.click()
+    panel.status.setText("probabilities: 1 of 4")
+    panel.form.set_values({"threshold": 101})
+    assert panel.status.text() == "probabilities: 1 of 4"
+
+
+def test_models_are_ranked_for_a_layer_in_memory(make_panel, viewer, pixels, started, qtbot):
+    viewer.add_image(pixels, name="mine", scale=(40, 4, 4), units=("nm",) * 3)
+    panel = make_panel(TaskPanel, "adapt rank")
+    panel.form.set_values({"box": "2:8,0:96,8:72"})
+    with qtbot.waitSignal(panel.submitted, timeout=10_000):
+        panel.run_button.click()
+    folder = started[0]
+    assert folder.request.parameters["source"] == str(folder.path / "source.ome.zarr")
+    assert folder.request.parameters["box"] is None
+    copy = open_volume(folder.request.parameters["source"])
+    np.testing.assert_array_equal(copy.read(Box.of(copy.shape)), pixels[2:8, :, 8:72])
+    panel.watcher.stop()
+    folder.remove()
+
+
+def test_a_model_by_its_name_is_trained_on_a_copy_in_its_own_job_folder(
+    make_panel, viewer, pixels, small_model, started, qtbot, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    viewer.add_image(pixels, name="mine", scale=(40, 4, 4), units=("nm",) * 3)
+    panel = make_panel(TaskPanel, "adapt train")
+    values = {"patches": "a.patches.json", "labels": "a", "target": ("synapses",)}
+    panel.form.set_values({"model": "synapse-vnc", "destination": "fine", **values})
+    with qtbot.waitSignal(panel.submitted, timeout=10_000):
+        panel.run_button.click()
+    panel.watcher.stop()
+    assert started[0].request.parameters["on"] == str(started[0].path / "source.ome.zarr")
+    assert started[0].path == small_model.path.parent / "fine.job"
+
+
 def test_layer_without_units_is_asked_about(make_panel, viewer, pixels, started):
     viewer.add_image(pixels, name="mine")
     panel = make_panel(SegmentWidget)

@@ -7,6 +7,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QPushButton, QVBoxLayout, QWidget
 from tiny_xray import MODEL, write_model, write_xray
 
+from napari_connectoscope.results import add_result
 from napari_connectoscope.trust_panel import TrustPanel
 
 WAIT = 90_000  # ms
@@ -30,6 +31,13 @@ def test_a_narrow_panel_cuts_nothing(qtbot, viewer):
         swipe = items[-1].widget()
         assert [at[panel.plot_button], at[panel.said], at[swipe]] == places
         assert panel.slider.geometry().left() == panel.colours.geometry().left()
+
+
+def test_an_image_from_convert_is_no_reconstruction(qtbot, viewer, volume_path):
+    panel = TrustPanel(viewer)
+    qtbot.addWidget(panel)
+    add_result(viewer, {"kind": "image", "path": str(volume_path), "name": "cell"})
+    assert not panel.isEnabled()
 
 
 def test_reconstruct_in_napari(make_napari_viewer, qtbot, tmp_path, monkeypatch):

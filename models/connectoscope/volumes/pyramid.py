@@ -19,7 +19,12 @@ def pyramid_factors(shape: Index3, scale: Float3, *, smallest: int = 128) -> tup
 
     The finest axes are halved, so that voxels become isotropic first: sections of 40 x 4 x 4 nm keep their z until
     y and x are nearly as coarse. Ends when no axis is longer than ``smallest`` voxels.
+
+    Raises:
+        ValueError: a voxel size is not above 0.
     """
+    if not all(size > 0 for size in scale):
+        raise ValueError(f"voxel sizes must be above 0, got {scale}")
     factors: list[Index3] = [(1, 1, 1)]
     while True:
         factor = factors[-1]

@@ -1,0 +1,100 @@
+"""A reconstruction beside its X-ray volume: when it is closed, the form and what else was there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from napari.layers import Image
+from qtpy.QtWidgets import QApplication
+
+from connectoscope.volumes import ImageSpec, create_image
+from napari_connectoscope.sources import layer_facts
+from napari_connectoscope.trust import TITLES
+
+WAIT = 60_000  # ms; a limit, not a pause
+NM = ("nanometer",) * 3
+SHAPE = (24, 120, 108)
+
+
+@pytest.fixture
+def right(window, qtbot, tmp_path):
+    """The viewer of a reconstruction, which is shown in ``window``."""
+    xray, em = tmp_path / "xray.ome.zarr", tmp_path / "em.ome.zarr"
+    coarse = (8, 40, 36)
+    spec = ImageSpec(coarse, np.dtype("u1"), (30.0, 30.0, 30.0), (300.0, 0.0, 60.0), "nanometer", coarse)
+    create_image(xray, spec)
+    calibration = {"trusted_sd": 0.2, "reliability": {"nominal": [0.5], "observed": [0.5]}}
+    marks = {
+        "finished": True,
+        "request": {"task": "reconstruct", "parameters": {"source": str(xray)}},
+        "model": {"name": "tiny"},
+        "calibration": calibration,
+    }
+    spec = ImageSpec(
+        shape=SHAPE,
+        dtype=np.dtype("u1"),
+        scale=(10.0, 10.0, 10.0),
+        translation=(290.0, -10.0, 50.0),
+        unit="nanometer",
+        chunks=(8, 64, 64),
+        channels=("em", "aleatoric_sd", "epistemic_sd"),
+        attributes={"connectoscope": marks},
+    )
+    create_image(em, spec)
+    window.open_volume(str(em))
+    shown = 1 + len(TITLES)
+    qtbot.waitUntil(
+        lambda: len(window.panes.models) == 2 and len(window.panes.models[1].layers) == shown, timeout=WAIT
+    )
+    QApplication.processEvents()
+    return window.panes.models[1]
+
+
+def close(viewer):
+    """Remove the parts of the reconstruction, one by one."""
+    for layer in [layer for layer in viewer.layers if layer_facts(layer).get("part") in TITLES]:
+        viewer.layers.remove(layer)
+
+
+def test_a_converted_image_does_not_keep_the_comparison_open(window, qtbot, right):
+    facts = {"part": "image", "result": layer_facts(right.layers["EM"])["result"]}
+    data = np.zeros(SHAPE, np.uint8)
+    copy = Image(data, name="copy", scale=(10,) * 3, units=NM, metadata={"connectoscope": facts})
+    right.add_layer(copy)
+    close(right)
+    qtbot.waitUntil(lambda: not right.layers, timeout=WAIT)
+    assert window.panes._slots[1].isHidden()
+    assert window.viewer is window.panes.models[0]
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_the_form_keeps_what_was_typed(window, qtbot, tmp_path, right, typed):
+    window.commands.trigger(window.commands.find("Segment", "Synapses"))
+    before = window.task_panel.form
+    em, other, mine = (str(tmp_path / name) for name in ("em.ome.zarr", "other.ome.zarr", "mine.ome.zarr"))
+    before.set_values({"threshold": 99})
+    assert before.values()["source"] == em
+    if typed:
+        before.set_values({"source": other, "channel": "2", "destination": mine})
+    close(right)
+    qtbot.waitUntil(lambda: window.task_panel.form is not before, timeout=WAIT)
+    values = window.task_panel.form.values()
+    assert values["threshold"] == 99
+    if typed:
+        assert [values[name] for name in ("source", "channel", "destination")] == [other, "2", mine]
+    else:
+        assert values["source"] == str(tmp_path / "xray.ome.zarr")
+        assert values["destination"] == str(tmp_path / "xray-synapses.ome.zarr")
+
+
+def test_all_layers_are_removed_at_once(window, qtbot, right):
+    """A preview's layers, too, which go with the form: not while napari goes through the selected ones."""
+    window.commands.trigger(window.commands.find("Segment", "Synapses"))
+    preview = window.task_panel._controller()
+    for name in ("synapses", "boundary"):
+        preview._layers[name] = Image(np.zeros(SHAPE, np.uint8), name=name, scale=(10,) * 3, units=NM)
+        right.add_layer(preview._layers[name])
+    right.layers.select_all()
+    right.layers.remove_selected()
+    qtbot.waitUntil(lambda: window.task_panel._viewer is window.panes.models[0], timeout=WAIT)
+    assert not right.layers
