@@ -102,14 +102,19 @@ def check_writable(path: Path) -> None:
 def take_away(path: Path, scratch: Path) -> None:
     """Remove a result of ours that is to be overwritten: all of it or, where it may not be removed, nothing.
 
+    A link to a folder stays, to an empty one.
+
     Raises:
         UserError: it cannot be moved.
     """
-    old = scratch / "old.zarr"
+    place = path.resolve() if path.is_symlink() else path
+    old = place.with_name(f"{place.name}.old") if path.is_symlink() else scratch / "old.zarr"
     shutil.rmtree(old, ignore_errors=True)
     try:
         if path.is_dir():
-            path.rename(old)
+            place.rename(old)
+            if path.is_symlink():
+                place.mkdir()
         else:
             path.unlink()
             marks_file(path).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import tensorstore as ts
@@ -232,10 +233,9 @@ def _world(
     base: Float3 = first or (1.0, 1.0, 1.0)
     scales, translations, filled = [], [], False
     origin = image.levels[0].translation or (0.0, 0.0, 0.0)
-    spatial = [image.axes.find(axis) for axis in "zyx"]
-    for level, scale in zip(image.levels, stated, strict=True):
+    for level, scale, factors in zip(image.levels, stated, _shape_factors(image), strict=True):
         if scale is None or first is None:
-            scale = _times(base, _shape_factors(image.levels[0].array, level.array, spatial))
+            scale = _times(base, factors)
         translation = level.translation
         if translation is None or not all(map(math.isfinite, translation)):
             factor = _over(scale, base)
@@ -264,9 +264,23 @@ def _usable(scale: Float3 | None) -> Float3 | None:
     return scale if scale is not None and all(math.isfinite(s) and s > 0 for s in scale) else None
 
 
-def _shape_factors(fine: ts.TensorStore, coarse: ts.TensorStore, spatial: Sequence[int]) -> Float3:
-    z, y, x = (1.0 if i < 0 else float(max(round(fine.shape[i] / coarse.shape[i]), 1)) for i in spatial)
-    return (z, y, x)
+def _shape_factors(image: FileImage) -> list[Float3]:
+    """How much coarser each level is than the finest, by the shapes of one after another."""
+    shapes = [level.array.shape for level in image.levels]
+    found: list[Float3] = [(1.0, 1.0, 1.0)]
+    for fine, coarse in pairwise(shapes):
+        spatial = [image.axes.find(axis) for axis in "zyx"]
+        z, y, x = (1.0 if i < 0 else float(coarser_by(fine[i], coarse[i])) for i in spatial)
+        found.append(_times(found[-1], (z, y, x)))
+    return found
+
+
+def coarser_by(size: int, coarse: int) -> int:
+    """Whole voxels in one of the next level: sizes that do not divide are cut or filled up, voxels are not stretched."""
+    power = 1
+    while size / power - coarse >= 1:
+        power *= 2
+    return power if abs(size / power - coarse) < 1 else max(round(size / coarse), 1)
 
 
 def _times(a: Float3, b: Float3) -> Float3:

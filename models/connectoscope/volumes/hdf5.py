@@ -131,24 +131,30 @@ def _space(dataset: h5py.Dataset, axes: str) -> tuple[Float3 | None, Float3 | No
     """CREMI's ``resolution`` and ``offset`` (nanometres where no unit is given), or ``element_size_um``; z, y, x."""
     attributes = dataset.attrs
     if "resolution" in attributes:
-        unit = canonical_unit(text_of(attributes.get("units", attributes.get("unit", "nm"))) or "nm")
-        scale = _three(attributes["resolution"], lambda v: v > 0)
+        stated = attributes.get("units", attributes.get("unit", "nm"))
+        each = {text_of(text) for text in np.ravel(stated)}  # one for each axis, or one for all
+        unit = canonical_unit((each.pop() if len(each) == 1 else text_of(stated)) or "nm")
+        scale = _three(attributes["resolution"], axes, lambda v: v > 0)
         if scale is None or unit is None:
             return None, None, None
-        return scale, _three(attributes.get("offset"), lambda v: True), unit
-    scale = _three(attributes.get("element_size_um"), lambda v: v > 0)
+        return scale, _three(attributes.get("offset"), axes, lambda v: True), unit
+    scale = _three(attributes.get("element_size_um"), "zyx", lambda v: v > 0)  # always in this order
     return scale, None, "micrometer" if scale else None
 
 
-def _three(value: Any, allowed: Callable[[float], bool]) -> Float3 | None:
-    """The last three of the numbers in an attribute, or None."""
+def _three(value: Any, axes: str, allowed: Callable[[float], bool]) -> Float3 | None:
+    """An attribute's numbers, one for each axis of the dataset or each of space, in its order; (z, y, x), or None."""
     try:
-        numbers = [float(v) for v in np.ravel(value)][-3:]
+        numbers = [float(v) for v in np.ravel(value)]
     except (TypeError, ValueError):
         return None
-    if len(numbers) != 3 or not all(math.isfinite(v) and allowed(v) for v in numbers):
+    space = "".join(axis for axis in axes if axis in "zyx") if "z" in axes else "zyx"
+    order = axes if len(numbers) == len(axes) else space
+    if len(numbers) != len(order) or not set("zyx") <= set(order):
         return None
-    return (numbers[0], numbers[1], numbers[2])
+    by = dict(zip(order, numbers, strict=True))
+    three = (by["z"], by["y"], by["x"])
+    return three if all(math.isfinite(v) and allowed(v) for v in three) else None
 
 
 def text_of(value: Any) -> str:

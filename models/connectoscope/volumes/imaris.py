@@ -15,7 +15,7 @@ import h5py
 import tensorstore as ts
 
 from connectoscope.errors import UserError
-from connectoscope.volumes.framing import FileImage, FileLevel
+from connectoscope.volumes.framing import FileImage, FileLevel, coarser_by
 from connectoscope.volumes.geometry import Float3, Index3, canonical_unit
 from connectoscope.volumes.hdf5 import lazy_dataset, open_hdf5, text_of
 from connectoscope.volumes.stores import file_stamp, first_line
@@ -61,7 +61,7 @@ def _image(path: Path, name: str) -> FileImage:
         if scale is None or corner is None:
             made.append(FileLevel(level))
             continue
-        steps = [_step(n, m) for n, m in zip(finest, _shape(level), strict=True)]
+        steps = [coarser_by(n, m) for n, m in zip(finest, _shape(level), strict=True)]
         z, y, x = (s * f for s, f in zip(scale, steps, strict=True))
         c, b, a = (low + v / 2 for low, v in zip(corner, (z, y, x), strict=True))
         made.append(FileLevel(level, (z, y, x), (c, b, a)))
@@ -105,14 +105,6 @@ def _data(channel: h5py.Group) -> ts.TensorStore:
         for axis, n in zip("ZYX", whole.shape, strict=True)
     )
     return whole[:z, :y, :x]
-
-
-def _step(size: int, coarse: int) -> int:
-    """Whole voxels in one of a coarser level: sizes that do not divide are cut or filled up, voxels are not stretched."""
-    halved = 2 ** round(
-        math.log2(size / coarse)
-    )  # again and again, as Imaris does: 1000 voxels end as 15 of 64
-    return halved if abs(size / halved - coarse) < 1 else round(size / coarse)
 
 
 def _shape(level: ts.TensorStore) -> Index3:

@@ -69,6 +69,14 @@ def _no_volume(location: Location) -> UserError:
     )
 
 
+_OWN = (
+    "transform",
+    "pixelResolution",
+    "resolution",
+    "downsamplingFactors",
+)  # where a level has its voxel size from
+
+
 def _image(
     location: Location, name: str, group: Json, found: list[tuple[Location, Json]], stamp: str
 ) -> FileImage:
@@ -77,10 +85,15 @@ def _image(
     levels, unit = [], None
     for k, (place, attributes) in enumerate(found):
         array: ts.TensorStore = open_array(place, "n5")
-        scale, shift, unit_here = _space({**group, **attributes}, axes)
+        facts = {**group, **attributes}
+        told = k == 0 or any(key in attributes for key in _OWN)
+        scales = group.get("scales")
+        if not told and "transform" not in group and isinstance(scales, list) and len(scales) == len(found):
+            facts["downsamplingFactors"], told = scales[k], True  # N5 viewer's other way to tell them
+        scale, shift, unit_here = _space(facts, axes)
         if not k:
             unit = unit_here
-        elif unit_here != unit:
+        elif unit_here != unit or not told:
             scale = shift = None
         levels.append(FileLevel(array[ts.d[:].mark_bounds_implicit[False]], scale, shift))
     return FileImage(

@@ -246,3 +246,8 @@ def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path, source) -> None:
     destination, _ = converted(tmp_path, source[0], channel="a", box="0:4,0:9,0:9")
     assert destination.is_symlink()
     assert open_volume(tmp_path / "big").shape == (4, 9, 9)
+    again = Context.local(tmp_path / "again", overwrite=True)
+    converted(tmp_path, source[0], context=again, channel="a", box="0:4,0:8,0:8")
+    assert destination.is_symlink()
+    assert open_volume(tmp_path / "big").shape == (4, 8, 8)
+    assert not (tmp_path / "big.old").exists()

@@ -15,6 +15,7 @@ from connectoscope.errors import Cancelled, Corrupt, Stopped, UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks import convert, info
 from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
+from connectoscope.volumes.framing import coarser_by
 from connectoscope.volumes.geometry import Box
 
 SHAPE = (20, 300, 290)
@@ -81,6 +82,28 @@ def test_ome_tiff_has_a_pyramid_in_y_and_x(tmp_path: Path, monkeypatch, band: in
         for k, level in enumerate(volume.levels):
             expected = expected if k == 0 else downsample(expected, (1, 2, 2), labels=False)
             np.testing.assert_array_equal(volume.read(Box.of(level.shape), k), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1030, 17000), (1, 300, 7000), (2, 1, 3001)])
+def test_levels_of_odd_sizes_are_read_as_they_are_written(tmp_path: Path, shape) -> None:
+    np.save(tmp_path / "in.npy", np.zeros(shape, "u1"))
+    zarr, _ = converted(tmp_path, tmp_path / "in.npy", "out.ome.zarr", voxel_size="10nm")
+    tiff, _ = converted(tmp_path, tmp_path / "in.npy", "out.ome.tif", voxel_size="10nm")
+    steps = [level.scale[2] / 10 for level in open_volume(tiff).levels]
+    assert steps == [2.0**k for k in range(len(steps))]
+    for level in open_volume(tiff).levels:
+        assert level.scale[0] == 10
+        assert level.translation[2] == (level.scale[2] - 10) / 2
+        assert level.scale[1] == (level.scale[2] if shape[1] > 1 else 10)
+    assert len(open_volume(zarr).levels) > 1
+
+
+@pytest.mark.parametrize(("size", "coarse", "step"), [
+    (9, 9, 1), (9, 5, 2), (9, 4, 2), (3, 2, 2), (3, 1, 2), (2, 1, 2), (1, 1, 1), (1000, 250, 4), (1000, 15, 64),
+    (3000, 1000, 3), (1030, 17, 64), (70000, 35000, 2),
+])  # fmt: skip
+def test_whole_voxels_in_one_of_a_coarser_level(size, coarse, step) -> None:
+    assert coarser_by(size, coarse) == step
 
 
 @pytest.mark.parametrize("name", CHUNKED)

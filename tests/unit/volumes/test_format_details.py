@@ -319,6 +319,12 @@ def test_n5_levels_and_single_datasets(tmp_path: Path) -> None:
     assert volume.warnings == ()
     assert [level.scale for level in volume.levels] == [(40, 4, 8), (40, 8, 16)]
     assert volume.levels[1].translation == (80.0, -10.0, 20.0)
+    (path / "s1" / "attributes.json").write_text(json.dumps({**coarse, "dimensions": [3, 3, 4]}))
+    assert open_volume(path).levels[1].scale == (40, 8, 16)  # by the shapes, and said so
+    assert "translation" in str(open_volume(path).warnings)
+    group = json.loads((path / "attributes.json").read_text())
+    (path / "attributes.json").write_text(json.dumps({**group, "scales": [[1, 1, 1], [2, 2, 1]]}))
+    assert (open_volume(path).levels[1].translation, open_volume(path).warnings) == ((80, -10, 20), ())
     single = open_volume(f"{path}::s0")
     assert (single.unit, single.shape) == (None, PIXELS.shape)
     (tmp_path / "attributes.json").write_text('{"n5": "2.0.0"}')
@@ -386,6 +392,24 @@ def test_hdf5_in_the_ways_of_its_programs(tmp_path: Path) -> None:
     volume = open_volume(tmp_path / "a.h5", channel="stain")
     assert (volume.unit, volume.levels[0].translation) == ("micrometer", (1.0, 2.0, 3.0))
     np.testing.assert_array_equal(everything(volume), PIXELS + 1)
+
+
+@pytest.mark.parametrize(
+    ("axes", "resolution", "offset", "units"),
+    [
+        ("zyxc", [40, 4, 8, 1], [-40, -8, 16, 0], "nm"),
+        ("xyz", [8, 4, 40], [16, -8, -40], "nm"),
+        ("czyx", [40, 4, 8], [-40, -8, 16], ["nm", "nm", "nm"]),
+        ("zyx", [40, 4, 8], [-40, -8, 16], list("nm")),
+    ],
+)
+def test_hdf5_numbers_belong_to_axes(tmp_path: Path, axes, resolution, offset, units) -> None:
+    shape = [{"z": 4, "y": 5, "x": 6, "c": 1}[axis] for axis in axes]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        data = file.create_dataset("raw", data=np.zeros(shape, "u1"))
+        data.attrs.update({"axes": axes, "resolution": resolution, "offset": offset, "units": units})
+    level = open_volume(tmp_path / "a.h5").levels[0]
+    assert (level.scale, level.translation) == ((40, 4, 8), (-40, -8, 16))
 
 
 def test_a_number_that_comes_twice_and_an_image_by_another_name(tmp_path: Path) -> None:
