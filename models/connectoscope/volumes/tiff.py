@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import math
 import re
@@ -55,10 +56,13 @@ def _read(path: Path, inner: str, name: str) -> FileImage:
     index, warnings = _choose_series(file.tif, inner, path)
     series = file.tif.series[index]
     axes, note = _axes(series, path)
-    scale, translation, unit, doubt = _space(file.tif, series, index)
+    pixels = _ome_pixels(file.tif, index)
+    scale, translation, unit, doubt = _space(file.tif, series, pixels)
     levels = []
     for k, level in enumerate(series.levels):
-        array = _open_level(file, level)[tuple(0 if a == "-" else slice(None) for a in axes)]
+        array = _open_level(file, level, series.is_multifile)[
+            tuple(0 if a == "-" else slice(None) for a in axes)
+        ]
         # Coarser levels in a TIFF say neither their size nor their place.
         levels.append(FileLevel(array, scale, translation) if k == 0 else FileLevel(array))
     description = file.tif.ome_metadata or series.keyframe.description
@@ -69,11 +73,26 @@ def _read(path: Path, inner: str, name: str) -> FileImage:
         axes=axes.replace("-", ""),
         levels=tuple(levels),
         unit=unit,
-        channels=_channels(file.tif, index),
+        channels=_channels(file.tif, pixels),
         warnings=(*warnings, *note, *doubt),
         metadata=f"{series.shape} {series.axes} {description}",
-        stamp=file_stamp(path),
+        stamp=_stamp(path, series),
     )
+
+
+def _stamp(path: Path, series: tifffile.TiffPageSeries) -> str:
+    """Of ``path``, and of the other files that the pixels lie in."""
+    pages = series.pages if series.is_multifile else (series.keyframe,)
+    others = {_place(page) for page in pages if page is not None} - {path.resolve()}
+    if not others:
+        return file_stamp(path)
+    stamps = [f"{p.name} {file_stamp(p)}" for p in (path, *sorted(others))]
+    return hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:16]
+
+
+def _place(page: Any) -> Path:
+    """The file that holds ``page``: of a set of OME-TIFF files any, not only the one that was opened."""
+    return Path(page.parent.filehandle.path)
 
 
 class _File:
@@ -153,18 +172,19 @@ def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[str, 
     return letters.replace("?", "z"), ("the file does not name its first axis: taken as z",)
 
 
-def _open_level(file: _File, level: tifffile.TiffPageSeries) -> ts.TensorStore:
-    """Lazy pixels of one level, axes as in the series."""
+def _open_level(file: _File, level: tifffile.TiffPageSeries, many: bool) -> ts.TensorStore:
+    """Lazy pixels of one level, axes as in the series, whose planes lie in ``many`` files or in one."""
     shape = tuple(int(n) for n in level.shape)
     dtype = np.dtype(level.dtype)
     if 0 in shape:
         return ts.array(np.empty(shape, dtype.newbyteorder("=")))
-    offset = None if level.is_multifile else level.dataoffset
+    offset = None if many else level.dataoffset  # tifffile knows only of a whole series that it is in many
     if offset is not None:
-        if offset + math.prod(shape) * dtype.itemsize > file.path.stat().st_size:
-            raise UserError(f"{file.path} is incomplete: the file ends before its pixels do; fetch it again")
-        stored_as = dtype.newbyteorder(file.tif.byteorder)
-        return stored(np.memmap(file.path, dtype=stored_as, mode="r", offset=offset, shape=shape))
+        place, holder = _place(level.keyframe), level.keyframe.parent
+        if offset + math.prod(shape) * dtype.itemsize > holder.filehandle.size:
+            raise UserError(f"{place} is incomplete: the file ends before its pixels do; fetch it again")
+        stored_as = dtype.newbyteorder(holder.byteorder)
+        return stored(np.memmap(place, dtype=stored_as, mode="r", offset=offset, shape=shape))
     lead = next(k for k in range(len(shape) + 1) if math.prod(shape[k:]) <= level.keyframe.size)
     if math.prod(shape[lead:]) != level.keyframe.size:
         raise UserError(f"{file.path} is damaged: its pages do not have the shape that it states")
@@ -178,13 +198,12 @@ def _check_complete(file: _File, level: tifffile.TiffPageSeries, count: int) -> 
     present = len(level.pages)
     if present < count or any(level.pages[i] is None for i in range(min(count, _CHECKED_PAGES))):
         raise UserError(f"{file.path} is incomplete: some of its {count} planes are missing; fetch it again")
-    size = file.path.stat().st_size
     for i in {*range(min(count, _CHECKED_PAGES)), count - 1}:
         page = level.pages[i]
         ends = [a + n for a, n in zip(page.dataoffsets, page.databytecounts, strict=False)]
-        if page.parent is file.tif and ends and max(ends) > size:
+        if ends and max(ends) > page.parent.filehandle.size:
             raise UserError(
-                f"{file.path} is incomplete: the file ends before its plane {i} does; fetch it again"
+                f"{_place(page)} is incomplete: the file ends before its plane {i} does; fetch it again"
             )
 
 
@@ -277,26 +296,57 @@ def _opened(page: Any) -> Iterator[None]:
 Space = tuple[Float3 | None, Float3 | None, str | None, tuple[str, ...]]
 
 
-def _space(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, index: int) -> Space:
+def _space(
+    tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, pixels: ElementTree.Element | None
+) -> Space:
     """Voxel size and translation (z, y, x), their unit, and doubts."""
     if tif.is_ome:
-        return _ome_space(tif, index)
+        return _ome_space(pixels)
     if tif.is_imagej:
         return _imagej_space(tif, series)
     return None, None, None, ()  # the resolution of a plain TIFF is that of a printer
 
 
 def _ome_pixels(tif: tifffile.TiffFile, index: int) -> ElementTree.Element | None:
+    """What the OME-XML say of a series; None where they leave open which of their images it is.
+
+    tifffile leaves out images whose files are missing, so a series is known by where its first plane lies.
+    """
     try:
         root = ElementTree.fromstring(tif.ome_metadata or "")
     except ElementTree.ParseError:
         return None
-    found = root.findall("{*}Image/{*}Pixels")
-    return found[index] if index < len(found) else None
+    firsts = [_plane(next(p for p in series.pages if p is not None)) for series in tif.series]
+    images = root.findall("{*}Image/{*}Pixels")
+    found = [pixels for pixels in images if firsts[index] in _ome_planes(tif, root, pixels)]
+    alike = [k for k, first in enumerate(firsts) if first == firsts[index]]
+    if found:  # images of the same planes come in their order
+        return found[alike.index(index)] if len(found) == len(alike) else None
+    return images[0] if len(images) == len(firsts) == 1 else None  # a renamed file, say
 
 
-def _ome_space(tif: tifffile.TiffFile, index: int) -> Space:
-    pixels = _ome_pixels(tif, index)
+def _plane(page: Any) -> tuple[Path, int]:
+    return _place(page), page.index
+
+
+def _ome_planes(
+    tif: tifffile.TiffFile, root: ElementTree.Element, pixels: ElementTree.Element
+) -> set[tuple[Path, int]]:
+    """File and number of the first plane of every TiffData, the files found as tifffile finds them."""
+    own, folder = Path(tif.filehandle.path), Path(tif.filehandle.dirname)
+    places: dict[str, Path] = {}  # resolving is slow, and planes are many
+    planes = set()
+    for data in pixels.iterfind("{*}TiffData"):
+        place, uuid = own, data.find("{*}UUID")
+        if uuid is not None and uuid.text != root.get("UUID"):
+            name = uuid.get("FileName", "")
+            if name.lower() != tif.filename.lower():
+                place = places.get(name) or places.setdefault(name, (folder / name).resolve())
+        planes.add((place, int(data.get("IFD", "0"))))
+    return planes
+
+
+def _ome_space(pixels: ElementTree.Element | None) -> Space:
     if pixels is None:
         return None, None, None, ()
     sizes = [_number(pixels.get(f"PhysicalSize{a}")) for a in "ZYX"]
@@ -351,9 +401,8 @@ def _imagej_space(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> Sp
     return (z, y, x), None, unit, doubt
 
 
-def _channels(tif: tifffile.TiffFile, index: int) -> tuple[str, ...]:
+def _channels(tif: tifffile.TiffFile, pixels: ElementTree.Element | None) -> tuple[str, ...]:
     if tif.is_ome:
-        pixels = _ome_pixels(tif, index)
         found = [] if pixels is None else pixels.findall("{*}Channel")
         return tuple(c.get("Name", "") for c in found)
     labels = (tif.imagej_metadata or {}).get("Channels") if tif.is_imagej else None

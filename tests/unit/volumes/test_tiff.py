@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.tiff import read_tiff
 
 NM = {"PhysicalSizeX": 4, "PhysicalSizeY": 5, "PhysicalSizeZ": 40} | {
     f"PhysicalSize{a}Unit": "nm" for a in "XYZ"
@@ -186,3 +188,98 @@ def test_axes_of_length_one(tmp_path: Path, shape) -> None:
     volume = open_volume(tmp_path / "a.tif")
     expected = pixels.reshape((1, 1, *shape)[-3:])
     np.testing.assert_array_equal(volume.read(Box.of(volume.shape)), expected)
+
+
+SHAPES, SIZES = ((2, 12, 10), (1, 25, 10)), (4, 8)  # of the two images of a set; the second is the larger
+SET = [noise(shape) + np.uint8(k * 100) for k, shape in enumerate(SHAPES)]
+
+
+def write_set(folder: Path, rooted: bool = True, **stored) -> list[Path]:
+    """Two images, each in a file of its own that carries the XML of both; the second file is big-endian."""
+    images = ""
+    for k, (z, y, x) in enumerate(SHAPES):
+        sizes = "".join(
+            f'PhysicalSize{a}="{s}" PhysicalSize{a}Unit="nm" '
+            for a, s in zip("ZYX", (40, SIZES[k], SIZES[k]), strict=True)
+        )
+        images += (
+            f'<Image ID="Image:{k}"><Pixels ID="Pixels:{k}" DimensionOrder="XYZCT" Type="uint16" SizeX="{x}" SizeY="{y}" '
+            f'SizeZ="{z}" SizeC="1" SizeT="1" {sizes}><Channel ID="Channel:{k}:0" Name="c{k}" SamplesPerPixel="1"/>'
+            f'<TiffData IFD="0" PlaneCount="{z}"><UUID FileName="p{k}.ome.tif">urn:uuid:{k}</UUID></TiffData></Pixels>'
+            "</Image>"
+        )
+    paths = [folder / f"p{k}.ome.tif" for k in range(2)]
+    for k, path in enumerate(paths):
+        uuid = f'UUID="urn:uuid:{k}"' if rooted else ""
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" {uuid}>{images}</OME>'
+        with tifffile.TiffWriter(path, byteorder="<>"[k]) as tif:
+            tif.write(SET[k].astype("u2"), description=xml, metadata=None, photometric="minisblack", **stored)
+    return paths
+
+
+def is_image(volume, k: int) -> None:
+    np.testing.assert_array_equal(volume.read(Box.of(volume.shape)), SET[k])
+    assert (volume.levels[0].scale, volume.unit) == ((40.0, SIZES[k], SIZES[k]), "nanometer")
+
+
+@pytest.mark.parametrize("rooted", [True, False])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_images_of_a_set_come_from_their_own_files(tmp_path: Path, compression, rooted: bool) -> None:
+    paths = write_set(tmp_path, rooted, compression=compression)
+    for path in paths:
+        is_image(open_volume(path), 1)  # the larger
+        for k in range(2):
+            is_image(open_volume(f"{path}::/{k}"), k)
+
+
+def test_a_file_without_the_others_of_its_set(tmp_path: Path) -> None:
+    first, second = write_set(tmp_path)
+    first.unlink()
+    is_image(open_volume(second), 1)
+    assert read_tiff(second, "", "p1").channels == ("c1",)
+    is_image(open_volume(second.rename(tmp_path / "renamed.ome.tif")), 1)
+
+
+def test_the_other_file_of_a_set_changes_the_stamp_and_is_named_when_cut_short(tmp_path: Path) -> None:
+    for compression in (None, "zlib"):
+        first, second = write_set(tmp_path, compression=compression)
+        stamps = [open_volume(f"{first}::/{k}").stamp for k in range(2)]
+        os.utime(second, (1, 1))
+        again = [open_volume(f"{first}::/{k}").stamp for k in range(2)]
+        assert (stamps[0] == again[0], stamps[1] == again[1]) == (True, False)
+        second.write_bytes(second.read_bytes()[:-10])  # pixels come last
+        with pytest.raises(UserError, match=r"p1\.ome\.tif is incomplete"):
+            open_volume(first)
+
+
+def test_images_that_the_xml_does_not_tell_apart_have_no_voxel_size(tmp_path: Path) -> None:
+    """Without a UUID of its own, a renamed file may be any image of its set."""
+    first, second = write_set(tmp_path, rooted=False)
+    first.unlink()
+    volume = open_volume(second.rename(tmp_path / "renamed.ome.tif"))
+    assert (volume.unit, volume.levels[0].scale) == (None, (1.0, 1.0, 1.0))
+    np.testing.assert_array_equal(volume.read(Box.of(volume.shape)), SET[1])
+
+
+def test_coarser_levels_in_many_files(tmp_path: Path) -> None:
+    """Also where a plane would end in its file just where the next begins in another."""
+    pixels = noise((2, 32, 32))
+    coarse = pixels[:, ::2, ::2]
+    data = "".join(
+        f'<TiffData IFD="0" FirstZ="{k}" PlaneCount="1"><UUID FileName="s{k}.ome.tif">urn:uuid:{k}</UUID></TiffData>'
+        for k in range(2)
+    )
+    for k in range(2):
+        xml = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{k}"><Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYZCT" Type="uint8" SizeX="32" SizeY="32" SizeZ="2" SizeC="1" SizeT="1">'
+            f'<Channel ID="Channel:0:0" SamplesPerPixel="1"/>{data}</Pixels></Image>{" " * k * coarse[0].size}</OME>'
+        )
+        with tifffile.TiffWriter(tmp_path / f"s{k}.ome.tif") as tif:
+            tif.write(pixels[k], subifds=1, description=xml, metadata=None, photometric="minisblack")
+            tif.write(coarse[k], subfiletype=1, photometric="minisblack")
+    with tifffile.TiffFile(tmp_path / "s0.ome.tif") as tif:
+        assert tif.series[0].levels[1].dataoffset is not None  # one stretch, tifffile thinks
+    volume = open_volume(tmp_path / "s0.ome.tif")
+    np.testing.assert_array_equal(volume.read(Box.of(pixels.shape)), pixels)
+    np.testing.assert_array_equal(volume.read(Box.of(coarse.shape), 1), coarse)
