@@ -71,13 +71,16 @@ def turn(image: Tensor, labels: Tensor, size: tuple[int, int], generator: Genera
     return both[0], both[1:]
 
 
-def orient(image: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+def orient(
+    image: Tensor, labels: Tensor, generator: Generator, isotropic: bool = True
+) -> tuple[Tensor, Tensor]:
     """One of the 48 orientations of a cube, or of the 16 that leave z in place where z is of another length.
 
     Args:
         image, labels: ``(Z, Y, X)``, Y and X equal.
+        isotropic: Voxels are as long along z as along y and x.
     """
-    cube = image.shape[0] == image.shape[1]
+    cube = isotropic and image.shape[0] == image.shape[1]
     order = torch.randperm(3 if cube else 2, generator=generator) + (0 if cube else 1)
     axes = ([] if cube else [0]) + order.tolist()
     flips = [axis for axis in range(3) if torch.rand((), generator=generator) < 0.5]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -64,6 +66,17 @@ class TrainingVolume(_Part):
     train: tuple[int, int]
     choose: tuple[int, int]
     report: tuple[int, int]
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        for one, other in itertools.combinations(("train", "choose", "report"), 2):
+            a, b = getattr(self, one), getattr(self, other)
+            # Scores would be of planes that it learned from, or was chosen on.
+            if max(a[0], b[0]) < min(a[1], b[1]):
+                raise ValueError(
+                    f"{one} = {list(a)} and {other} = {list(b)} of {self.name} share planes; they must not"
+                )
+        return self
 
 
 class Sampling(_Part):
@@ -179,6 +192,20 @@ def load_recipe(path: Path) -> Recipe:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"recipe {path}, {where}: {first['msg']}") from None
+
+
+def check_planes(recipe: Recipe, entry: TrainingVolume, planes: int, empty: Sequence[str] = ()) -> None:
+    """Whether the parts of a volume are among its ``planes``; those named in ``empty`` may hold none.
+
+    Raises:
+        UserError: when one is not.
+    """
+    for part in ("train", "choose", "report"):
+        first, last = getattr(entry, part)
+        if not 0 <= first <= last <= planes or (first == last and part not in empty):
+            raise UserError(
+                f"recipe {recipe.name}: {part} = [{first}, {last}] of {entry.name} is no range of its {planes} planes"
+            )
 
 
 def data_folder() -> Path:

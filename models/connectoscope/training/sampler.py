@@ -16,7 +16,7 @@ from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.training.augment import MARGIN, intensity, orient, turn, warp
 from connectoscope.training.instances import INSTANCES, UNKNOWN, can_derive, derive
 from connectoscope.training.labels import boundaries, plane_grid, resampled_mask
-from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
+from connectoscope.training.recipe import Recipe, TrainingVolume, check_planes, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.labels import without_nothing
@@ -43,15 +43,10 @@ def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
     """Read a recipe's volume and its labels, with the pixels that the recipe wants.
 
     Raises:
-        UserError: when a file is missing, a label's shape differs, or an output has no label.
+        UserError: when a file is missing, planes are, a label's shape differs, or an output has no label.
     """
     raw = open_volume(find_data(entry.raw, entry.published))
-    for part in ("train", "choose", "report"):
-        first, last = getattr(entry, part)
-        if not 0 <= first < last <= raw.shape[0]:
-            raise UserError(
-                f"recipe {recipe.name}: {part} = [{first}, {last}] of {entry.name} is no range of its {raw.shape[0]} planes"
-            )
+    check_planes(recipe, entry, raw.shape[0])
     grid = plane_grid(raw, recipe.inputs.voxel_size)
     low, high = intensity_range(grid.read, grid.shape, *recipe.inputs.percentiles)
     image = normalise(grid.read(Box.of(grid.shape)), low, high)
@@ -88,7 +83,9 @@ class Sampler:
     def __init__(self, recipe: Recipe, volumes: list[LabelledVolume]) -> None:
         self.recipe = recipe
         self.volumes = volumes
-        depth = recipe.sampling.patch[0]
+        depth, rows, columns = recipe.sampling.patch
+        sizes = recipe.inputs.voxel_size
+        self.isotropic = max(sizes) < 1.25 * min(sizes)
         for volume in volumes:
             first, last = volume.split.train
             if last - first < depth:
@@ -96,8 +93,16 @@ class Sampler:
                     f"recipe {recipe.name}: patches of {depth} planes do not fit "
                     f"the {last - first} training planes of {volume.split.name}"
                 )
+            height, width = volume.image.shape[1:]
+            # What is warped may be smaller: it is mirrored at its ends.
+            cut = recipe.sampling.plain or volume.instances is not None
+            if cut and (height < rows or width < columns):
+                raise UserError(
+                    f"recipe {recipe.name}: patches of {rows} x {columns} pixels do not fit "
+                    f"the {height} x {width} of {volume.split.name}; make sampling.patch smaller"
+                )
         turned = recipe.sampling.plain or any(volume.instances is not None for volume in volumes)
-        if turned and recipe.sampling.patch[1] != recipe.sampling.patch[2]:
+        if turned and rows != columns:
             raise UserError(
                 f"recipe {recipe.name}: sampling.plain and instances need patches that are square in y and x"
             )
@@ -125,7 +130,7 @@ class Sampler:
         chance = torch.Generator().manual_seed(int.from_bytes(digest[8:15], "little"))
         image, labels, derived = self._cut(generator)
         if derived:  # an affinity has a direction, and ids cannot be interpolated
-            image, ids = orient(image, labels[0], generator)
+            image, ids = orient(image, labels[0], generator, self.isotropic)
             names = [output.name for output in self.recipe.outputs]
             targets = torch.from_numpy(derive(ids.numpy(), names))
             return intensity(image, generator), torch.where(targets == UNKNOWN, -1.0, targets.float())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from connectoscope.errors import UserError
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
 from connectoscope.networks.precision import mixed_precision
-from connectoscope.networks.registry import build_network
-from connectoscope.networks.unet3d import UNet3d
+from connectoscope.networks.registry import parse_architecture
+from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.pruning.pruner import Pruner
 from connectoscope.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from connectoscope.training.instances import UNKNOWN
@@ -63,6 +63,7 @@ class Trainer:
         self.pruner: Pruner | None = None
         self.teacher: nn.Module | None = None
         self.sampler = self.make_sampler()
+        self._check_labels()
         torch.manual_seed(recipe.seed)
         self.network = self.make_network().to(device)
         if parent is not None:
@@ -81,13 +82,32 @@ class Trainer:
         return Sampler(self.recipe, self.volumes)
 
     def make_network(self) -> UNet3d:
-        network = build_network(self.recipe.architecture.name, self.recipe.architecture.arguments)
-        stride, patch = network.arguments.total_stride, self.recipe.sampling.patch
+        recipe = self.recipe
+        arguments = parse_architecture(recipe.architecture.name, recipe.architecture.arguments)
+        if arguments.outputs != len(recipe.outputs):
+            raise UserError(
+                f"recipe {recipe.name}: the architecture has {arguments.outputs} outputs, "
+                f"the recipe names {len(recipe.outputs)}; they must be as many"
+            )
+        check_channels(recipe, arguments)
+        stride, patch = arguments.total_stride, recipe.sampling.patch
         if any(n < 1 or n % s for n, s in zip(patch, stride, strict=True)):
             raise UserError(
-                f"recipe {self.recipe.name}: patches of {patch} voxels must be multiples of the network's total stride {stride}"
+                f"recipe {recipe.name}: patches of {patch} voxels must be multiples of the network's total stride {stride}"
             )
-        return network
+        return UNet3d(arguments)
+
+    def _check_labels(self) -> None:
+        """Of an output that is nowhere on the choosing planes, average precision is 0 at every choosing, and the first
+        weights would be kept.
+        """
+        for part, planes in (("train", "training"), ("choose", "choosing")):
+            for c, output in enumerate(self.recipe.outputs):
+                parts = (v.labels[c, slice(*getattr(v.split, part))] for v in self.volumes)
+                if self.volumes and not any((labels == 1).any() for labels in parts):
+                    raise UserError(
+                        f"recipe {self.recipe.name}: no {planes} plane holds any {output.name}; choose others"
+                    )
 
     @property
     def signature(self) -> str:
@@ -222,6 +242,14 @@ class Trainer:
         for norm in norms:
             norm.momentum = 0.1
         return self.network.eval()
+
+
+def check_channels(recipe: Recipe, arguments: UNet3dArguments) -> None:
+    """Raise UserError where a network wants other than the one channel that an image has."""
+    if arguments.in_channels != 1:
+        raise UserError(
+            f"recipe {recipe.name}: the architecture has in_channels = {arguments.in_channels}, images have 1"
+        )
 
 
 def score_planes(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.training.recipe import Recipe, TrainingVolume, Xray, find_data
+from connectoscope.training.recipe import Recipe, TrainingVolume, Xray, check_planes, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.xray2em import surrogate
@@ -70,9 +70,10 @@ def load_em(recipe: Recipe, entry: TrainingVolume, scale: int) -> EmVolume:
     """Read a recipe's volume.
 
     Raises:
-        UserError: the file is missing, or its voxels are not those that the network writes.
+        UserError: the file is missing, planes are, or its voxels are not those that the network writes.
     """
     volume = open_volume(find_data(entry.raw, entry.published))
+    check_planes(recipe, entry, volume.shape[0], empty=("choose", "report"))
     sizes, wanted = volume.voxel_size_nm(), recipe.inputs.voxel_size[0] / scale
     if any(abs(s / wanted - 1) > 0.05 for s in sizes) or len(set(recipe.inputs.voxel_size)) != 1:
         shown = " × ".join(f"{s:g}" for s in sizes)
@@ -194,6 +195,19 @@ class PairSampler(Batches):
         return self.turned(xray, em, generator)
 
 
+def planes_around(volume: EmVolume, part: str, scale: int) -> tuple[slice, slice] | None:
+    """Planes of a part (``choose``, ``report``) and its surroundings, whole X-ray voxels, and which of these count.
+
+    None where none do: the part is empty, or at the volume's end, where planes are left that fill no X-ray voxel.
+    """
+    first, last = getattr(volume.split, part)
+    low = max(first - AROUND * scale, 0)
+    high = min(last + AROUND * scale, len(volume.pixels))
+    high -= (high - low) % scale
+    last = min(last, high)
+    return (slice(low, high), slice(first - low, last - low)) if first < last else None
+
+
 def held_out(
     recipe: Recipe,
     volume: EmVolume,
@@ -203,17 +217,16 @@ def held_out(
     seed: int,
     side: int | None = None,
 ) -> Pair | None:
-    """A scan of a part (``choose``, ``report``) of a volume and its surroundings; None where the part is empty.
+    """A scan of a part (``choose``, ``report``) of a volume and its surroundings; None where no plane counts.
 
     Args:
         side: Rows and columns, in X-ray voxels, of the middle that is taken; None: all.
     """
-    first, last = getattr(volume.split, part)
-    if first == last:
+    found = planes_around(volume, part, scale)
+    if found is None:
         return None
-    low = max(first - AROUND * scale, 0)
-    high = min(last + AROUND * scale, len(volume.pixels))
-    spans = [(low, low + (high - low) // scale * scale)]
+    planes, scored = found
+    spans = [(planes.start, planes.stop)]
     for n in volume.pixels.shape[1:]:
         length = n // scale if side is None else min(side, n // scale)
         start = (n - length * scale) // 2
@@ -223,6 +236,4 @@ def held_out(
     low_high = intensity_range(
         lambda box: image[box.slices], Box.of(image.shape).shape, *recipe.inputs.percentiles
     )
-    return Pair(
-        normalise(image, *low_high), volume.em(where), slice(first - low, min(last, where[0].stop) - low)
-    )
+    return Pair(normalise(image, *low_high), volume.em(where), scored)

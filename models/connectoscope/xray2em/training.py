@@ -20,8 +20,17 @@ from connectoscope.errors import UserError
 from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.upscaling import Upscaling, UpscalingArguments, combined
 from connectoscope.training.recipe import Recipe, Xray
-from connectoscope.training.trainer import Trainer
-from connectoscope.xray2em.pairs import Batches, Pair, PairSampler, drawn, held_out, load_em, main_scan
+from connectoscope.training.trainer import Trainer, check_channels
+from connectoscope.xray2em.pairs import (
+    Batches,
+    Pair,
+    PairSampler,
+    drawn,
+    held_out,
+    load_em,
+    main_scan,
+    planes_around,
+)
 from connectoscope.xray2em.predict import OUTPUTS
 from connectoscope.xray2em.real_pairs import RealPair, RealSampler
 from connectoscope.xray2em.registration import check
@@ -53,6 +62,7 @@ class XrayTrainer(Trainer):
         if tuple(o.name for o in recipe.outputs) != OUTPUTS:
             raise UserError(f"recipe {recipe.name}: the outputs of X-ray to EM are {', '.join(OUTPUTS)}")
         self.arguments = UpscalingArguments.parse(recipe.architecture.name, recipe.architecture.arguments)
+        check_channels(recipe, self.arguments.member)
         if any(n % s for n, s in zip(recipe.sampling.patch, self.arguments.member.total_stride, strict=True)):
             raise UserError(
                 f"recipe {recipe.name}: patches must be multiples of {self.arguments.member.total_stride}"
@@ -61,6 +71,11 @@ class XrayTrainer(Trainer):
         self.registration = check(real) if real is not None else None
         volumes = recipe.volumes if real is None else ()
         self.ems = [load_em(recipe, entry, self.arguments.scale) for entry in volumes]
+        for part, use in (("choose", "choose by"), ("report", "report")):
+            if real is None and not any(planes_around(em, part, self.arguments.scale) for em in self.ems):
+                raise UserError(
+                    f"recipe {recipe.name}: no volume has planes to {use}; give one some in {part}"
+                )
         super().__init__(recipe, [], device)
         self.eyes = Eyes(xray.membranes, device) if xray.membranes else None
         self._choosing = list(self.pairs("choose", [main_scan(xray, self.voxel_nm)], SIDE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_a_patch_is_seen_in_every_orientation(shape: tuple[int, ...], orientatio
     assert len(seen) == orientations
 
 
+@pytest.mark.parametrize(("z", "turned"), [(8.0, True), (9.0, True), (10.0, False), (40.0, False)])
+def test_sections_lie_on_their_side_in_isotropic_voxels_only(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, z: float, turned: bool
+) -> None:
+    """The image is its planes' numbers: they stay planes where voxels are longer along z."""
+    monkeypatch.setattr("connectoscope.training.sampler.intensity", lambda image, generator: image)
+    parsed = load_recipe(recipe)
+    volume = load_volume(parsed, parsed.volumes[0])
+    numbers = np.broadcast_to(np.arange(24, dtype=np.float32)[:, None, None], volume.image.shape)
+    recipe.write_text(RECIPE.replace("voxel_size = [8.0", f"voxel_size = [{z}"))
+    sampler = Sampler(load_recipe(recipe), [replace(volume, image=numbers)])
+    images = [sampler.patch(step, 0)[0] for step in range(20)]
+    assert any(image.std((1, 2)).any() for image in images) == turned
+
+
 def test_targets_are_derived_after_the_turn(recipe: Path) -> None:
     parsed = load_recipe(recipe)
     volume = load_volume(parsed, parsed.volumes[0])
@@ -168,4 +184,8 @@ def test_what_cannot_be_derived_is_named(recipe: Path) -> None:
     recipe.write_text(RECIPE.replace("patch = [8, 8, 8]", "patch = [8, 8, 12]"))
     parsed = load_recipe(recipe)
     with pytest.raises(UserError, match="square"):
+        Sampler(parsed, [load_volume(parsed, parsed.volumes[0])])
+    recipe.write_text(RECIPE.replace("patch = [8, 8, 8]", "patch = [8, 32, 32]"))
+    parsed = load_recipe(recipe)
+    with pytest.raises(UserError, match="32 x 32 pixels do not fit the 24 x 24 of rooms"):
         Sampler(parsed, [load_volume(parsed, parsed.volumes[0])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.train import Train, run
 from connectoscope.training.augment import blur, turn, warp
+from connectoscope.training.instances import UNKNOWN
 from connectoscope.training.recipe import find_data, load_recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler, load_volume
 from connectoscope.training.trainer import Trainer, learning_rate
@@ -168,8 +170,20 @@ def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
         (("labels = { synapses", "labels = { other"), "no label for the output"),
         (("raw.ome.tif", "gone.ome.tif"), "is missing; get it from nowhere"),
         (("centred = { synapses", "centred = { cells"), "centred names"),
-        (("train = [0, 6]", "train = [0, 99]"), "train = .0, 99. of .* is no range of its"),
+        (("report = [8, 10]", "report = [8, 99]"), "report = .8, 99. of .* is no range of its"),
         (("train = [0, 6]", "train = [-2, 4]"), "is no range of its"),
+        (("choose = [6, 8]", "choose = [6, 6]"), "choose = .6, 6. of .* is no range of its"),
+        (("choose = [6, 8]", "choose = [4, 8]"), "train = .0, 6. and choose = .4, 8. of discs share planes"),
+        (
+            ("choose = [6, 8]", "choose = [6, 9]"),
+            "choose = .6, 9. and report = .8, 10. of discs share planes",
+        ),
+        (("outputs = 1", "outputs = 2"), "has 2 outputs, the recipe names 1"),
+        (("outputs = 1", "outputs = 1, in_channels = 2"), "in_channels = 2, images have 1"),
+        (
+            ("patch = [4, 32, 32]", "plain = 0.5\npatch = [4, 80, 80]"),
+            "80 x 80 pixels do not fit the 64 x 64 of discs",
+        ),
         (("patch = [4, 32, 32]", "patch = [4, 33, 33]"), "multiples of the network's total stride"),
         (('name = "tiny', 'name = "my tiny'), "name: String should match"),
         (("voxel_size =", "percentiles = [99, 1]\nvoxel_size ="), "the lower one first"),
@@ -179,6 +193,25 @@ def test_bad_recipes_are_named(recipe: Path, change: tuple[str, str], message: s
     recipe.write_text(RECIPE.replace(*change))
     with pytest.raises(UserError, match=message):
         loaded(recipe)
+
+
+def test_warped_patches_may_be_wider_than_the_image(recipe: Path) -> None:
+    recipe.write_text(RECIPE.replace("patch = [4, 32, 32]", "patch = [4, 80, 80]"))
+    trainer, _ = loaded(recipe)
+    image, labels = trainer.sampler.batch(0)
+    assert image.shape == labels.shape == (2, 1, 4, 80, 80)
+
+
+@pytest.mark.parametrize(("planes", "said"), [((0, 6), "training"), ((6, 8), "choosing")])
+def test_an_output_that_no_plane_holds_is_refused(recipe: Path, planes: tuple[int, int], said: str) -> None:
+    parsed = load_recipe(recipe)
+    volume = load_volume(parsed, parsed.volumes[0])
+    lacking = replace(volume, labels=volume.labels.copy())
+    lacking.labels[:, slice(*planes)] = 0
+    lacking.labels[:, planes[0]] = UNKNOWN
+    with pytest.raises(UserError, match=f"recipe tiny: no {said} plane holds any synapses; choose others"):
+        Trainer(parsed, [lacking], "cpu")
+    Trainer(parsed, [lacking, volume], "cpu")  # one of several is enough
 
 
 def test_missing_recipe_and_data() -> None:

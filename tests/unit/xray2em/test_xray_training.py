@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_tissue import tissue
 from skimage.metrics import structural_similarity
 
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.networks.upscaling import combined
 from connectoscope.tasks.train import Train, run
-from connectoscope.training.recipe import load_recipe
+from connectoscope.training.recipe import Xray, load_recipe
+from connectoscope.xray2em.pairs import EmVolume, held_out, main_scan
 from connectoscope.xray2em.quality import ssim
 from connectoscope.xray2em.training import XrayTrainer, beta_nll
 
@@ -146,6 +148,21 @@ def test_ssim_is_that_of_scikit_image() -> None:
         ("patch = [12, 12, 12]", "patch = [9, 12, 12]", "patches must be multiples"),
         ("patch = [12, 12, 12]", "patch = [16, 12, 12]", "do not fit the training part of made"),
         ('name = "em"', 'name = "boundary"', "the outputs of X-ray to EM are em, aleatoric_sd"),
+        ("kernels", "in_channels = 2, kernels", "in_channels = 2, images have 1"),
+        (
+            "train = [0, 40]\nchoose = [42, 50]\nreport = [52, 66]",
+            "train = [0, 99]\nchoose = [0, 0]\nreport = [0, 0]",
+            "train = .0, 99. of made is no range of its 66 planes",
+        ),
+        ("train = [0, 40]", "train = [40, 40]", "train = .40, 40. of made is no range"),
+        ("report = [52, 66]", "report = [52, 70]", "report = .52, 70. of made is no range"),
+        ("choose = [42, 50]", "choose = [30, 50]", "of made share planes"),
+        (
+            "choose = [42, 50]",
+            "choose = [0, 0]",
+            "no volume has planes to choose by; give one some in choose",
+        ),
+        ("report = [52, 66]", "report = [0, 0]", "no volume has planes to report; give one some in report"),
         ("[xray]", '[xray]\nmembranes = "none"', "there is no model 'none'"),
         ("[xray]", "[xray]\ncounts = [1e5, 1e3]", "counts must be a range"),
         ("unet3d-upscaling", "unet3d", "architecture 'unet3d' does not reconstruct"),
@@ -158,3 +175,14 @@ def test_recipes_that_cannot_be(data: Path, tmp_path: Path, old: str, new: str, 
     with pytest.raises(UserError, match=said):
         run(Train(recipe=str(recipe), destination=str(tmp_path / "out")), Context.local(tmp_path / "job"))
     assert not (tmp_path / "out").exists()
+
+
+def test_planes_that_fill_no_xray_voxel_are_not_scored(data: Path) -> None:
+    recipe = load_recipe(data / "tiny.toml")
+    split = recipe.volumes[0].model_copy(update={"choose": (66, 67), "report": (50, 67)})
+    volume = EmVolume(tissue((67, 72, 72), 1), 0, 255, 100, 200, 10, split)
+    assert held_out(recipe, volume, "choose", 3, main_scan(Xray(), 30), 0) is None
+    pair = held_out(recipe, volume, "report", 3, main_scan(Xray(), 30), 0)
+    assert pair is not None
+    assert pair.scored == slice(50, 66)
+    assert len(pair.em) == 66
