@@ -285,11 +285,13 @@ def stored(path, level=0):
     return zarr.open_array(path / str(level), mode="r")[...]
 
 
-@pytest.mark.parametrize("box", [None, "1:9,3:71,10:60"])
+@pytest.mark.parametrize(
+    ("box", "scale"), [(None, 1), ("1:9,3:71,10:60", 1), ("1:9,3:71,10:60", np.float32(1e-5))]
+)
 def test_the_mask_of_tissue_does_not_depend_on_blocks_and_resumes_to_the_same_bytes(
-    tmp_path, monkeypatch, box
+    tmp_path, monkeypatch, box, scale
 ):
-    volume = open_volume(lit(), voxel_size="5,4,4um")
+    volume = open_volume(lit() * scale, voxel_size="5,4,4um")
     (tmp_path / "a").mkdir()
     whole = tmp_path / "a" / "t.ome.zarr"
     summary, _ = detect(volume, whole, how=detect_tissue, box=box)

@@ -6,6 +6,7 @@ same network; which patches are drawn follows from the seed and the shape of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +22,7 @@ from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.zoo import Card
 
 VECTORS = 512  # feature vectors of a volume
-FEWEST = 16  # of them, or there is hardly any tissue
+FEWEST = 16  # of them that tell what a volume looks like
 TRIES = 4  # patches that are looked at for each one wanted
 FLAT = 0.02  # standard deviation of a patch that shows nothing; 1 is the range of the volume
 PLANE, SLAB, CUBE = (1, 128, 128), (8, 128, 128), (48, 48, 48)
@@ -51,7 +52,7 @@ def intensity_of(card: Card, grid: Grid) -> tuple[float, float]:
 
 
 def sample_patches(
-    grid: Grid, card: Card, count: int, seed: int, part: Box | None = None
+    grid: Grid, card: Card, count: int, seed: int, part: Box | None = None, fewest: int = FEWEST
 ) -> NDArray[np.float32]:
     """Normalised patches of tissue at places drawn evenly, in raster order of these: (n, z, y, x) float32.
 
@@ -62,9 +63,11 @@ def sample_patches(
         grid: What the network of ``card`` sees.
         count: How many, at most; fewer where there is less tissue.
         part: Only inside this box of the grid (voxels); as much as it can be met.
+        fewest: Different patches that will do.
 
     Raises:
-        UserError: the part is under half a patch along an axis, or there is hardly any tissue in it.
+        UserError: the part is under half a patch along an axis or has too few places for a patch, or there is hardly any
+            tissue in it.
     """
     part = Box.of(grid.shape) if part is None else part
     shape = patch_shape(card)
@@ -74,23 +77,30 @@ def sample_patches(
             f"{name} is too small: {_text(part.shape)} voxels on the grid of '{card.name}', "
             f"whose patches are {_text(shape)}; take a larger volume"
         )
+    room = [max(n - p, 0) for n, p in zip(part.shape, shape, strict=True)]
+    if math.prod(r + 1 for r in room) < fewest:
+        raise UserError(
+            f"{name} is too small for {fewest} different patches of {_text(shape)} voxels: "
+            f"{_text(part.shape)} on the grid of '{card.name}'; take a larger volume"
+        )
     low, high = intensity_of(card, grid)
     rng = np.random.default_rng(seed)
-    room = [max(n - p, 0) for n, p in zip(part.shape, shape, strict=True)]
     found: dict[Index3, NDArray[np.float32]] = {}
+    seen: set[tuple[int, ...]] = set()
     # In rounds, each in raster order: neighbours come from chunks that are still in the cache.
     for size in (count, (TRIES - 1) * count):
         places = {tuple(int(rng.integers(0, r + 1)) for r in room) for _ in range(size)}
         for place in sorted(places - found.keys()):
             if len(found) == count:
                 break
+            seen.add(place)
             start = tuple(a + b for a, b in zip(part.start, place, strict=True))
             patch = grid.read(Box(start, start).grown((0, 0, 0), shape))  # type: ignore[arg-type]
             if shows_something(patch, low, high):
                 found[place] = normalise(patch, low, high)  # type: ignore[index]
-    if len(found) < FEWEST:
+    if len(found) < fewest:
         raise UserError(
-            f"{name} shows hardly any tissue: {len(found)} of {TRIES * count} patches; take another part or volume"
+            f"{name} shows hardly any tissue: {len(found)} of {len(seen)} patches; take another part or volume"
         )
     return np.stack([found[place] for place in sorted(found)])
 

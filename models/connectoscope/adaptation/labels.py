@@ -1,6 +1,7 @@
 """Labels of patches: read, and refused in one line where they cannot be what was meant.
 
-Labels are whole numbers; 0 is background, everything else the object, and every voxel of a patch counts. They are either
+Labels are whole numbers; 0 is background, everything else the object, and every voxel of a patch counts. Of instances 0 is
+the membrane between them, as in the labels that ``adapt suggest`` writes. They are either
 one volume in the frame of the image (or a part of it whose offset is stated), or a folder with one file a patch, ID.tif.
 """
 
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from connectoscope.adaptation.patches import Patch
 from connectoscope.errors import UserError
-from connectoscope.training.labels import boundaries
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.geometry import Box, Float3, convert_length
 from connectoscope.volumes.labels import without_nothing
@@ -49,7 +50,7 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
 
     Args:
         path: A folder with a file for each patch, or a volume.
-        instances: Labels are instances, and their boundaries are what is learned.
+        instances: Labels are instances, and the membranes between them are what is learned.
 
     Raises:
         UserError: labels are missing for a patch, have another frame or voxel size, are no whole numbers, or of one class.
@@ -67,18 +68,41 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
             raise UserError(
                 f"labels {path} of {patch.id} hold {array.dtype} values; labels are whole numbers"
             )
-        array, _ = without_nothing(array)
-        mask = boundaries(array) if instances else array.astype(bool)
+        known, _ = without_nothing(array)
+        mask = membranes(known, array == 0) if instances else known.astype(bool)
         masks.append(mask[inside.slices])
     share = np.concatenate([m.ravel() for m in masks]).mean()
     if share in (0, 1):
         what = "of one segment only, so there are no boundaries" if instances else "all background"
         if share == 1:
-            what = "all of one class, without background"
+            what = "all membrane, without cells" if instances else "all of one class, without background"
         raise UserError(
             f"labels {path} are {what} in the {len(masks)} patches: there is nothing to learn from them"
         )
     return masks
+
+
+def membranes(cells: NDArray[np.generic], wall: Mask) -> Mask:
+    """Membranes of instance labels ``(z, y, x)``: the wall, and where two cells touch without it.
+
+    The latter as in :func:`connectoscope.training.labels.boundaries`, which would take the wall for one more cell: hollow,
+    with a rim inside each of its neighbours. Without a wall both are the same.
+
+    Args:
+        wall: Voxels that somebody labelled as membrane, 0. Values that say "nothing here" are not of it: what nobody
+            knows is no membrane, and counts as one more cell.
+    """
+    edge = np.zeros(cells.shape, bool)
+    for axis in range(3):
+        low = [slice(None)] * 3
+        high = [slice(None)] * 3
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        here, there = tuple(low), tuple(high)
+        touch = (cells[here] != cells[there]) & ~(wall[here] | wall[there])
+        edge[here] |= touch
+        edge[there] |= touch
+    found: Mask = ndimage.binary_dilation(edge) | wall
+    return found
 
 
 def _from_folder(

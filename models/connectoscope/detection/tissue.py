@@ -59,6 +59,7 @@ LONGEST = 512  # voxels of the mask along the longest axis
 WINDOW = 2  # voxels per side of the local mean and standard deviation
 DEPTH = 0.5  # of the valley between background and tissue, as a share of the lower mode
 BINS, SMOOTH = 256, 4.0  # of the histograms: bins, and the width of their smoothing in bins
+COUNTS = 4096  # that the range of floating-point intensities has at least, in the unit of their logarithm
 RAREST = 0.005  # share of the voxels that the smaller class must have
 CORE: Index3 = (64, 128, 128)
 Feature = Literal["brightness", "texture"]
@@ -71,23 +72,25 @@ class Rule:
     Attributes:
         depth: Of the valley that the threshold lies in, 0 (none) to 1 (empty).
         low: Smallest intensity of the sample.
+        unit: Of the intensities whose logarithm is taken.
     """
 
     feature: Feature
     threshold: float
     depth: float
     low: float
+    unit: float = 1.0
 
 
-def feature_of(array: NDArray[np.float32], feature: Feature, low: float) -> NDArray[np.float32]:
-    """Logarithm of the local mean above ``low``, or of the local standard deviation.
+def feature_of(array: NDArray[np.float32], feature: Feature, low: float, unit: float) -> NDArray[np.float32]:
+    """Logarithm of the local mean above ``low``, or of the local standard deviation, of intensities in ``unit``.
 
     Args:
         array: Intensities (z, y, x); the result is smaller by ``WINDOW`` voxels per side.
     """
     size = 2 * WINDOW + 1
     inner = (slice(WINDOW, -WINDOW),) * 3
-    wide = array.astype(np.float64) - low
+    wide = (array.astype(np.float64) - low) / unit
     mean = ndimage.uniform_filter(wide, size)
     if feature == "brightness":
         values = np.maximum(mean, 0)
@@ -136,12 +139,27 @@ def choose_rule(grid: Grid) -> Rule:
         raise UserError(
             f"{grid.volume.name} is constant (every sampled voxel is {low:g}): there is nothing to find in it"
         )
+    unit = _unit(grid, tiles, low)
     rules = []
     for feature in ("brightness", "texture"):
-        values = np.concatenate([feature_of(tile, feature, low).ravel() for tile in tiles])
+        values = np.concatenate([feature_of(tile, feature, low, unit).ravel() for tile in tiles])
         threshold, depth = valley(values)
-        rules.append(Rule(feature, round(threshold, 6), round(depth, 6), low))
+        rules.append(Rule(feature, round(threshold, 6), round(depth, 6), low, unit))
     return max(rules, key=lambda rule: rule.depth)
+
+
+def _unit(grid: Grid, tiles: list[NDArray[np.float32]], low: float) -> float:
+    """1, or less where floating-point intensities have a narrow range, as 0 to 1.
+
+    The features are logarithms of one more than a value, so as to take 0; where all values are far below 1 that is no
+    logarithm, and the valley is gone. Whole numbers are counts and taken as they are.
+    """
+    if grid.volume.dtype.kind != "f":
+        return 1.0
+    values = np.concatenate([tile.ravel() for tile in tiles])
+    # A few hot voxels are no range; where only they differ there is no other.
+    span = float(np.quantile(values, 0.999)) - low or float(values.max()) - low
+    return min(span / COUNTS, 1.0)
 
 
 def coarse_grid(volume: Volume) -> Grid:
@@ -250,7 +268,7 @@ def _make(
         array, bad = data
         mask = np.ones(lattice.core, np.uint8)
         if not everywhere:
-            mask = (feature_of(array, rule.feature, rule.low) >= rule.threshold).astype(np.uint8)
+            mask = (feature_of(array, rule.feature, rule.low, rule.unit) >= rule.threshold).astype(np.uint8)
         kept = np.ascontiguousarray(mask[block.keep.slices])
         facts = {"not_finite": bad} if bad else {}
         return Output(kept, {"tissue": int(kept.sum()), **facts})

@@ -54,7 +54,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     Goes on from the job's checkpoint, exactly, where there is one.
 
     Raises:
-        UserError: destination exists, the recipe lacks an output of the model, or the density cannot be reached.
+        UserError: destination exists, recipe and model do not go together, or the density cannot be reached.
     """
     from pathlib import Path
 
@@ -88,10 +88,10 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
-    recipe = _recipe(load_recipe(Path(parameters.data)), bundle, out.name, parameters)
+    parent = bundle.load_network()
+    recipe = _recipe(load_recipe(Path(parameters.data)), bundle, out.name, parameters, context)
     torch.set_num_threads(context.threads)
     volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
-    parent = bundle.load_network()
     teacher = fold_batch_norm(parent).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # Whole channels are chosen early, so that most updates are those of the small network, which is fast.
     masked = max(parameters.steps // 10, 20) if parameters.structured else parameters.steps
@@ -183,12 +183,16 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     }
 
 
-def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Recipe:
-    """The recipe with the model's architecture, name and seed.
+def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune, context: Context) -> Recipe:
+    """The recipe with the model's architecture, voxel size and licence, and the new name and seed.
+
+    The weights are the model's: its licence goes along, and its data's licences stand before those of the recipe.
 
     Raises:
-        UserError: it has other outputs than the model.
+        UserError: it has other outputs, another voxel size or other intensities than the model.
     """
+    import numpy as np
+
     from connectoscope.errors import UserError
 
     card = bundle.card
@@ -198,6 +202,23 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Rec
             f"recipe {parameters.data} has labels for {', '.join(own)}, model '{card.name}' makes "
             f"{', '.join(wanted)}: they must be the same, in this order"
         )
+    seen, size = recipe.inputs.voxel_size, card.inputs.voxel_size
+    if not np.allclose(seen, size, rtol=0.01):
+        raise UserError(
+            f"recipe {parameters.data} is for voxels of {_text(seen, ' x ')} nm, model '{card.name}' sees {_text(size, ' x ')}: "
+            f"write voxel_size = {list(size)} into the recipe"
+        )
+    scale = (card.inputs.normalisation.low, card.inputs.normalisation.high)
+    if recipe.inputs.percentiles != scale:
+        raise UserError(
+            f"recipe {parameters.data} scales intensities by the percentiles {_text(recipe.inputs.percentiles, ' and ')}, "
+            f"model '{card.name}' by {_text(scale, ' and ')}: write percentiles = {list(scale)} into the recipe"
+        )
+    if recipe.licence != card.licence:
+        context.warn(
+            f"the licence stays the model's, {card.licence}; recipe {parameters.data} says {recipe.licence}: "
+            "check that both allow what you will do with the new model"
+        )
     return recipe.model_copy(
         update={
             "name": name,
@@ -205,9 +226,17 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune) -> Rec
             "architecture": recipe.architecture.model_copy(
                 update={"name": card.architecture.name, "arguments": card.architecture.arguments}
             ),
+            "inputs": recipe.inputs.model_copy(update={"voxel_size": size}),
+            "licence": card.licence,
+            "data_licences": tuple(dict.fromkeys((*card.data_licences, *recipe.data_licences))),
+            "neurons": recipe.neurons or card.neurons,
             "sampling": recipe.sampling.model_copy(update={"plain_from": 0}),
         }
     )
+
+
+def _text(values: tuple[float, ...], between: str) -> str:
+    return between.join(f"{v:g}" for v in values)
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from made_domains import membranes, random_bundle, save, tissue
 
 from connectoscope import cli
-from connectoscope.adaptation.patches import read_patches
+from connectoscope.adaptation.labels import read_labels
+from connectoscope.adaptation.patches import Patch, read_patches
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.adapt.suggest import AdaptSuggest
 from connectoscope.tasks.adapt.suggest import run as suggest
 from connectoscope.tasks.adapt.train import AdaptTrain, _as_suggested, run
+from connectoscope.training.labels import boundaries
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import find_model
@@ -157,9 +161,6 @@ def test_what_is_worse_is_not_kept_and_that_is_said(target, patches):
 
 
 def test_labels_as_a_file_for_each_patch_as_instances_and_as_a_part(target, patches):
-    from connectoscope.adaptation.labels import read_labels
-    from connectoscope.adaptation.patches import read_patches
-
     chosen = read_patches(patches(2)).patches
     volume = open_volume(target / "raw.ome.tif")
     whole = open_volume(target / "labels.ome.tif")
@@ -179,6 +180,60 @@ def test_labels_as_a_file_for_each_patch_as_instances_and_as_a_part(target, patc
             np.testing.assert_array_equal(mask, right)
     derived = read_labels(target / "cells.ome.tif", chosen, volume, instances=True)
     assert all(0.05 < mask.mean() < 0.6 for mask in derived)
+
+
+def test_0_is_the_membrane_of_instances_and_cells_that_touch_have_one():
+    cells = np.ones((1, 9, 24), np.int32)
+    cells[..., 5:10] = 0  # a thick membrane
+    cells[..., 10:] = 2
+    wanted = cells == 0
+    np.testing.assert_array_equal(instances(cells), wanted)
+    cells[..., 16:] = 3  # touches 2
+    wanted[..., 14:18] = True
+    np.testing.assert_array_equal(instances(cells), wanted)
+    full = np.maximum(cells, 1)
+    np.testing.assert_array_equal(instances(full), boundaries(full))
+    unknown = np.where(cells == 0, -1, cells)  # "nothing here": no membrane, but its edges are
+    np.testing.assert_array_equal(instances(unknown), boundaries(unknown))
+    with pytest.raises(UserError, match="are all membrane, without cells in the 1 patches"):
+        instances(cells * 0)
+
+
+def instances(cells):
+    """Membranes of whole labels, as of a patch."""
+    with TemporaryDirectory() as folder:
+        np.save(Path(folder, "labels.npy"), cells)
+        patch = Patch(id="patch1", box=str(Box.of(cells.shape)))
+        volume = open_volume(np.zeros(cells.shape, np.uint8))
+        return read_labels(Path(folder, "labels.npy"), [patch], volume, instances=True)[0]
+
+
+def test_what_suggest_writes_as_instances_is_the_membranes_that_it_found(target):
+    masks = []
+    for name in ("plain", "cells"):
+        out = target / f"{name}.patches.json"
+        wanted = AdaptSuggest(
+            source=str(target / "raw.ome.tif"), destination=str(out), model="cells", n=2, patch="4,40,40",
+            instances=name == "cells",
+        )  # fmt: skip
+        suggest(wanted, Context.local(target / f"{name}.job", threads=1))
+        file, volume = read_patches(out), open_volume(target / "raw.ome.tif")
+        masks.append(read_labels(target / f"{name}.labels", file.patches, volume, instances=file.instances))
+    np.testing.assert_array_equal(*masks)
+
+
+def test_a_volume_with_room_for_one_patch_will_do(target):
+    values = open_volume(target / "raw.ome.tif").read(Box.of((8, 160, 160)))
+    save(target / "raw.ome.tif", values[:1, :128, :128])
+    save(target / "labels.ome.tif", open_volume(target / "labels.ome.tif").read(Box.of((1, 128, 128))))
+    chosen = AdaptSuggest(
+        source=str(target / "raw.ome.tif"), destination=str(target / "p.json"), model="cells", n=2, patch="1,64,64"
+    )  # fmt: skip
+    suggest(chosen, Context.local(target / "suggest.job", threads=1))
+    summary = adapt(target, "new", target / "p.json", steps=2)
+    assert summary["patches"] == 2
+    text = "too small for 16 different patches of 1 x 128 x 128 voxels"
+    assert any("no signature" in w and text in w for w in summary["warnings"])
 
 
 def bad_labels(target):

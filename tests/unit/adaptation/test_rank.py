@@ -137,6 +137,10 @@ def test_what_cannot_be_ranked_is_one_line(domains, models, tmp_path, capsys):
     assert "no output in common" in said
     small = save(tmp_path / "small.ome.tif", tissue(3, "cells")[0][:, :50, :50])
     assert "is too small" in one_line(capsys, "adapt", "rank", small)
+    few = save(tmp_path / "few.ome.tif", tissue(3, "cells")[0][:4, :128, :129])
+    assert "few is too small for 16 different patches of 1 x 128 x 128 voxels: 4 x 128 x 129 on" in one_line(
+        capsys, "adapt", "rank", few
+    )
     blank = tissue(3, "cells")[0]
     blank[:, :150] = 0
     blank = save(tmp_path / "blank.ome.tif", blank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from connectoscope.detection.tissue import choose_rule, coarse_grid, feature_of, valley
 from connectoscope.errors import UserError
@@ -30,9 +31,32 @@ def test_fluorescence_is_told_by_brightness_and_em_by_texture():
     em[:, 20:] += RNG.normal(0, 30, (12, 40, 60))
     rule = choose_rule(coarse_grid(open_volume(em, voxel_size="40nm")))
     assert (rule.feature, rule.depth > 0.5) == ("texture", True)
-    mask = feature_of(np.pad(em, 2, mode="symmetric"), rule.feature, rule.low) >= rule.threshold
+    mask = feature_of(np.pad(em, 2, mode="symmetric"), rule.feature, rule.low, rule.unit) >= rule.threshold
     assert mask[:, 22:].mean() > 0.99
     assert mask[:, :18].mean() < 0.01
+
+
+@pytest.mark.parametrize("unit", [1 / 65535, 0.01, 1.0, 1000.0])
+def test_the_unit_of_the_intensities_does_not_matter(unit):
+    rng = np.random.default_rng(0)
+    array = rng.normal(100, 8, (12, 60, 60))
+    cells = ndimage.gaussian_filter(rng.normal(0, 1, (12, 40, 60)), 3)
+    array[:, 20:] += np.exp(6 + cells / cells.std())  # few voxels are very bright, as in real tissue
+    array = (array * unit).astype(np.float32)
+    rule = choose_rule(coarse_grid(open_volume(array, voxel_size="5,4,4um")))
+    assert rule.depth > 0.8
+    mask = feature_of(np.pad(array, 2, mode="symmetric"), rule.feature, rule.low, rule.unit) >= rule.threshold
+    assert mask[:, 22:].mean() > 0.99
+    assert mask[:, :18].mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("factor", "dtype", "unit"), [(1, np.uint8, 1), (1, np.float32, 0.01), (999, float, 1)]
+)
+def test_whole_numbers_and_wide_ranges_are_taken_as_they_are(factor, dtype, unit):
+    array = factor * RNG.poisson(20, (12, 60, 60)).astype(dtype)  # nearly all are 5 to 45
+    rule = choose_rule(coarse_grid(open_volume(array, voxel_size="5,4,4um")))
+    assert rule.unit == pytest.approx(unit, rel=0.3)
 
 
 def test_the_grid_is_coarse_and_nearly_cubic_whatever_the_levels():

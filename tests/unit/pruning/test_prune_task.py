@@ -12,9 +12,10 @@ from connectoscope import cli
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.pruning.report import balance_line
-from connectoscope.tasks.prune import Prune, run
+from connectoscope.tasks.prune import Prune, _recipe, run
 from connectoscope.tasks.train import Train
 from connectoscope.tasks.train import run as train
+from connectoscope.training.recipe import load_recipe
 from connectoscope.zoo import find_model
 
 
@@ -118,6 +119,57 @@ def test_a_recipe_without_the_models_output_and_the_parent_as_destination_are_re
         prune((other, model), tmp_path / "x", tmp_path / "a.job")
     with pytest.raises(UserError, match="exists; choose another name"):
         prune(tiny, model, tmp_path / "b.job")
+
+
+def recipe_of(tiny, tmp_path, **change):
+    """What prune makes of the recipe with other text in it, and the warnings."""
+    path = tmp_path / "other.toml"
+    text = RECIPE
+    for old, new in change.values():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
+    context = Context.local(tmp_path / "recipe.job", threads=1)
+    asked = Prune(model=str(tiny[1]), data=str(path), destination="small")
+    return _recipe(load_recipe(path), find_model(tiny[1]), "small", asked, context), context.warnings
+
+
+def test_the_new_model_keeps_the_licences_voxel_size_and_neurons_of_the_model(tiny, tmp_path):
+    card = tiny[1] / "card.json"
+    neurons = {"fragments": "boundary", "threshold": 99, "min_volume_nm3": 5.0}
+    said = {"licence": "CC-BY-NC-SA-4.0", "data_licences": ["a: NC", "b: free"], "neurons": neurons}
+    card.write_text(json.dumps(json.loads(card.read_text()) | said))
+    made, warnings = recipe_of(
+        tiny,
+        tmp_path,
+        licence=("CC0-1.0", "MIT"),
+        data=("data_licences = []", 'data_licences = ["b: free", "c: BY"]'),
+        size=("[40.0, 8.0, 8.0]", "[40.0, 8.05, 8.0]"),
+    )
+    assert made.licence == "CC-BY-NC-SA-4.0"
+    assert made.data_licences == ("a: NC", "b: free", "c: BY")
+    assert made.neurons.threshold == 99
+    assert made.inputs.voxel_size == (40, 8, 8)
+    assert len(warnings) == 1
+    assert "stays the model's, CC-BY-NC-SA-4.0" in warnings[0]
+    own = ("[training]", "[neurons]\nthreshold = 50\n[training]")
+    made, warnings = recipe_of(tiny, tmp_path, neurons=own, licence=("CC0-1.0", "CC-BY-NC-SA-4.0"))
+    assert (made.neurons.threshold, warnings) == (50, [])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (("[40.0, 8.0, 8.0]", "[40.0, 4.0, 4.0]"), r"40 x 4 x 4 nm, model 'tiny' sees 40 x 8 x 8: write"),
+        (
+            ("[[outputs]]", "percentiles = [0, 100]\n[[outputs]]"),
+            "percentiles 0 and 100, model 'tiny' by 1 and 99",
+        ),
+    ],
+)
+def test_a_recipe_of_another_scale_is_refused(tiny, tmp_path, change, text):
+    with pytest.raises(UserError, match=text):
+        recipe_of(tiny, tmp_path, change=change)
 
 
 @pytest.mark.parametrize("density", ["0", "1.5", "-1"])

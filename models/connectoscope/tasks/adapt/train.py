@@ -127,7 +127,8 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
         bundle.load_network(),
         make_examples(grid, bundle.card, boxes, masks),
         channel,
-        sample_patches(grid, bundle.card, UNLABELLED, parameters.seed, part),
+        # A volume with room for a few only will do: 'adapt suggest' took it, and its patches are labelled.
+        sample_patches(grid, bundle.card, UNLABELLED, parameters.seed, part, fewest=1),
         plan,
         context.device,
         digest.hexdigest(),
