@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from connectoscope.adaptation.patches import Patch
 from connectoscope.errors import UserError
+from connectoscope.training.labels import boundaries
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.geometry import Box, Float3, convert_length
 from connectoscope.volumes.labels import without_nothing
@@ -68,8 +68,8 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
             raise UserError(
                 f"labels {path} of {patch.id} hold {array.dtype} values; labels are whole numbers"
             )
-        known, _ = without_nothing(array)
-        mask = membranes(known, array == 0) if instances else known.astype(bool)
+        known, _ = without_nothing(array)  # what nobody knows is no membrane, and counts as one more cell
+        mask = boundaries(known, wall=array == 0) if instances else known.astype(bool)
         masks.append(mask[inside.slices])
     share = np.concatenate([m.ravel() for m in masks]).mean()
     if share in (0, 1):
@@ -80,29 +80,6 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
             f"labels {path} are {what} in the {len(masks)} patches: there is nothing to learn from them"
         )
     return masks
-
-
-def membranes(cells: NDArray[np.generic], wall: Mask) -> Mask:
-    """Membranes of instance labels ``(z, y, x)``: the wall, and where two cells touch without it.
-
-    The latter as in :func:`connectoscope.training.labels.boundaries`, which would take the wall for one more cell: hollow,
-    with a rim inside each of its neighbours. Without a wall both are the same.
-
-    Args:
-        wall: Voxels that somebody labelled as membrane, 0. Values that say "nothing here" are not of it: what nobody
-            knows is no membrane, and counts as one more cell.
-    """
-    edge = np.zeros(cells.shape, bool)
-    for axis in range(3):
-        low = [slice(None)] * 3
-        high = [slice(None)] * 3
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
-        here, there = tuple(low), tuple(high)
-        touch = (cells[here] != cells[there]) & ~(wall[here] | wall[there])
-        edge[here] |= touch
-        edge[there] |= touch
-    found: Mask = ndimage.binary_dilation(edge) | wall
-    return found
 
 
 def _from_folder(

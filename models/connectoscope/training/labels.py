@@ -38,18 +38,25 @@ def resampled_mask(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
     return result
 
 
-def boundaries(instances: NDArray[np.generic]) -> NDArray[np.bool_]:
+def boundaries(instances: NDArray[np.generic], wall: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """Boundaries of instance labels ``(z, y, x)``: voxels next to another label (6 neighbours), dilated once.
 
     0 is a label like the others here: where nothing is labelled, boundaries enclose it.
+
+    Args:
+        wall: Voxels that somebody labelled as the boundary itself: as one more label it would come out hollow, with a rim
+            inside each of its neighbours.
     """
     edge = np.zeros(instances.shape, bool)
     for axis in range(3):
         low = [slice(None)] * 3
         high = [slice(None)] * 3
         low[axis], high[axis] = slice(None, -1), slice(1, None)
-        differs = instances[tuple(low)] != instances[tuple(high)]
-        edge[tuple(low)] |= differs
-        edge[tuple(high)] |= differs
+        here, there = tuple(low), tuple(high)
+        differs = instances[here] != instances[there]
+        if wall is not None:
+            differs &= ~(wall[here] | wall[there])
+        edge[here] |= differs
+        edge[there] |= differs
     dilated: NDArray[np.bool_] = ndimage.binary_dilation(edge)
-    return dilated
+    return dilated if wall is None else dilated | wall
