@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from connectoscope.volumes.conversion import Progress, Read
     from connectoscope.volumes.geometry import Box, Index3
     from connectoscope.volumes.targets import Chunked, Target, WriteFile
+    from connectoscope.volumes.volume import Level
 
 CHUNKS = (64, 128, 128)
 SHARDS = (64, 512, 512)
@@ -152,7 +153,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         context.check_cancelled()
         context.progress(done, total, "convert")
 
-    chunks = first.levels[parameters.level].chunks
+    chunks = _chunks(first.levels[parameters.level])
     summary = {
         "task": "convert",
         "format": f"{target.name} {spec.version}" if target.name == "OME-Zarr" else target.name,
@@ -206,7 +207,7 @@ def _fill(
     try:
         fill_pyramid(
             destination, stores, spec, read,
-            source_chunks=chunks, progress=progress, unit_file=chunked.unit_file,
+            source_chunks=chunks, progress=progress, unit_file=chunked.unit_file, scratch=context.scratch,
         )  # fmt: skip
     except UserError:
         if new:  # unusable input leaves nothing behind
@@ -243,6 +244,12 @@ def _write_file(
         ) from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def _chunks(level: Level) -> Index3:
+    """What is decoded at once; bare voxels, whose chunks are none but a hint, can be read section by section."""
+    z, y, x = level.chunks
+    return (z, y, x) if any(level.array.chunk_layout.read_chunk.shape or ()) else (1, y, x)
 
 
 def _box(parameters: Convert, volume: Volume) -> Box:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import tifffile
 
-from connectoscope.volumes.conversion import Array, Progress, Read
+from connectoscope.volumes.conversion import Array, Progress, Read, reading_once
 from connectoscope.volumes.geometry import Box, Float3, Index3, unit_symbol
 from connectoscope.volumes.ome_zarr_write import ImageSpec
 from connectoscope.volumes.pyramid import downsample
@@ -51,7 +52,7 @@ def write_ome_tiff(
         ]
         tif = stack.enter_context(tifffile.TiffWriter(path, bigtiff=True))
         tif.write(
-            _first_tiles(spec, read, source_chunks, coarser, progress),
+            _first_tiles(spec, read, source_chunks, coarser, progress, path.parent),
             shape=(pages, *spec.shape[1:]),
             dtype=spec.dtype,
             subifds=len(coarser),
@@ -65,39 +66,58 @@ def write_ome_tiff(
 
 
 def _first_tiles(
-    spec: ImageSpec, read: Read, source_chunks: Index3, coarser: Sequence[IO[bytes]], progress: Progress
+    spec: ImageSpec,
+    read: Read,
+    source_chunks: Index3,
+    coarser: Sequence[IO[bytes]],
+    progress: Progress,
+    folder: Path,
 ) -> Iterator[Array]:
-    """Tiles of all sections of the finest level, in order; the coarser ones go to files on the way, row by row."""
+    """Tiles of all sections of the finest level, in order; the coarser ones go to files on the way, row by row.
+
+    Chunks of the source that are larger than what is read at once go through a file in ``folder``.
+    """
     length, height, width = spec.shape
     multiple = max(_TILE, spec.factors[-1][1])
     row = width * spec.dtype.itemsize
     rows = min(max(_BAND_BYTES // row // multiple, 1) * multiple, -(-height // multiple) * multiple)
-    depth = max(1, min(source_chunks[0], length, _BAND_BYTES // (row * height))) if rows >= height else 1
-    starts = [
-        (lead, z, y)
-        for lead in np.ndindex(*spec.lead_shape)
-        for z in range(0, length, depth)
+    chunk = min(source_chunks[0], length)
+    depth = max(1, min(chunk, _BAND_BYTES // (row * height))) if rows >= height else 1
+    boxes = [
+        Box((z, y, 0), (min(z + depth, top + chunk, length), min(y + rows, height), width))
+        for top in range(0, length, chunk)
+        for z in range(top, min(top + chunk, length), depth)
         for y in range(0, height, rows)
     ]
-    for done, (lead, z, y) in enumerate(starts):
-        progress(done, len(starts))
-        box = Box((z, y, 0), (min(z + depth, length), min(y + rows, height), width))
-        band = read(lead, box)
-        part = band
-        for level, file in enumerate(coarser, 1):
-            finer, factor = spec.factors[level - 1], spec.factors[level]
-            part = downsample(part, (1, factor[1] // finer[1], factor[2] // finer[2]), labels=spec.is_labels)
-            file.write(part.tobytes())
-        for section in band:
-            yield from _tiles(section)
+    starts = [(lead, box) for lead in np.ndindex(*spec.lead_shape) for box in boxes]
+    done = 0
+    with reading_once(
+        read, boxes, (chunk, height, width), spec, source_chunks, folder, lambda: progress(done, len(starts))
+    ) as once:
+        for done, (lead, box) in enumerate(starts):
+            progress(done, len(starts))
+            band = once(lead, box)
+            part = band
+            for level, file in enumerate(coarser, 1):
+                finer, factor = spec.factors[level - 1], spec.factors[level]
+                step = (1, factor[1] // finer[1], factor[2] // finer[2])
+                part = downsample(part, step, labels=spec.is_labels)
+                file.write(part.tobytes())
+            for section in band:
+                yield from _tiles(section)
     progress(len(starts), len(starts))
 
 
 def _tiles_again(file: IO[bytes], shape: tuple[int, int], dtype: np.dtype[Any]) -> Iterator[Array]:
-    """Tiles of the sections of ``shape`` (y, x) in a file of bare voxels."""
+    """Tiles of the sections of ``shape`` (y, x) in a file of bare voxels, a row of them in memory at a time."""
     file.seek(0)
-    while data := file.read(math.prod(shape) * dtype.itemsize):
-        yield from _tiles(np.frombuffer(data, dtype).reshape(shape))
+    height, width = shape
+    for y in itertools.cycle(range(0, height, _TILE)):
+        rows = min(_TILE, height - y)
+        data = file.read(rows * width * dtype.itemsize)
+        if not data:
+            return
+        yield from _tiles(np.frombuffer(data, dtype).reshape(rows, width))
 
 
 def _tiles(section: Array) -> Iterator[Array]:
