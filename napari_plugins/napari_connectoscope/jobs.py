@@ -12,6 +12,7 @@ from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt, QTimer, Signal
 
+from connectoscope.detection.points import named_after
 from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
@@ -85,9 +86,8 @@ def _told_request(place: Path) -> dict[str, Any]:
     with contextlib.suppress(UserError, OSError):
         if place.exists() and (told := read_marks(place).get("request")):
             return dict(told)
-    beside = place.with_suffix(".json") if place.suffix.lower() == ".csv" else Path(f"{place}.json")
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # what detect writes beside a table
-        about = json.loads(beside.read_bytes())
+        about = json.loads(named_after(place, ".json").read_bytes())
         if about["file"] == place.name:
             return dict(about["request"])
     return {}

@@ -11,13 +11,13 @@ from napari.components import ViewerModel
 from napari.layers import Image, Points
 from napari.layers.points._points_constants import PointsProjectionMode
 
+from connectoscope.detection.points import HEADER
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, canonical_unit
 from napari_connectoscope.layers import LayerData, colour_of, title_of
 from napari_connectoscope.sources import length_unit, place_in_world
 from napari_connectoscope.table import read_table
 
-COLUMNS = ("id", "z", "y", "x", "unit", "radius", "score")
 _PLACE = frozenset({"z", "y", "x", "unit"})
 _SPREAD = 100  # points without a radius: this fraction of their spread
 
@@ -152,7 +152,7 @@ def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     try:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            writer.writerow(HEADER)
             for number, i in enumerate(order, 1):
                 numbers = (f"{value:.10g}" for value in (*place[i], radius[i], score[i]))
                 z, y, x, r, s = numbers

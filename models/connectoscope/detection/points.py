@@ -38,6 +38,12 @@ class Points:
         return len(self.position)
 
 
+def named_after(destination: Path, ending: str) -> Path:
+    """``cells.json`` of ``cells.csv``; ``cells.xml.json`` of ``cells.xml``, so that both can lie in one folder."""
+    stem = destination.stem if destination.suffix.lower() == ".csv" else destination.name
+    return destination.with_name(stem + ending)
+
+
 def points_csv(points: Points) -> str:
     """One line a point, ids from 1 in the order of ``points``; lengths with 4 decimals, scores with 2."""
     lines = [",".join(HEADER)]

@@ -47,7 +47,7 @@ from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signe
 from connectoscope.detection.blobs import Blob, plane_noise
 from connectoscope.detection.cascaded import candidates, plan_detection
 from connectoscope.detection.cells import NAME, CellDetector, large_core, lattice_of, load_points
-from connectoscope.detection.points import Points, points_csv, points_xml
+from connectoscope.detection.points import Points, named_after, points_csv, points_xml
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box
@@ -222,17 +222,11 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
 
 
 def _map_of(destination: Path) -> Path:
-    return _named_after(destination, ".cascade.ome.zarr")
+    return named_after(destination, ".cascade.ome.zarr")
 
 
 def _beside(destination: Path) -> Path:
-    return _named_after(destination, ".json")
-
-
-def _named_after(destination: Path, ending: str) -> Path:
-    """``cells.json`` of ``cells.csv``; ``cells.xml.json`` of ``cells.xml``, so that both can lie in one folder."""
-    stem = destination.stem if destination.suffix.lower() == ".csv" else destination.name
-    return destination.with_name(stem + ending)
+    return named_after(destination, ".json")
 
 
 def _found(destination: Path) -> dict[str, Any] | None:
