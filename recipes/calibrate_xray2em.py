@@ -20,7 +20,7 @@ from connectoscope.xray2em.pairs import main_scan
 from connectoscope.xray2em.predict import load_network
 from connectoscope.xray2em.training import XrayTrainer, scored_scans
 from connectoscope.zoo import find_model
-from connectoscope.zoo.bundle import write_card
+from connectoscope.zoo.writing import write_card
 
 MODEL = "xray2em-fib"
 

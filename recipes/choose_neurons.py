@@ -18,7 +18,7 @@ from score_models import command
 from connectoscope.training.recipe import Recipe, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 MODEL = "neurons-fib"
 WAYS = (

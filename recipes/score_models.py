@@ -23,8 +23,9 @@ from connectoscope.tasks.prune import TIMED
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.zoo import Bundle, Card, find_model
-from connectoscope.zoo.bundle import bundled_models, write_card
 from connectoscope.zoo.card import Score
+from connectoscope.zoo.places import bundled_models
+from connectoscope.zoo.writing import write_card
 
 SHOWN = {"boundary": "membranes"}
 

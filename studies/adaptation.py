@@ -43,7 +43,7 @@ from connectoscope.training.recipe import data_folder
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.geometry import parse_box
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "studies" / "results" / "adaptation"

@@ -30,7 +30,7 @@ from connectoscope.xray2em.pairs import Batches, EmVolume
 from connectoscope.xray2em.predict import load_network
 from connectoscope.xray2em.training import XrayTrainer
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 MODEL = "xray2em-fib"
 RECIPE = Path(__file__).parent.parent / "recipes" / f"{MODEL}.toml"

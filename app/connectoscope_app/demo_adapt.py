@@ -10,7 +10,7 @@ from qtpy.QtCore import Qt
 
 from connectoscope.training.labels import boundaries
 from connectoscope.volumes import open_volume
-from connectoscope_app.demo import Condition, Journey, after
+from connectoscope_app.journey import Condition, Journey, after
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow

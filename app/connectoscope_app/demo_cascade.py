@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 
-from connectoscope_app.demo import Condition, Journey, after
+from connectoscope_app.journey import Condition, Journey, after
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt
 
-from connectoscope_app.demo import Condition, Journey, after
+from connectoscope_app.journey import Condition, Journey, after
 from napari_connectoscope.sources import finest
 
 if TYPE_CHECKING:

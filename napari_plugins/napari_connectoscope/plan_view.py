@@ -155,7 +155,8 @@ class PlanView(QWidget):
         if self.discard_button.text() == "Discard":
             self.discard_button.setText("Discard for good?")
             return
-        from connectoscope.zoo.bundle import read_bundle, remove_bundle
+        from connectoscope.zoo.bundle import read_bundle
+        from connectoscope.zoo.writing import remove_bundle
 
         try:
             remove_bundle(read_bundle(Path(self.plan["path"])))

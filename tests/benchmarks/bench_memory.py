@@ -15,7 +15,7 @@ from watched import watch
 
 from connectoscope.volumes.geometry import Index3
 from connectoscope.zoo import find_model
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 CORE: Index3 = (8, 320, 320)
 HALO: Index3 = (4, 16, 16)  # smaller than the model's own, so that small tiles are not all halo

@@ -22,7 +22,7 @@ from connectoscope.pruning.receipt import macs, seconds_per_megavoxel
 from connectoscope.pruning.wiring import wiring_of
 from connectoscope.training.finish import as_shipped
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 TURNS = 2  # each network runs so often, in turn; the median counts
 TILE = (8, 512, 512)

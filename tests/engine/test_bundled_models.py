@@ -10,7 +10,8 @@ from connectoscope.tasks.segment import Segment, run
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.xray2em.predict import load_network
-from connectoscope.zoo.bundle import bundled_models, read_bundle
+from connectoscope.zoo.bundle import read_bundle
+from connectoscope.zoo.places import bundled_models
 
 BUNDLES = sorted(path for path in bundled_models().iterdir() if path.is_dir())
 

@@ -19,7 +19,7 @@ from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.segmentation.neurons import maker
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 from connectoscope.zoo import Card
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 
 def opened(array, voxel="8nm"):

@@ -16,7 +16,7 @@ from connectoscope.tasks.base import load_task
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 from connectoscope.volumes.geometry import Box, parse_box
 from connectoscope.zoo import Card, find_model
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 HALO = (4, 20, 20)
 

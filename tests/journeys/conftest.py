@@ -24,8 +24,8 @@ def small_model(tmp_path, monkeypatch):
     import torch
 
     from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
-    from connectoscope.zoo.bundle import write_bundle
     from connectoscope.zoo.card import Card
+    from connectoscope.zoo.writing import write_bundle
 
     monkeypatch.setenv("CONNECTOSCOPE_MODELS", str(tmp_path / "models"))
     arguments = UNet3dArguments(2, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))

@@ -8,8 +8,8 @@ from qtpy.QtCore import Qt
 from tiny_recipe import RECIPE, write_discs
 
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
-from connectoscope.zoo.bundle import write_bundle
 from connectoscope.zoo.card import Card
+from connectoscope.zoo.writing import write_bundle
 
 WAIT = 120_000  # ms; processes start slowly on a busy machine
 

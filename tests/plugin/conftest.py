@@ -89,7 +89,7 @@ def small_model(tmp_path, monkeypatch):
 
     from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
     from connectoscope.zoo import Card
-    from connectoscope.zoo.bundle import write_bundle
+    from connectoscope.zoo.writing import write_bundle
 
     arguments = UNet3dArguments(outputs=2, features=(2,), kernels=(((1, 3, 3),),), strides=())
     torch.manual_seed(0)

@@ -8,8 +8,8 @@ import numpy as np
 
 from connectoscope.networks.upscaling import Upscaling, UpscalingArguments
 from connectoscope.volumes import ImageSpec, create_image
-from connectoscope.zoo.bundle import write_bundle
 from connectoscope.zoo.card import Card
+from connectoscope.zoo.writing import write_bundle
 
 SHAPE = (8, 40, 36)
 MODEL = "tiny-xray"

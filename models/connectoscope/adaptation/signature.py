@@ -18,8 +18,8 @@ from connectoscope.errors import UserError
 from connectoscope.volumes import Volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import write_signed
 from connectoscope.zoo.card import Signature, Space
+from connectoscope.zoo.writing import write_signed
 
 COMMON = "features-em"
 

@@ -226,7 +226,7 @@ class JobFolder:
 
 def _make_models_folder(path: Path) -> None:
     """The folder of the user's models comes into being with the first of them; other folders are the user's to make."""
-    from connectoscope.zoo.bundle import user_models
+    from connectoscope.zoo.places import user_models
 
     if path == user_models().absolute():
         path.mkdir(parents=True, exist_ok=True)

@@ -188,7 +188,7 @@ def _absolute(value: Any, role: str) -> Any:
         return value
     bare = Path(value).name == value and value not in ("..", "~")
     if role == "new_model" and bare:
-        from connectoscope.zoo.bundle import user_models
+        from connectoscope.zoo.places import user_models
 
         return str((user_models() / value).absolute())
     if role in ("destination", "new_model", "page"):
@@ -197,7 +197,7 @@ def _absolute(value: Any, role: str) -> Any:
             raise UserError(f"destination {value} is {what}; name a file or folder on this machine")
         return os.path.normpath(expanded(value).absolute())
     if role == "model" and bare:  # what is called so here does not hide a model of that name
-        from connectoscope.zoo.bundle import named_model
+        from connectoscope.zoo.places import named_model
 
         if named_model(value):
             return value

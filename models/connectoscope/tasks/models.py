@@ -83,7 +83,7 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
             "card": bundle.card.model_dump(mode="json", by_alias=True),
         }
     if action == "remove":
-        from connectoscope.zoo.bundle import remove_bundle
+        from connectoscope.zoo.writing import remove_bundle
 
         remove_bundle(bundle)
         return {"task": "models", "removed": str(bundle.path)}
@@ -92,7 +92,8 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
 
 def _own(name: str) -> Bundle:
     """The model to remove: a bare name is one of the user's models, never a folder that lies here."""
-    from connectoscope.zoo.bundle import find_model, named_model
+    from connectoscope.zoo.bundle import find_model
+    from connectoscope.zoo.places import named_model
 
     if Path(name).name == name and named_model(name) is None and Path(name).exists():
         raise UserError(f"none of your models is called '{name}'; to remove the folder, say ./{name}")
@@ -140,8 +141,8 @@ def _import(package: Path, parameters: Models) -> dict[str, Any]:
     from connectoscope.paths import expanded
     from connectoscope.volumes.geometry import NANOMETRES, parse_voxel_size
     from connectoscope.volumes.stores import is_url
-    from connectoscope.zoo.bundle import user_models
     from connectoscope.zoo.imports import import_package
+    from connectoscope.zoo.places import user_models
 
     if is_url(parameters.name or ""):
         raise UserError(f"download {parameters.name} first, as a zip, and import that")

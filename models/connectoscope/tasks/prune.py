@@ -74,7 +74,7 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     from connectoscope.training.sampler import load_volume
     from connectoscope.training.trainer import Trainer, score_planes
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import check_new
+    from connectoscope.zoo.writing import check_new
 
     out = Path(parameters.destination)
     check_new(out, replace=context.overwrite or context.resumed)

@@ -44,7 +44,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     from connectoscope.xray2em.finish import finish as finish_xray
     from connectoscope.xray2em.real_pairs import open_pair
     from connectoscope.xray2em.training import XrayTrainer
-    from connectoscope.zoo.bundle import check_new
+    from connectoscope.zoo.writing import check_new
 
     recipe = load_recipe(Path(parameters.recipe))
     out = Path(parameters.destination)

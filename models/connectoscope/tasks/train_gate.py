@@ -59,8 +59,8 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     from connectoscope.segmentation.setup import set_up
     from connectoscope.segmentation.targets import choose_targets
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import check_new, write_companion
     from connectoscope.zoo.card import Architecture, Companion, Score
+    from connectoscope.zoo.writing import check_new, write_companion
 
     started = time.monotonic()
     out = Path(parameters.destination)

@@ -21,8 +21,9 @@ from connectoscope.training.sampler import LabelledVolume
 from connectoscope.training.trainer import score_planes
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box, Index3
-from connectoscope.zoo.bundle import Bundle, write_bundle
+from connectoscope.zoo.bundle import Bundle
 from connectoscope.zoo.card import Card
+from connectoscope.zoo.writing import write_bundle
 
 PROMISE = 0.001  # share of voxels that the practical halo may change by more than 1 of 255
 CORE = (

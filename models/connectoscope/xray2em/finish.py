@@ -23,8 +23,9 @@ from connectoscope.xray2em.real_pairs import RealPair
 from connectoscope.xray2em.registration import Registration
 from connectoscope.xray2em.texture import NAMES, texture
 from connectoscope.xray2em.training import XrayTrainer, reconstruct, scored_scans
-from connectoscope.zoo.bundle import Bundle, write_bundle
+from connectoscope.zoo.bundle import Bundle
 from connectoscope.zoo.card import Card
+from connectoscope.zoo.writing import write_bundle
 
 Real = NDArray[np.float32]
 

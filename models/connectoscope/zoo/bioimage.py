@@ -21,9 +21,11 @@ from scipy import ndimage
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.volumes.geometry import Index3
-from connectoscope.zoo.bundle import CARD, Bundle, bundled_models
+from connectoscope.zoo.bundle import Bundle
+from connectoscope.zoo.card import CARD
 from connectoscope.zoo.export import onnx_bytes
 from connectoscope.zoo.package import OWN
+from connectoscope.zoo.places import bundled_models
 
 if TYPE_CHECKING:
     from connectoscope.zoo.card import Card, Normalisation

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # of a model, and of a file in its folder
+# The files of a bundle.
+CARD, WEIGHTS, GATE = "card.json", "weights.safetensors", "gate.safetensors"
+SIGNATURE, ONNX = "signature.safetensors", "model.onnx"
 Lengths = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 Steps = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 Size = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -29,20 +29,13 @@ from connectoscope.networks.onnx_network import (
     stored,
 )
 from connectoscope.volumes.geometry import NANOMETRES, Float3, Index3
-from connectoscope.zoo.bundle import (
-    CARD,
-    ONNX,
-    Bundle,
-    check_new,
-    first_problem,
-    parse_card,
-    reference,
-    write_files,
-)
-from connectoscope.zoo.card import Card, Imported
+from connectoscope.zoo.bundle import Bundle, first_problem, parse_card
+from connectoscope.zoo.card import CARD, ONNX, Card, Imported
 from connectoscope.zoo.intensity import wanted_range
 from connectoscope.zoo.package import OWN, Axis, Description, Length, Package, Source, Tensor
+from connectoscope.zoo.places import reference
 from connectoscope.zoo.processing import postprocessing, preprocessing
+from connectoscope.zoo.writing import check_new, write_files
 
 PROMISE = 0.001  # share of the test image that may differ by more than 1 of 255
 OVER_SPACE = {

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from connectoscope.networks.registry import build_network
 from connectoscope.zoo import Bundle, Card
-from connectoscope.zoo.bundle import write_bundle
+from connectoscope.zoo.writing import write_bundle
 
 SHAPE = (8, 160, 160)
 ARGUMENTS = {

@@ -18,7 +18,7 @@ from connectoscope.tasks.adapt.rank import AdaptRank, run
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import find_model
-from connectoscope.zoo.bundle import SIGNATURE
+from connectoscope.zoo.card import SIGNATURE
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from connectoscope.segmentation.targets import choose_targets
 from connectoscope.tasks.train_gate import TrainGate, run
 from connectoscope.volumes.pyramid import downsample
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import CARD, GATE, WEIGHTS, write_bundle
-from connectoscope.zoo.card import Card
+from connectoscope.zoo.card import CARD, GATE, WEIGHTS, Card
+from connectoscope.zoo.writing import write_bundle
 
 ARGUMENTS = UNet3dArguments(2, (1,), (((3, 3, 3),),), ())
 CORE = (8, 8, 8)

@@ -12,8 +12,8 @@ from zoo_packages import ARGUMENTS, HALO
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.zoo import Bundle, find_model
 from connectoscope.zoo.bioimage import package_bytes
-from connectoscope.zoo.bundle import write_bundle, write_companion
 from connectoscope.zoo.card import Card, Companion
+from connectoscope.zoo.writing import write_bundle, write_companion
 
 
 @pytest.fixture(scope="module")

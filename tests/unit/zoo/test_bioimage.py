@@ -42,8 +42,7 @@ from connectoscope.networks.onnx_network import OnnxArguments, OnnxNetwork, devi
 from connectoscope.segmentation import preview
 from connectoscope.segmentation.setup import device_of
 from connectoscope.zoo import Bundle, find_model
-from connectoscope.zoo.bundle import CARD, ONNX
-from connectoscope.zoo.card import Imported, Normalisation
+from connectoscope.zoo.card import CARD, ONNX, Imported, Normalisation
 from connectoscope.zoo.imports import import_package
 from connectoscope.zoo.intensity import wanted_range
 

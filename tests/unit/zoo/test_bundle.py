@@ -17,8 +17,8 @@ from connectoscope.jobs.request import JobRequest
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.tasks.base import load_task
 from connectoscope.zoo import Bundle, find_model, list_models
-from connectoscope.zoo.bundle import CARD, GATE, WEIGHTS, check_new, write_bundle, write_companion
-from connectoscope.zoo.card import Card, Companion
+from connectoscope.zoo.card import CARD, GATE, WEIGHTS, Card, Companion
+from connectoscope.zoo.writing import check_new, write_bundle, write_companion
 
 ARGUMENTS = UNet3dArguments(1, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))
 

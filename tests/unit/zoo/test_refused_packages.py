@@ -26,7 +26,7 @@ from zoo_packages import (
 )
 
 from connectoscope.errors import UserError
-from connectoscope.zoo.bundle import CARD
+from connectoscope.zoo.card import CARD
 from connectoscope.zoo.imports import import_package
 
 

@@ -43,7 +43,7 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
     from connectoscope.adaptation.signature import COMMON, Part, write_signature
     from connectoscope.volumes.geometry import parse_box
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import check_new
+    from connectoscope.zoo.writing import check_new
 
     out = Path(parameters.destination)
     check_new(out, replace=context.overwrite or context.resumed)

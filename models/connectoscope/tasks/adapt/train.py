@@ -85,7 +85,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     from connectoscope.training.finish import as_shipped
     from connectoscope.volumes.geometry import parse_box
     from connectoscope.zoo import find_model
-    from connectoscope.zoo.bundle import check_new, write_bundle
+    from connectoscope.zoo.writing import check_new, write_bundle
 
     out = Path(parameters.destination)
     check_new(out, replace=context.overwrite or context.resumed)
