@@ -23,6 +23,7 @@ from connectoscope.zoo import find_model
 from connectoscope.zoo.writing import write_card
 
 MODEL = "xray2em-fib"
+COMMAND = "python recipes/calibrate_xray2em.py"
 
 
 def main() -> None:
@@ -46,7 +47,10 @@ def main() -> None:
         reliability = {"split": "report", "nominal": NOMINAL.round(2).tolist(), "observed": observed}
         changed = {
             "calibration": {**(model.card.calibration or {}), **found, "reliability": reliability},
-            "scores": tuple(s.model_copy(update={"value": rounded[s.metric]}) for s in model.card.scores),
+            "scores": tuple(
+                s.model_copy(update={"value": rounded[s.metric], "command": COMMAND})
+                for s in model.card.scores
+            ),
         }
         write_card(model.path, model.card.model_copy(update=changed))
 

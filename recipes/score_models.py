@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from connectoscope.jobs.memory import keep_freed_memory
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.pruning.receipt import seconds_per_megavoxel
 from connectoscope.tasks.prune import TIMED
@@ -47,6 +48,7 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
         raw = find_data(entry.raw, entry.published)
         if any(output.name in entry.labels for output in recipe.outputs):
             command("segment", raw, result, "--model", bundle.path)
+        segmented = f"connectoscope segment {entry.raw} RESULT --model {bundle.card.name}"
         _, rows, columns = open_volume(raw).shape
         box = f"{entry.report[0]}:{entry.report[1]},0:{rows},0:{columns}"
         for output in recipe.outputs:
@@ -55,8 +57,8 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
             target = SHOWN.get(output.name, output.name)
             truth = find_data(entry.labels[output.name], entry.published)
             found = command("evaluate", result, truth, "--target", target, "--box", box)
-            line = f"connectoscope evaluate RESULT {entry.labels[output.name]} --target {target} --box {box}"
-            figures = {"average_precision": found["average_precision"], "best_f1": found["best_f1"]}
+            line = f"{segmented} && connectoscope evaluate RESULT {entry.labels[output.name]} --target {target} --box {box}"
+            figures = {name: found[name] for name in ("average_precision", "best_f1", "f1")}
             if output.instances:
                 names = ("object_f1", "object_tp", "object_fp", "object_fn")
                 figures |= {name: found[name] for name in names}
@@ -77,25 +79,33 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
 
 
 def score_neurons(bundle: Bundle, entry: TrainingVolume, box: str, folder: Path) -> list[Score]:
-    """Neurons of the reporting planes alone, so that no other plane helps to keep them apart or together."""
-    result = folder / f"{entry.name}-neurons.ome.zarr"
+    """Of the reporting planes alone, so that no other plane helps to keep neurons apart or together; and of the whole
+    volume, where neurons that other planes join count as one.
+    """
     raw = find_data(entry.raw, entry.published)
-    command("segment", raw, result, "--model", bundle.path, "--target", "neurons", "--box", box)
     truth = find_data(entry.labels["neuron"], entry.published)
-    found = command("evaluate", result, truth, "--target", "neurons", "--box", box)
-    line = f"connectoscope evaluate RESULT {entry.labels['neuron']} --target neurons --box {box}"
     scores = []
-    for metric in ("vi", "vi_split", "vi_merge", "arand"):
-        sys.stdout.write(f"{bundle.card.name} {entry.name} neurons {metric} {found[metric]:.4f}\n")
-        scores.append(
-            Score(
-                metric=f"neurons {metric}",
-                value=round(found[metric], 4),
-                data=entry.name,
-                split="report",
-                command=line,
-            )
+    for of, cut in (("", ("--box", box)), (", made in the whole volume", ())):
+        result = folder / f"{entry.name}-neurons{len(scores)}.ome.zarr"
+        command("segment", raw, result, "--model", bundle.path, "--target", "neurons", *cut)
+        found = command("evaluate", result, truth, "--target", "neurons", "--box", box)
+        made = " ".join(
+            ["connectoscope segment", entry.raw, "RESULT --model", bundle.card.name, "--target neurons", *cut]
         )
+        line = (
+            f"{made} && connectoscope evaluate RESULT {entry.labels['neuron']} --target neurons --box {box}"
+        )
+        for metric in ("vi", "vi_split", "vi_merge", "arand"):
+            sys.stdout.write(f"{bundle.card.name} {entry.name} neurons {metric}{of} {found[metric]:.4f}\n")
+            scores.append(
+                Score(
+                    metric=f"neurons {metric}{of}",
+                    value=round(found[metric], 4),
+                    data=entry.name,
+                    split="report",
+                    command=line,
+                )
+            )
     return scores
 
 
@@ -114,6 +124,7 @@ def timed_again(card: Card) -> Card:
 
 
 def main() -> None:
+    keep_freed_memory()  # as the engine's process does, whose seconds are on the receipt
     names = sys.argv[1:] or sorted(path.name for path in bundled_models().iterdir() if path.is_dir())
     for name in names:
         bundle = find_model(name)

@@ -17,6 +17,7 @@ from mirrored import make_volume
 from peer_torch_pruning import channels_of_greatest_magnitude
 from section import Section
 
+from connectoscope.jobs.memory import keep_freed_memory
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.pruning.receipt import macs, seconds_per_megavoxel
 from connectoscope.pruning.wiring import wiring_of
@@ -98,6 +99,7 @@ def measure() -> Section:
                 line += ["--overwrite", "--json"]
                 done = subprocess.run([str(w) for w in line], check=True, stdout=subprocess.PIPE, text=True)
                 taken[title].append(json.loads(done.stdout)["seconds"])
+        keep_freed_memory()  # as the engine's process does
         for title, bundle in bundles.items():
             plain[title] = seconds_per_megavoxel(bundle.load_network(), TILE, "cpu")
         arguments = {title: bundle.load_network().arguments for title, bundle in bundles.items()}

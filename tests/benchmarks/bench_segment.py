@@ -15,6 +15,7 @@ import numpy as np
 from mirrored import make_volume
 from section import Section
 
+from connectoscope.jobs.memory import keep_freed_memory
 from connectoscope.networks.precision import best_precision
 from connectoscope.zoo import find_model
 
@@ -42,6 +43,7 @@ def measure() -> Section:
         whole = time.perf_counter() - started
         summary = json.loads(done.stdout)
         plan = json.loads((Path(folder) / "result.ome.zarr.job" / "plan.json").read_text())
+    keep_freed_memory()  # as the engine's process does
     tile = tuple(plan["tile"])
     predictor = bundle.predictor(tile=tile, precision=plan["precision"], threads=plan["threads"])
     image = np.random.default_rng(0).random(tile, np.float32) - 0.5

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,12 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores; {platform.system()}, Python {platform.python_version()}, {libraries}"
 
 
+def commit() -> str:
+    """Of the code that is measured."""
+    words = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
 def main() -> None:
     sys.path.insert(0, str(HERE))
     CACHE.mkdir(exist_ok=True)
@@ -39,7 +46,7 @@ def main() -> None:
     for name in names:
         section = importlib.import_module(f"bench_{name}").measure()
         (CACHE / f"{name}.json").write_text(
-            json.dumps({"machine": machine(), **vars(section)}, indent=1) + "\n"
+            json.dumps({"machine": machine(), "commit": commit(), **vars(section)}, indent=1) + "\n"
         )
         sys.stdout.write(markdown(json.loads((CACHE / f"{name}.json").read_text())) + "\n")
     sections = [json.loads(path.read_text()) for path in sorted(CACHE.glob("*.json"))]
@@ -61,8 +68,17 @@ def markdown(section: dict[str, object]) -> str:
     head, *body = [[str(cell) for cell in row] for row in rows]
     table = [head, ["---"] * len(head), *body]
     lines = ["| " + " | ".join(row) + " |" for row in table]
+    made = f"; code of {section['commit']}" if "commit" in section else ""
     return "\n".join(
-        [f"## {section['title']}", "", str(section["text"]), "", f"On {section['machine']}.", "", *lines]
+        [
+            f"## {section['title']}",
+            "",
+            str(section["text"]),
+            "",
+            f"On {section['machine']}{made}.",
+            "",
+            *lines,
+        ]
     )
 
 

@@ -157,7 +157,9 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
             "receipt": sides,
         },
     )
-    made = finish(bundle_recipe, network, volumes, progress, out, context.device, lineage)
+    made = finish(
+        bundle_recipe, network, volumes, progress, out, context.device, _line(card.name, parameters), lineage
+    )
     if page is not None:
         asked = parameters.model_dump(include={"rule", "actuator", "density", "structured", "steps", "seed"})
         masks = {name: mask.cpu().numpy() for name, mask in pruner.masks.items()}
@@ -260,6 +262,15 @@ def of_widths(recipe: Recipe, network: UNet3d) -> Recipe:
     arguments = network.arguments.to_json()
     architecture = recipe.architecture.model_copy(update={"arguments": arguments})
     return recipe.model_copy(update={"architecture": architecture})
+
+
+def _line(model: str, parameters: Prune) -> str:
+    """The command for the card; the recipe and the new model lie elsewhere on every machine."""
+    chosen = parameters.model_dump(
+        include={"rule", "actuator", "density", "steps", "seed"}, exclude_defaults=True
+    )
+    words = [f"--{name} {value}" for name, value in chosen.items()] + ["--structured"] * parameters.structured
+    return " ".join([f"connectoscope prune {model} OUT --data RECIPE", *words])
 
 
 def _verdict(sides: dict[str, Any]) -> str:

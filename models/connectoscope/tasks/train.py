@@ -85,7 +85,8 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
         scores = {"scores": {s.metric: s.value for s in bundle.card.scores}}
     else:
         network = trainer.finished_network()
-        bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device)
+        line = "connectoscope train RECIPE OUT"
+        bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device, line)
         scores = {"average_precision": {s.metric.split()[0]: s.value for s in bundle.card.scores}}
     if bundle.card.signature is None and recipe.xray is None:
         context.warn(

@@ -42,11 +42,13 @@ def finish(
     progress: Progress,
     out: Path,
     device: str,
+    command: str,
     lineage: tuple[dict[str, Any], ...] = (),
 ) -> Bundle:
     """Write the bundle of a finished training.
 
-    ``lineage`` says what it was made of, where that was another model. Thresholds are the ones of the best voxel F1 on
+    ``command`` made it and gives its scores again; ``lineage`` says what it was made of, where that was another model.
+    Thresholds are the ones of the best voxel F1 on
     the choosing planes; scores on the reporting planes are added later, once, by ``recipes/score_models.py``, which runs
     the shipped file through the commands.
     """
@@ -100,7 +102,7 @@ def finish(
                     "value": round(curve.average_precision, 4),
                     "data": ", ".join(v.name for v in recipe.volumes),
                     "split": "choose",
-                    "command": "connectoscope train RECIPE OUT",
+                    "command": command,
                 }
                 for name, curve in curves.items()
             ],
