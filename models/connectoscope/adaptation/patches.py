@@ -85,9 +85,9 @@ def read_patches(path: Path) -> PatchFile:
         raise UserError(f"patches {path} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "it"
+        where = "".join(f"{part}: " for part in first["loc"])
         raise UserError(
-            f"{path} holds no patches of 'adapt suggest' ({where}: {first['msg']}); make them anew"
+            f"{path} holds no patches of 'adapt suggest' ({where}{first['msg']}); make them anew"
         ) from None
     boxes = [(p.id, p.voxels) for p in file.patches]
     for index, (name, box) in enumerate(boxes):

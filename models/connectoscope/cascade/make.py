@@ -59,7 +59,7 @@ def make_plan(
     if not pilot.positives.any():
         raise UserError(
             f"nothing was found in the pilot ({int(pilot.children[pilot.units].sum())} of {pilot.level0_cells} cells): "
-            f"with 95 % confidence at most {100 * upper_bound(pilot):.2g} % of the cells hold an object. "
+            f"with 95 % confidence at most {100 * upper_bound(pilot):.3g} % of the cells hold an object. "
             "No recall can be promised for a cascade; run with one level, or plan on a --box that holds objects"
         )
     planner = Planner(pilot, floor, seed)
@@ -118,7 +118,7 @@ def _verdict(pilot: Pilot, option: Option, pays: bool, floor: float) -> str:
     if not pays:
         share = 100 * pilot.weights @ pilot.positives / (pilot.weights @ pilot.children[pilot.units])
         return (
-            f"A cascade does not pay here: objects lie in {share:.2g} % of the cells, and the best one would take "
+            f"A cascade does not pay here: objects lie in {share:.3g} % of the cells, and the best one would take "
             f"{saved}. One level is the better choice."
         )
     kept = "all" if low > 0.9995 else f"{100 * low:.3g} to {100 * high:.3g} %"

@@ -16,7 +16,7 @@ def parse_architecture(name: str, arguments: dict[str, Any]) -> UNet3dArguments:
         UserError: for an unknown name or arguments that it does not take.
     """
     if name == upscaling.NAME:
-        raise UserError("this model makes EM from X-ray: use it with 'connectoscope reconstruct'")
+        raise UserError("this model makes EM from X-ray: only 'connectoscope reconstruct' can use it")
     if name == onnx_network.NAME:
         raise UserError(onnx_network.ONLY_SEGMENTS)
     if name != "unet3d":

@@ -48,7 +48,8 @@ def choose_targets(
     wanted = given if names else [o.name for o in card.outputs if o.instances]
     unknown = [name for name in wanted if name not in outputs]
     if unknown:
-        there = ", ".join(SHOWN_AS.get(name, name) for name in outputs)
+        made = [NEURONS] if _makes_neurons(card) else []
+        there = ", ".join([*(SHOWN_AS.get(name, name) for name in outputs), *made])
         raise UserError(f"model '{card.name}' has no target '{unknown[0]}'; it has {there}")
     warnings = [
         f"{SHOWN_AS.get(name, name)}: probabilities only, the model makes no objects of them"
@@ -77,3 +78,11 @@ def choose_targets(
             )
         )
     return targets, warnings
+
+
+def _makes_neurons(card: Card) -> bool:
+    try:
+        choose_evidence(card)
+    except UserError:
+        return False
+    return True

@@ -90,7 +90,11 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         volume = frame(image, channel=channel, time=time, voxel_size=parameters.voxel_size)
         return volume.skipping_corrupt() if parameters.skip_corrupt else volume
 
+    if parameters.version != "0.5" and target.name != "OME-Zarr":
+        raise UserError(f"--version is of OME-Zarr, and {destination.name} is {target.name}: leave it out")
     first = opened(parameters.channel, parameters.time)
+    if parameters.labels and first.dtype.kind == "f":
+        raise UserError(f"{first.name} holds {first.dtype}, no labels: leave --labels out, or give integers")
     check_apart(first.source, destination)
     box = _box(parameters, first)
     spec = _spec(parameters, first, box, target)

@@ -71,6 +71,11 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     from connectoscope.volumes.geometry import Box, parse_box
     from connectoscope.volumes.labels import without_nothing
 
+    if outputs := _facts(parameters.truth).get("outputs"):
+        raise UserError(
+            f"{parameters.truth} is a segmentation: the truth comes second (evaluate RESULT TRUTH), and of a segmentation "
+            f"one of its labels can be one, for example {parameters.truth}/labels/{outputs[0]['name']}"
+        )
     truth = open_volume(parameters.truth, voxel_size=parameters.voxel_size)
     probability, labels, threshold, instances = _open_result(parameters.result, parameters.target)
     some = probability if probability is not None else labels
@@ -79,7 +84,7 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     for volume in (some, truth):
         for text in volume.warnings:
             if "voxel size" not in text:  # the grids speak of that
-                context.warn(f"{volume.name}: {text}")
+                context.warn(f"{volume.name}: {text.replace(' (choose with --channel)', '')}")
     grid, warning = map_grids(some, truth)
     if warning:
         context.warn(warning)
@@ -115,6 +120,8 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
             raise UserError(
                 f"{truth.name} holds objects, and what is scored is no object: give a mask as truth, or another --target"
             )
+    if not binary:
+        _check_labels(true, truth.name)
     objects = _components(true > 0) if binary else true
     parts = true if binary else _partition(true)
     inside = np.zeros(256, np.int64)
@@ -139,6 +146,8 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
             called = p >= threshold if threshold is not None and binary else None
         if labels is not None:
             found = grid.read(labels, slab, linear=False)
+            if probability is None and z == 0:
+                _check_labels(found, labels.name)
             called = found > 0
             t = Contingency.of(found, objects[here])
             object_table = t if object_table is None else object_table + t
@@ -236,16 +245,10 @@ def _within(parameters: Evaluate, found: Points) -> tuple[float, str]:
 
 def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume | None, int | None, bool]:
     """Probabilities and labels of a target, the threshold that made the labels, and whether it is one of objects."""
-    from pathlib import Path
-
     from connectoscope.volumes import open_volume
-    from connectoscope.volumes.ome_zarr_write import KEY
-    from connectoscope.volumes.stores import Location, is_url
+    from connectoscope.volumes.stores import Location
 
-    root = Location.of(path)
-    found = root.read_json("zarr.json") if is_url(path) or Path(path).is_dir() else None
-    attributes = found[0].get("attributes") if found is not None else None
-    facts = (attributes.get(KEY) or {}) if isinstance(attributes, dict) else {}
+    root, facts = Location.of(path), _facts(path)
     if "outputs" not in facts:  # not made by a segmentation: a label volume as it is
         volume = open_volume(path)
         if volume.dtype.kind not in "iu":
@@ -272,6 +275,30 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
         int(outputs[name]["threshold"]) if name in outputs else None,
         name not in outputs or bool(outputs[name].get("instances")),
     )
+
+
+def _facts(path: str) -> dict[str, Any]:
+    """What a result of ours says of itself; empty for others."""
+    from pathlib import Path
+
+    from connectoscope.volumes.ome_zarr_write import KEY
+    from connectoscope.volumes.stores import Location, is_url
+
+    found = Location.of(path).read_json("zarr.json") if is_url(path) or Path(path).is_dir() else None
+    attributes = found[0].get("attributes") if found is not None else None
+    return (attributes.get(KEY) or {}) if isinstance(attributes, dict) else {}
+
+
+def _check_labels(voxels: NDArray[Any], name: str) -> None:
+    """Objects are larger than a voxel, so neighbours mostly have one value; in an image they hardly ever do.
+
+    Raises:
+        UserError: it looks like an image.
+    """
+    if voxels.shape[2] > 1 and (voxels[:, :, 1:] == voxels[:, :, :-1]).mean() < 1 / 3:
+        raise UserError(
+            f"{name} looks like an image, no labels: most neighbouring voxels differ (evaluate RESULT TRUTH)"
+        )
 
 
 def _components(mask: NDArray[np.bool_]) -> NDArray[Any]:

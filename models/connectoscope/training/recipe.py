@@ -186,7 +186,7 @@ def load_recipe(path: Path) -> Recipe:
         return Recipe(**values)
     except OSError as error:
         raise UserError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path} is not TOML: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]

@@ -44,7 +44,7 @@ from connectoscope.networks.normalise import normalise, sample_boxes
 from connectoscope.networks.predictor import choose_tile, default_tile
 from connectoscope.segmentation.probabilities import alignment, predict_core, store_of_blocks
 from connectoscope.segmentation.setup import Setup, fix_plan
-from connectoscope.volumes.geometry import Box, Index3, convert_length, parse_box, parse_voxel_size
+from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box, parse_length
 from connectoscope.volumes.ome_zarr_write import set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
 from connectoscope.xray2em.predict import OUTPUTS, Reconstructor, arguments_of, make_reconstructor
@@ -168,10 +168,13 @@ def _outside(bundle: Bundle, resolution: str | None) -> list[str]:
     """A line where the scan's resolution, as far as it is told, is none that the model was trained for."""
     if resolution is None:
         return []
-    values, unit = parse_voxel_size(resolution)
-    if len(set(values)) != 1 or min(values) <= 0:
-        raise UserError(f"--resolution '{resolution}' is not one length with its unit, for example 90nm")
-    own = convert_length(values, unit, "nanometer")[0]
+    try:
+        length, unit = parse_length(resolution)
+    except UserError:
+        raise UserError(
+            f"--resolution '{resolution}' is not one length with its unit, for example 90nm"
+        ) from None
+    own = length * NANOMETRES[unit]
     known = (bundle.card.calibration or {}).get("resolution_nm")  # nobody states that of a real pair
     if known is None or known[0] <= own <= known[1]:
         return []

@@ -37,7 +37,7 @@ from connectoscope.networks.normalise import intensity_range, sample_boxes
 from connectoscope.paths import expanded
 from connectoscope.volumes import ImageSpec, open_volume, pyramid_factors, set_attributes
 from connectoscope.volumes.conversion import fill_pyramid
-from connectoscope.volumes.geometry import Box, Index3, convert_length, parse_box, parse_voxel_size
+from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box, parse_length
 from connectoscope.xray2em import forward, surrogate
 from connectoscope.xray2em.optics import Optics
 from connectoscope.xray2em.spectra import resolution, shells
@@ -209,12 +209,10 @@ def _surrogate(parameters: SimulateXray, voxel_nm: float, box: Box, context: Con
 def _length(text: str, option: str) -> float:
     """One length in nm."""
     try:
-        values, unit = parse_voxel_size(text)
+        length, unit = parse_length(text)
     except UserError:
-        values, unit = (0.0, 1.0, 2.0), "nanometer"
-    if len(set(values)) != 1:
         raise UserError(f"{option} '{text}' is not one length with its unit, for example 30nm") from None
-    return convert_length(values, unit, "nanometer")[0]
+    return length * NANOMETRES[unit]
 
 
 def _wave(source: Source, optics: Optics, seed: int, slabs: Path, context: Context) -> dict[str, Any]:

@@ -296,7 +296,7 @@ def _check_reproduces(
     share = float((np.abs(stored(found).astype(int) - stored(expected)) > 1).mean())
     if share > PROMISE:
         raise UserError(
-            f"on its test image the model gives something else here than the package says: {100 * share:.2g} % of the "
+            f"on its test image the model gives something else here than the package says: {100 * share:.3g} % of the "
             "voxels differ by more than 1 of 255"
         )
 

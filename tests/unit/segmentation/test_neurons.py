@@ -19,6 +19,7 @@ from connectoscope.segmentation.neurons.offsets import offset_of
 from connectoscope.segmentation.neurons.seams import seams_of, strengthen
 from connectoscope.segmentation.neurons.table import adjacency_table
 from connectoscope.segmentation.table import number
+from connectoscope.segmentation.targets import choose_targets
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import Card
 from connectoscope.zoo.card import Neurons
@@ -242,6 +243,10 @@ def test_evidence_is_read_off_the_names_of_outputs():
     assert choose_evidence(a_card(*names[:2])) == Evidence((0,), BEFORE, boundary=True, mutex=False)
     with pytest.raises(UserError, match="'m' has neither affinities nor boundary"):
         choose_evidence(a_card("synapses"))
+    with pytest.raises(UserError, match=r"no target 'cells'; it has membranes, neurons$"):
+        choose_targets(a_card("boundary"), ("cells",), None, None)
+    with pytest.raises(UserError, match=r"no target 'cells'; it has synapses$"):
+        choose_targets(a_card("synapses"), ("cells",), None, None)
 
 
 def test_affinities_are_the_mean_of_what_the_model_says_and_what_its_membranes_say():

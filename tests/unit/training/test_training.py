@@ -214,8 +214,11 @@ def test_an_output_that_no_plane_holds_is_refused(recipe: Path, planes: tuple[in
     Trainer(parsed, [lacking, volume], "cpu")  # one of several is enough
 
 
-def test_missing_recipe_and_data() -> None:
+def test_missing_recipe_and_data(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         load_recipe(Path("no-such-recipe.toml"))
+    (tmp_path / "image.tif").write_bytes(b"II*\0\xff\xfe\x80")
+    with pytest.raises(UserError, match="is not TOML"):
+        load_recipe(tmp_path / "image.tif")
     with pytest.raises(UserError, match="CONNECTOSCOPE_DATA"):
         find_data("no/such.tif", "the moon")

@@ -244,7 +244,12 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=said):
             converted(tmp_path, tmp_path / source, name)
+    np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "f4"))
+    with pytest.raises(UserError, match="holds float32, no labels"):
+        converted(tmp_path, tmp_path / "a.npy", "out.n5", labels=True)
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "u1"))
+    with pytest.raises(UserError, match=r"--version is of OME-Zarr, and out\.n5 is N5"):
+        converted(tmp_path, tmp_path / "a.npy", "out.n5", version="0.4")
     with pytest.raises(UserError, match=r"need a voxel size.*--voxel-size"):
         converted(tmp_path, tmp_path / "a.npy", "out.precomputed")
     assert not list(tmp_path.glob("out*"))

@@ -252,7 +252,7 @@ def test_nothing_is_trusted_where_chunks_are_corrupt(
         (tissue(SHAPE, 0), (30.0, 8.0, 8.0), (), "X-ray volumes have equal sides"),
         (tissue(SHAPE, 0), 100.0, (), "more than twice the model's"),
         (tissue(SHAPE, 0), 30.0, ("--box", "0:99,0:4,0:4"), "reaches outside"),
-        (tissue(SHAPE, 0), 30.0, ("--resolution", "soft"), "'soft'"),
+        (tissue(SHAPE, 0), 30.0, ("--resolution", "90"), "--resolution '90' is not one length"),
         (tissue(SHAPE, 0), 30.0, ("--model", "synapse-vnc"), "does not make EM from X-ray"),
         (tissue(SHAPE, 0), 30.0, ("--model", "none"), "there is no model 'none'"),
     ],
@@ -290,7 +290,7 @@ def test_other_tasks_refuse_the_model(trained: Path, tmp_path: Path) -> None:
     from connectoscope.tasks.models import run as models
 
     asked = Models(action="export", name=str(trained / "tiny-xray"), file=str(tmp_path / "x.onnx"))
-    with pytest.raises(UserError, match="use it with 'connectoscope reconstruct'"):
+    with pytest.raises(UserError, match="only 'connectoscope reconstruct' can use it"):
         models(asked, Context.local(tmp_path / "job"))
 
 
