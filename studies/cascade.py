@@ -2,11 +2,13 @@
 
 Makes sparse volumes (``recipes/make_sparse.py``; they are made, not real) in ``build/studies``, runs the commands that
 users have, and writes docs/studies/cascade.md. Every measurement is kept in ``studies/results/cascade`` and not repeated;
-delete its file to measure again. Needs the data sets (docs/data.md), 5 GB of disk and an idle machine.
+delete its file to measure again. ``--report`` only writes the page. Needs the data sets (docs/data.md), 5 GB of disk and
+an idle machine.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import logging
@@ -22,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from cascade_report import report
+from kept import digest, made
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
@@ -31,9 +34,18 @@ from connectoscope.evaluation.points import match_points  # noqa: E402
 from connectoscope.training.recipe import find_data  # noqa: E402
 from connectoscope.volumes import open_volume  # noqa: E402
 from connectoscope.volumes.geometry import Box  # noqa: E402
+from connectoscope.zoo import find_model  # noqa: E402
 
-WORK = ROOT / "build" / "studies"
 RESULTS = ROOT / "studies" / "results" / "cascade"
+RATES = ROOT / "tests" / "benchmarks" / "results" / "segment.json"
+MODEL = "synapse-vnc"
+SOURCES = {  # what decides the results besides the code: the model with its gate, and what makes the volumes
+    MODEL: digest(find_model(MODEL).hash, str(find_model(MODEL).gate_hash)),
+    "volumes": digest(
+        *(p.read_text(encoding="utf-8") for p in sorted((ROOT / "recipes").glob("*sparse*.py")))
+    ),
+}
+WORK = ROOT / "build" / "studies" / f"cascade-{digest(*SOURCES.values())}"
 SEEDS = range(5)
 WITHIN = 10.0  # micrometres, from a point to the true one
 log = logging.getLogger("study")
@@ -65,12 +77,12 @@ class Case:
         what = (
             ["detect", self.path, out, "--detector", "cells"]
             if self.cells
-            else ["segment", self.path, out, "--model", "synapse-vnc", "--target", "synapses"]
+            else ["segment", self.path, out, "--model", MODEL, "--target", "synapses"]
         )
         return command([*what, "--cascade", cascade, "--overwrite"])
 
     def plan(self, path: Path, seed: int) -> dict[str, Any]:
-        what = ["--detector", "cells"] if self.cells else ["--model", "synapse-vnc", "--target", "synapses"]
+        what = ["--detector", "cells"] if self.cells else ["--model", MODEL, "--target", "synapses"]
         return command(["plan-cascade", self.path, path, *what, "--seed", seed, "--overwrite"])
 
     def score(self, out: Path) -> dict[str, float]:
@@ -112,7 +124,7 @@ def kept(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.exists():
         log.info("measuring %s", name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"machine": machine(), **measure()}, indent=1) + "\n"
+        text = json.dumps({"machine": machine(), **made(SOURCES), **measure()}, indent=1) + "\n"
         path.write_text(text, encoding="utf-8")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
@@ -175,7 +187,10 @@ def planned(case: Case, seed: int) -> dict[str, Any]:
 
 def fewer_levels(case: Case) -> dict[str, Any]:
     """The plan of seed 0 without its coarsest level."""
+    make(case)
     planned_path = WORK / f"{case.name}-0.cascade.json"
+    if not planned_path.exists():
+        case.plan(planned_path, 0)
     plan = json.loads(planned_path.read_text(encoding="utf-8"))
     plan["gates"] = plan["gates"][:1]
     plan["predicted"]["calls"] = plan["predicted"]["calls"][:2]
@@ -224,9 +239,11 @@ def _cells_with_points(case: Case, core: tuple[int, int, int]) -> list[list[int]
 def _cells_with_parts(case: Case, core: tuple[int, int, int]) -> list[list[int]]:
     from connectoscope.segmentation.cascaded import look_for
     from connectoscope.segmentation.targets import choose_targets
-    from connectoscope.zoo import find_model
 
-    targets, _ = choose_targets(find_model("synapse-vnc").card, ("synapses",), None, None)
+    make(case)
+    if not case.out("one").exists():
+        case.run(case.out("one"), "off")
+    targets, _ = choose_targets(find_model(MODEL).card, ("synapses",), None, None)
     result = open_volume(case.out("one"), channel="synapses")
     voxel = float(np.prod(result.voxel_size_nm(0)))
     look = look_for(targets, voxel)
@@ -243,7 +260,7 @@ def _cells_with_parts(case: Case, core: tuple[int, int, int]) -> list[list[int]]
 def counter_example() -> dict[str, Any]:
     """``vnc_sstem`` itself: what the planner says, and what a cascade that is forced on it does."""
     source = find_data("vnc_sstem/raw.ome.tif", "figshare 856713")
-    path, what = WORK / "vnc.cascade.json", ["--model", "synapse-vnc", "--target", "synapses"]
+    path, what = WORK / "vnc.cascade.json", ["--model", MODEL, "--target", "synapses"]
     WORK.mkdir(parents=True, exist_ok=True)
     plan = command(["plan-cascade", source, path, *what, "--overwrite"])
     one = command(["segment", source, WORK / "vnc-one.ome.zarr", *what, "--overwrite"])
@@ -286,7 +303,7 @@ def real_cells() -> dict[str, Any]:
 
 
 def peer() -> dict[str, Any]:
-    """cellfinder's detection stage beside ours, with and without a cascade, in turn."""
+    """cellfinder's detection stage, run once, after one level of ours, run as often as the case says."""
     import peer_cellfinder
 
     case = CASES[0]
@@ -300,14 +317,27 @@ def peer() -> dict[str, Any]:
         "version": theirs.version,
         "seconds": theirs.seconds,
         "compile_seconds": theirs.compile_seconds,
-        "memory": theirs.peak_memory_mb,
+        "memory": theirs.peak_memory_mib,
         "score": {"precision": found.precision, "recall": found.recall, "f1": found.f1},
     }
 
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--report", action="store_true", help="only write the page from what was kept")
+    asked = parser.parse_args()
     os.chdir(ROOT)
+    if not asked.report:
+        measure_all()
+    page = ROOT / "docs" / "studies" / "cascade.md"
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(report(RESULTS, [c.name for c in CASES], RATES, SOURCES), encoding="utf-8")
+    return 0
+
+
+def measure_all() -> None:
+    """What has not been measured yet."""
     for case in CASES:
         kept(f"{case.name}-one", lambda case=case: one_level(case))  # type: ignore[misc]
         for seed in SEEDS:
@@ -319,12 +349,6 @@ def main() -> int:
     kept("cellfinder", peer)
     kept("cells-2048-one", lambda: one_level(ONCE))
     kept("cells-2048-seed0", lambda: planned(ONCE, 0))
-
-    (ROOT / "docs" / "studies").mkdir(exist_ok=True)
-    (ROOT / "docs" / "studies" / "cascade.md").write_text(
-        report(RESULTS, [c.name for c in CASES]), encoding="utf-8"
-    )
-    return 0
 
 
 if __name__ == "__main__":

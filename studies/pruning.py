@@ -2,8 +2,8 @@
 
 Synapses in ``vnc_sstem`` at 18.4 nm per pixel, three folds by sections (0-4, 5-9, 10-14 held out in turn), the set-up of
 ``recipes/study-pruning.toml``. All networks get the same updates; those that are pruned share the dense warm-up of their
-fold and seed, and every rival keeps the same share of the connections of every layer. Each run is one process on one
-core, kept in ``studies/results/pruning`` and not repeated; delete its file to run it again. Writes
+fold and seed; magnitude and RigL keep the share of the connections of every layer that SP-in does. Each run is one
+process on one core, kept in ``studies/results/pruning`` and not repeated; delete its file to run it again. Writes
 docs/studies/budgeted_broadcast.md. Needs the data sets (docs/data.md).
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kept import keep, make
+from kept import keep, made, make, of_recipe
 from pruning_report import report
 from pruning_scores import candidates, objects
 from safetensors.torch import load_file, save_file
@@ -43,6 +43,7 @@ sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 from peer_torch_pruning import channels_of_greatest_magnitude  # noqa: E402
 
 RECIPE = ROOT / "recipes" / "study-pruning.toml"
+SOURCES = {"recipe": of_recipe(RECIPE)}
 RESULTS = ROOT / "studies" / "results" / "pruning"
 WORK = ROOT / "build" / "studies" / "pruning"
 FOLDS = ((0, 5), (5, 10), (10, 15))
@@ -232,6 +233,11 @@ def _ones(layer: Any) -> torch.Tensor:
     return torch.ones(layer.outputs, layer.inputs, 1, 1, 1)
 
 
+def cached(what: str, run: Run) -> Path:
+    """A network that runs of one fold and seed share, of the recipe of today."""
+    return WORK / f"{what}-fold{run.fold}-seed{run.seed}-{SOURCES['recipe']}.safetensors"
+
+
 class _Warm(Exception):
     """The shared part of the training is done."""
 
@@ -266,7 +272,7 @@ def trained(run: Run, volumes: list[LabelledVolume]) -> tuple[UNet3d, Pruner | N
     if arm.name.startswith(("narrow", "wide")):
         trainer = Trainer(recipe_of(run), volumes, "cpu")
     else:
-        trainer = warmed(run, volumes, WORK / f"warm-fold{run.fold}-seed{run.seed}.safetensors")
+        trainer = warmed(run, volumes, cached("warm", run))
     if arm.library:
         trainer = cut_by_library(trainer, arm.density)
     steps = trainer.recipe.training.steps
@@ -328,7 +334,7 @@ def cut_by_library(trainer: Trainer, density: float) -> Trainer:
 
 def dense_network(run: Run, volumes: list[LabelledVolume]) -> UNet3d:
     """The dense network of the same fold and seed; trained again where its weights are not there."""
-    path = WORK / f"dense-fold{run.fold}-seed{run.seed}.safetensors"
+    path = cached("dense", run)
     network = UNet3d(UNet3dArguments.parse(load_recipe(RECIPE).architecture.arguments))
     if not path.exists():
         found, _ = trained(Run("dense", run.fold, run.seed), volumes)
@@ -384,14 +390,14 @@ def main() -> None:
     if asked.run:
         arm, fold, seed = asked.run
         run = Run(arm, int(fold), int(seed))
-        keep(run.path, measure(run))
+        keep(run.path, {**made(SOURCES), **measure(run)})
         return
     if not asked.report:
         for stage in (choices, core):
             make(__file__, [(r.arm, str(r.fold), str(r.seed)) for r in stage() if not is_kept(r)])
     page = ROOT / "docs" / "studies" / "budgeted_broadcast.md"
     page.write_text(
-        report(RESULTS, {r.name: (r.arm, r.fold, r.seed) for r in (*core(), *choices())}, page),
+        report(RESULTS, {r.name: (r.arm, r.fold, r.seed) for r in (*core(), *choices())}, page, SOURCES),
         encoding="utf-8",
     )
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from kept import origin
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
 
 from connectoscope.evaluation.voxels import precision_recall
 
 DRAWS = 2000
 FOLDS = 3
+DEFAULT_BETA = 1.0  # of `prune`, times 4 / D
 Found = dict[tuple[str, int, int], dict[str, Any]]  # by arm, fold, seed
 Row = list[str]
 TITLES = {
@@ -40,31 +42,41 @@ def title(arm: str) -> str:
     return f"{TITLES[name]}, {density}" if density.startswith("0.") else TITLES[arm]
 
 
-def report(results: Path, wanted: dict[str, tuple[str, int, int]], page: Path) -> str:
+def report(
+    results: Path, wanted: dict[str, tuple[str, int, int]], page: Path, sources: dict[str, str]
+) -> str:
     """The page; beside it, the plot. What has not been run yet is left out, and the page says how much that is."""
-    found: Found = {
-        run: json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
-        for name, run in wanted.items()
+    kept = {
+        name: json.loads((results / f"{name}.json").read_text(encoding="utf-8"))
+        for name in wanted
         if (results / f"{name}.json").exists()
     }
+    found: Found = {wanted[name]: entry for name, entry in kept.items()}
     arms = list(dict.fromkeys(arm for arm, _, _ in wanted.values() if not arm.startswith(("beta", "wide"))))
     whole = [arm for arm in arms if sets_of(found, arm)]
     scores = {arm: Scores(found, arm) for arm in whole}
     plot(scores, page.with_suffix(".png"))
     left = len(wanted) - len(found)
+    differences = _differences(scores)
     parts = [
         "# Does pruning by activity keep more than its rivals?",
         "Written by `make study-pruning` from the measurements in studies/results/pruning"
         + (f"; **{left} of {len(wanted)} runs are still missing**." if left else f", {len(wanted)} runs."),
+        origin(kept, sources),
         SETUP,
+        _unequal(found, scores),
         f"![Object F1 against multiplications]({page.with_suffix('.png').name})",
         "## Accuracy",
         MEANING,
         _table(_accuracy(scores)),
         "## Differences",
         "Pairs of the same folds, seeds and blocks of the image. In brackets the 95 % interval: of F1 by the bootstrap, of "
-        "the average precision of voxels by Student's t over the pairs of runs (three or nine).",
-        _table(_differences(scores)),
+        "the average precision of voxels by Student's t over the three folds, each the mean of its seeds, for these share "
+        "the held-out sections. † one seed a fold: the interval does not know how much seeds differ.",
+        _table(differences),
+        f"These are {len(differences) - 1} comparisons of two measures each, and no interval is corrected for their number: "
+        "of so many, some exclude 0 by chance.",
+        *_goals(scores),
         "## What the units do",
         "On the held-out sections, all layers: coding entropy of a unit (bits), mean |correlation| of the units of a "
         "layer, share of the connections kept by layer.",
@@ -79,17 +91,70 @@ SETUP = (
     "(`recipes/study-pruning.toml`: 0.15 million parameters, three outputs, 800 updates of two patches of 5 × 128 × 128). "
     "All get the same updates, but for two that say so, which get two fifths more. Pruned networks share the dense warm-up "
     "of 400 updates of their fold and seed, then choose masks every 40 updates until 640, and train on under the last "
-    "ones. Rivals keep the same share of the connections of every layer as SP-in does; shuffled ones have the degrees of "
-    "SP-out, given to the wrong units. Narrow networks have "
-    "as many multiplications as the pruned ones have connections. Nothing is chosen on held-out sections: the weights are "
+    "ones. Shuffled ones have the degrees of SP-out, given to the wrong units. Narrow networks have about as many "
+    "multiplications as the pruned ones have connections. Nothing is chosen on held-out sections: the weights are "
     "the last averaged ones, the threshold of a fold is the best one of the two others."
 )
 MEANING = (
     "Synapses. F1 of objects pooled over the folds (any overlap, and IoU ≥ 0.3), with the 95 % interval of a bootstrap "
     "over 4 × 4 blocks of the image of each fold and over the sets of seeds; average precision (PR-AUC) of objects "
     "ranked by mean probability, and of voxels, pooled over folds, the mean over sets. A set is one network a fold: one "
-    "where there is one seed, three where there are three. Multiplications count connections that are not 0, per voxel."
+    "where there is one seed (†), three where there are three. Multiplications count connections that are not 0, per voxel."
 )
+
+
+def _unequal(found: Found, scores: dict[str, Scores]) -> str:
+    """What differs between rivals besides the rule."""
+    parts = ["Not everything is equal."]
+    if "bb-out-0.3" in scores:
+        shares = _shares(scores["bb-out-0.3"])
+        parts.append(
+            "Magnitude and RigL keep in every layer the share that SP-in keeps there. SP-out spreads its connections over "
+            f"the layers itself (at 0.3: {100 * min(shares):.0f} to {100 * max(shares):.0f} %), so that it differs from them "
+            "by that as well."
+        )
+    if {"channels", "narrow-channels", "library"} <= scores.keys():
+        whole, narrow, library = (scores[arm].macs for arm in ("channels", "narrow-channels", "library"))
+        parts.append(
+            f"Where whole channels go, networks by traffic have {whole:,.0f} multiplications, their rivals fewer: narrow ones "
+            f"{narrow:,.0f} ({100 * (1 - narrow / whole):.0f} % less), torch-pruning's {library:,.0f} "
+            f"({100 * (1 - library / whole):.0f} % less)."
+        )
+    tried = _betas(found)
+    if tried:
+        largest = max(max(values) for values in tried.values())
+        edge = sum(max(values, key=lambda b: values[b]) == largest for values in tried.values())
+        losses = [
+            f"{values[DEFAULT_BETA]:.3f} instead of {max(values.values()):.3f} ({name})"
+            for name, values in tried.items()
+            if name.endswith("0.3")
+        ]
+        parts.append(
+            f"The slope β was chosen for Budgeted Broadcast among {len(next(iter(tried.values())))} values; nothing was chosen "
+            f"for magnitude and RigL. The best was the largest that was tried, {largest} · 4 / D, {edge} of {len(tried)} times, "
+            "so a still larger one may be better. **`prune` has no option for β and takes "
+            f"{DEFAULT_BETA} · 4 / D**, with which the average precision of synapses on the choosing sections is "
+            f"{', '.join(losses)}. `prune` also begins with a finished network, which teaches; of the networks below only one "
+            "is made so, and it loses whole channels, which no β decides. What `prune` makes by default, single connections "
+            "by SP-out, is not measured here."
+        )
+    return " ".join(parts)
+
+
+def _shares(scores: Scores) -> list[float]:
+    """Of the connections, kept in each layer of each run."""
+    return [share for run in scores.runs.values() for share in run.get("layers", {}).values()]
+
+
+def _betas(found: Found) -> dict[str, dict[float, float]]:
+    """Average precision of synapses on the choosing sections by multiple of 4 / D, for each actuator and density."""
+    tried: dict[str, dict[float, float]] = {}
+    for (arm, _, _), entry in found.items():
+        if arm.startswith("beta"):
+            _, actuator, density, beta = arm.split("-")
+            curve = precision_recall(*map(np.array, entry["histograms"]["synapses"]))
+            tried.setdefault(f"SP-{actuator}, {density}", {})[float(beta)] = curve.average_precision
+    return tried
 
 
 def sets_of(found: Found, arm: str) -> list[int]:
@@ -150,6 +215,10 @@ class Scores:
             for key, run in self.runs.items()
         }
 
+    def fold_f1(self, k: int) -> NDArray[np.float64]:
+        """F1 of objects of each fold."""
+        return f1(self.blocks["any"][k].reshape(FOLDS, -1, 3).sum(1))
+
 
 def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Of tp, fp, fn in the last axis; 0 where there is nothing."""
@@ -160,7 +229,7 @@ def f1(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def bootstrap(one: Scores, other: Scores | None = None, kind: str = "any") -> tuple[float, float, float]:
     """F1, or its difference to another arm's over common sets, with the 95 % interval."""
-    sets = [k for k in one.sets if other is None or k in other.sets]
+    sets = one.sets if other is None else common_sets(one, other)
     rng = np.random.default_rng(0)
     blocks = len(one.blocks[kind][sets[0]])
 
@@ -176,12 +245,57 @@ def bootstrap(one: Scores, other: Scores | None = None, kind: str = "any") -> tu
     return value(None, sets), float(low), float(high)
 
 
+def common_sets(one: Scores, other: Scores) -> list[int]:
+    return [k for k in one.sets if k in other.sets]
+
+
 def paired_t(one: Scores, other: Scores) -> tuple[float, float, float]:
     """Difference of the average precision of voxels over common runs, with the 95 % interval."""
     mine, theirs = one.run_voxels(), other.run_voxels()
-    gaps = np.array([mine[key] - theirs[key] for key in mine if key in theirs])
-    half = student.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-    return float(gaps.mean()), float(gaps.mean() - half), float(gaps.mean() + half)
+    sets = common_sets(one, other)
+    return over_folds([[mine[k, i] - theirs[k, i] for i in range(FOLDS)] for k in sets])
+
+
+def over_folds(gaps: ArrayLike) -> tuple[float, float, float]:
+    """Mean and 95 % interval of differences (set, fold). Folds count: seeds of a fold share what is held out."""
+    folds = np.mean(gaps, axis=0)
+    half = student.ppf(0.975, FOLDS - 1) * folds.std(ddof=1) / np.sqrt(FOLDS)
+    return float(folds.mean()), float(folds.mean() - half), float(folds.mean() + half)
+
+
+def _goals(scores: dict[str, Scores]) -> list[str]:
+    """Whether what was hoped for at a density of 0.3 is shown by the intervals."""
+    if not {"bb-out-0.3", "dense", "narrow-0.3"} <= scores.keys():
+        return []
+    out, dense = scores["bb-out-0.3"], scores["dense"]
+    rows = [["F1 of objects of SP-out, 0.3", "bootstrap", "Student's t over folds", ""]]
+    for goal, other, floor in (
+        ("at most 0.05 below dense", dense, -0.05),
+        ("above narrow from the start", scores["narrow-0.3"], 0.0),
+    ):
+        sets = common_sets(out, other)
+        folds = over_folds([out.fold_f1(k) - other.fold_f1(k) for k in sets])
+        drawn = bootstrap(out, other)
+        shown = [low > floor for _, low, _ in (drawn, folds)]
+        verdict = {2: "shown", 1: "shown by one of them only", 0: "not shown"}[sum(shown)]
+        rows.append([_marked(goal, len(sets)), _signed(drawn), _signed(folds), verdict])
+    told: dict[str, list[str]] = {"Lower": [], "Higher": [], "Not told apart": []}
+    for arm, s in scores.items():
+        if arm.endswith("0.3"):
+            _, low, high = paired_t(s, dense)
+            word = "Lower" if high < 0 else "Higher" if low > 0 else "Not told apart"
+            told[word].append(_marked(title(arm), len(common_sets(s, dense))))
+    words = " ".join(f"{word}: {'; '.join(arms)}." for word, arms in told.items() if arms)
+    return [
+        "## What was hoped for",
+        "Shown means that the interval lies above the bound.",
+        _table(rows),
+        f"Average precision of voxels at a density of 0.3, beside dense (Student's t over folds). {words}",
+    ]
+
+
+def _marked(name: str, sets: int) -> str:
+    return f"{name} †" if sets == 1 else name
 
 
 def _accuracy(scores: dict[str, Scores]) -> list[Row]:
@@ -201,7 +315,7 @@ def _accuracy(scores: dict[str, Scores]) -> list[Row]:
     for arm, s in scores.items():
         rows.append(
             [
-                title(arm),
+                _marked(title(arm), len(s.sets)),
                 f"{s.macs:,.0f}",
                 str(len(s.sets)),
                 _interval(bootstrap(s)),
@@ -230,7 +344,8 @@ def _differences(scores: dict[str, Scores]) -> list[Row]:
         for rival in rivals:
             if arm != rival and rival in scores:
                 pair = s, scores[rival]
-                rows.append([title(arm), title(rival), _signed(bootstrap(*pair)), _signed(paired_t(*pair))])
+                name = _marked(title(arm), len(common_sets(*pair)))
+                rows.append([name, title(rival), _signed(bootstrap(*pair)), _signed(paired_t(*pair))])
     return rows
 
 
@@ -244,8 +359,7 @@ def _units(found: Found, scores: dict[str, Scores]) -> list[Row]:
         ]
     ]
     for arm, s in scores.items():
-        runs = list(s.runs.values())
-        kept = [list(run["layers"].values()) for run in runs if "layers" in run]
+        runs, kept = list(s.runs.values()), _shares(s)
         rows.append(
             [
                 title(arm),

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import keep, make
+from kept import digest, keep, made, make, of_recipe
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 from xray2em_report import report
-from xray2em_rivals import MODEL, direct, find_directly, member, plain
-from xray2em_scores import KNOWN, Real, likeness, membranes, pixels, raw, segmented, trust
+from xray2em_rivals import MODEL, RECIPE, direct, find_directly, member, plain
+from xray2em_scores import EYES, KNOWN, Real, likeness, membranes, pixels, raw, segmented, trust
 
 from connectoscope.jobs.context import Context
 from connectoscope.networks.normalise import intensity_range
@@ -35,6 +35,7 @@ from connectoscope.volumes import ImageSpec, create_image, open_volume
 from connectoscope.xray2em import surrogate
 from connectoscope.xray2em.forward import stain_density
 from connectoscope.xray2em.run import STAIN
+from connectoscope.zoo import find_model
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "studies" / "results" / "xray2em"
@@ -60,6 +61,15 @@ def runs() -> list[tuple[str, str, int]]:
 
 def stored(run: tuple[str, str, int]) -> Path:
     return RESULTS / "--".join((*run[:2], f"{run[2]}.json"))
+
+
+def sources() -> dict[str, str]:
+    """What decides the results besides the code: the models, calibrated as they are, and the recipe of the rivals."""
+    models = [
+        find_model(name) for name in (MODEL, EYES, "features-em")
+    ]  # the last is in the loss of the rivals
+    found = {m.card.name: digest(m.hash, str(m.card.calibration)) for m in models}
+    return {**found, "recipe": of_recipe(RECIPE)}
 
 
 def write(path: Path, image: NDArray[Any], voxel: float, start: float) -> None:
@@ -196,7 +206,7 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     if asked is not None:
         run = (asked[0], asked[1], int(asked[2]))
-        keep(stored(run), measure(run))
+        keep(stored(run), {**made(sources()), **measure(run)})
         return
     if not options.report:
         missing = [run for run in runs() if not stored(run).exists()]
@@ -205,7 +215,7 @@ def main() -> None:
         run: json.loads(stored(run).read_text(encoding="utf-8")) for run in runs() if stored(run).exists()
     }
     (ROOT / "docs" / "studies" / "xray2em.md").write_text(
-        report(found, len(runs()) - len(found)), encoding="utf-8"
+        report(found, len(runs()) - len(found), sources()), encoding="utf-8"
     )
 
 

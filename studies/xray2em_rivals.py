@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from kept import of_recipe
 from numpy.typing import NDArray
 from torch import Tensor
 from xray2em_scores import Real, neurons
@@ -78,6 +79,7 @@ def member(seed: int, folder: Path) -> Bundle:
 
 def plain(seed: int, folder: Path) -> Bundle:
     """One network that learns by squared error, which is the likelihood with beta 1, and by membranes."""
+    folder /= of_recipe(RECIPE)
     out = folder / "plain"
     if out.exists():
         return find_model(out)
@@ -119,6 +121,7 @@ class _Direct(XrayTrainer):
 
 def direct(seed: int, folder: Path) -> Upscaling:
     """A network that finds membranes at 10 nm in X-ray of 30 nm."""
+    folder /= of_recipe(RECIPE)
     recipe, xray = _recipe(seed, membranes=None)
     labelled = tuple(v for v in recipe.volumes if v.name == "fib_medulla")
     return _train(_Direct(recipe.model_copy(update={"volumes": labelled}), xray, "cpu"), folder)

@@ -38,13 +38,14 @@ class PeerMissing(Exception):
 class PeerRun:
     """``points``: (z, y, x) in voxels. Seconds of the whole process less those of a first run on a small volume, in which
     numba compiles (``compile_seconds``: a user pays them once in each process); of them, detection with reading. Peak
-    memory of the process and its workers together."""
+    memory of the process and its workers together, shared pages counted once, seen five times a second; or the largest
+    resident memory of the process alone, where that is more."""
 
     points: list[tuple[float, float, float]]
     seconds: float
     detection_seconds: float
     compile_seconds: float
-    peak_memory_mb: float
+    peak_memory_mib: float
     version: str
 
 
@@ -98,7 +99,7 @@ def detect(
         seconds - answer["compile_seconds"],
         answer["seconds"],
         answer["compile_seconds"],
-        answer["peak_memory_mb"],
+        answer["peak_memory_mib"],
         answer["version"],
     )
 
@@ -122,7 +123,7 @@ def _inside(job: dict) -> None:
                     total += process.memory_full_info().pss
                 except psutil.Error:
                     continue
-            peak[0] = max(peak[0], total / 1e6)
+            peak[0] = max(peak[0], total / 2**20)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -147,11 +148,11 @@ def _inside(job: dict) -> None:
         writer = csv.writer(file)
         writer.writerow(["z", "y", "x"])
         writer.writerows(sorted((cell.z + first, cell.y, cell.x) for cell in cells))
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     answer = {
         "seconds": seconds,
         "compile_seconds": compiled - started,
-        "peak_memory_mb": max(peak[0], own),
+        "peak_memory_mib": max(peak[0], own),
         "version": version("cellfinder"),
     }
     sys.stdout.write("\n" + json.dumps(answer) + "\n")
@@ -233,7 +234,7 @@ def main() -> int:
         return 2
     sys.stdout.write(
         f"cellfinder {run.version}: {len(run.points)} points, {run.seconds:.1f} s "
-        f"({run.detection_seconds:.1f} s detection; {run.compile_seconds:.1f} s compiling apart), {run.peak_memory_mb:.0f} MB\n"
+        f"({run.detection_seconds:.1f} s detection; {run.compile_seconds:.1f} s compiling apart), {run.peak_memory_mib:.0f} MiB\n"
     )
     return 0
 

@@ -12,9 +12,11 @@ from plans import write_plan
 from scipy import ndimage
 
 from connectoscope.cascade.plan import read_plan
+from connectoscope.cascade.run import place_of
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import cascaded
+from connectoscope.segmentation import run as run_module
 from connectoscope.segmentation.cascaded import plan_segmentation
 from connectoscope.segmentation.run import identity_of
 from connectoscope.segmentation.setup import set_up
@@ -124,6 +126,20 @@ def test_accepted_cells_are_one_level_and_cut_objects_wake_their_neighbours(
     np.testing.assert_array_equal(stored(out / "labels" / "synapses") > 0, (found > 0) & (sizes >= 3)[found])
     assert summary["cascade"]["woken"] == int((cells == 3).sum())
     assert summary["cascade"]["calls"][0] == int((cells > 1).sum())
+
+
+def test_rounds_of_wakes_do_not_look_at_every_cell_again(run, tmp_path, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(run_module, "place_of", lambda id: parsed.append(id) or place_of(id))
+    array = np.full((16, 16, 8 * 16), 30, np.uint8)
+    array[1:7, 1:7, 2:] = 200  # one thread; its first cell alone is brighter
+    array[4, 4, 4] = 255
+    volume = opened(array)
+    plan = plan_file(tmp_path / "p.cascade.json", volume, 205.0)
+    summary = run(volume, tmp_path / "out.ome.zarr", cascade=plan)
+    assert summary["cascade"]["woken"] >= 14
+    cells = 2 * 2 * 16
+    assert len(parsed) <= 3 * cells  # before the rounds, and for what comes after them
 
 
 def test_on_disk_levels_are_used_and_the_share_read_is_told(run, tmp_path):
@@ -280,3 +296,8 @@ def test_auto_plans_once_and_uses_the_plan_only_if_it_pays(run, planned, tmp_pat
     dense = run(volume, tmp_path / "b.ome.zarr", cascade="auto")
     assert "cascade" not in dense
     assert any("does not pay" in text for text in dense["warnings"])
+    path = tmp_path / "own.cascade.json"
+    planned(volume).write(path)
+    given = run(volume, tmp_path / "c.ome.zarr", cascade=str(path))
+    assert "cascade" not in given
+    assert any("does not pay" in text for text in given["warnings"])

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 QUEUES = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster"}
 PATIENCE = 30  # seconds until a scheduler must answer
+FAREWELL = 30  # seconds that blocks under way get to finish when a run ends before them
 AHEAD = 3  # blocks for each worker that are handed out at a time
 POLL = 0.5  # seconds between two looks at whether to stop
 
@@ -111,7 +114,7 @@ class Crew:
         """Do all ``ids``, in any order; ``check`` is called now and then and may raise to stop.
 
         Raises:
-            Stopped: workers died again and again over one block.
+            Stopped: workers died again and again over one block, or the scheduler is gone.
         """
         import distributed
 
@@ -120,26 +123,49 @@ class Crew:
         try:
             while True:
                 check()
-                room = AHEAD * max(len(self.client.nthreads()), 1)
-                for id in left:
-                    under_way[self.client.submit(work, id, pure=False)] = id
-                    if len(under_way) >= room:
-                        break
-                if not under_way:
-                    return
-                with contextlib.suppress(TimeoutError):
-                    distributed.wait(list(under_way), timeout=POLL, return_when="FIRST_COMPLETED")
+                with self._asking():
+                    room = AHEAD * max(len(self.client.nthreads()), 1)
+                    while len(under_way) < room and (id := next(left, None)) is not None:
+                        under_way[self.client.submit(work, id, pure=False)] = id
+                    if not under_way:
+                        return
+                    with contextlib.suppress(TimeoutError):
+                        distributed.wait(list(under_way), timeout=POLL, return_when="FIRST_COMPLETED")
                 for future in [f for f in under_way if f.done()]:
                     id = under_way.pop(future)
                     try:
-                        yield id, future.result()
+                        # What the work itself raised is no word of the scheduler's.
+                        with contextlib.nullcontext() if future.status == "error" else self._asking():
+                            done = future.result()
                     except distributed.KilledWorker:
                         raise Stopped(
                             f"block {id} killed worker after worker, for want of memory perhaps; give workers more, then resume"
                         ) from None
+                    yield id, done
         finally:
-            for future in under_way:
-                future.cancel()
+            if under_way:
+                self._dismiss(list(under_way))
+
+    def _dismiss(self, futures: Sequence[distributed.Future]) -> None:
+        """Take back what has not begun and wait, for a time, for what has: workers may outlive the run, and its lock."""
+        keys = {future.key for future in futures}
+        end = time.monotonic() + FAREWELL
+        with contextlib.suppress(Stopped), self._asking():
+            self.client.cancel(futures)
+            while self.client.status == "running" and time.monotonic() < end:
+                time.sleep(POLL)
+                if not keys & {key for stacks in self.client.call_stack().values() for key in stacks}:
+                    return
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """A word with the scheduler; it goes wrong where there is none any more."""
+        try:
+            yield
+        except Exception as error:
+            if not isinstance(error, (OSError, CancelledError)) and self.client.status == "running":
+                raise
+            raise Stopped("the scheduler is gone; start one, then resume") from error
 
 
 def _described(queue: str, part: str) -> Any:

@@ -12,6 +12,7 @@ rounds until none is left to wake; which cells that are does not depend on the o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -134,13 +135,15 @@ class Cascade:
         """
         accepted = self.accept(engine, ledger, cells)
         awake = set(accepted)
-        voxels = 0
+        voxels = seen = 0
         while True:
-            now = phase(awake)
+            now = phase(awake)  # all of them, so that the progress never goes back
             voxels += engine.run(now)
+            new = list(itertools.islice(ledger.entries(f"{now.name}/"), seen, None))  # they only grow
+            seen += len(new)
             reached = {
                 _neighbour(place_of(entry["id"].removeprefix(f"{now.name}/")), direction)
-                for entry in ledger.entries(f"{now.name}/")
+                for entry in new
                 for direction in entry.get("open", ())
             }
             asleep = (reached & cells) - awake

@@ -210,8 +210,8 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
             context,
             lambda: plan_detection(search, unit, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0),
         )
-        if not planned.pays:
-            context.warn(planned.verdict)
+    if planned is not None and not planned.pays:
+        context.warn(planned.verdict)
     core = planned.core if planned is not None and planned.pays else None
     detector = search.detector(unit, core, context.threads, mask)
     cascade = None

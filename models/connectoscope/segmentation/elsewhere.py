@@ -1,15 +1,25 @@
-"""Blocks of a segmentation in another process: everything follows from the job folder, which all workers must see."""
+"""Blocks of a segmentation in another process: everything follows from the job folder, which all workers must see.
+
+Workers behind a scheduler of the user's own outlive the run, and the next one may have the same folder. So each run leaves a
+name in it while it lasts: what a worker knows, and may write, is of the run of that name alone.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from connectoscope.blockwise.crew import Done
-from connectoscope.blockwise.engine import Phase, do_block
+from numpy.typing import NDArray
+
+from connectoscope.blockwise.crew import Done, Work
+from connectoscope.blockwise.destination import write_file
+from connectoscope.blockwise.engine import Phase, Writing, do_block
 from connectoscope.blockwise.mask import read_mask
 from connectoscope.blockwise.plan import Block, Plan
 from connectoscope.errors import UserError
@@ -24,26 +34,39 @@ from connectoscope.volumes.ome_zarr_write import open_image_for_writing
 from connectoscope.zoo import find_model
 
 
-def make_block(folder: str, revision: int, skip_corrupt: bool, id: str) -> Done:
+@contextlib.contextmanager
+def makers(job: JobFolder, skip_corrupt: bool) -> Iterator[Work]:
+    """What workers do with a block while the context lasts; the plan of ``job`` is fixed and its image is there."""
+    run = secrets.token_hex(8)
+    write_file(_name_path(job), run.encode())
+    try:
+        yield functools.partial(make_block, str(job.path), run, skip_corrupt)
+    finally:
+        with contextlib.suppress(OSError):  # whatever ended the run is what matters
+            _name_path(job).unlink()
+
+
+def make_block(folder: str, run: str, skip_corrupt: bool, id: str) -> Done:
     """Read, compute and write one block of the probabilities.
 
     Args:
-        folder: Of the job; its plan is fixed and its image is there.
-        revision: Of the plan, since a smaller tile is another network.
+        folder: Of the job.
+        run: Its name, under which nothing of the run before is met again.
         skip_corrupt: As in the parameters, since it may have been added to a run that goes on.
         id: Of the block.
     """
-    phase, blocks = _station(folder, revision, skip_corrupt)
+    phase, blocks = _station(folder, run, skip_corrupt)
     return do_block(phase, blocks[id])
 
 
 @functools.lru_cache(maxsize=1)
-def _station(folder: str, revision: int, skip_corrupt: bool) -> tuple[Phase[Any], Mapping[str, Block]]:
+def _station(folder: str, run: str, skip_corrupt: bool) -> tuple[Phase[Any], Mapping[str, Block]]:
     job = JobFolder(folder)
+    _check_still(job, run)
     parameters = Segment(**job.request.parameters)
     plan = Plan.read(job.plan_path)
-    if plan is None or plan.revision != revision:
-        raise UserError(f"{job.plan_path} is not the plan of this run; do all workers see the same files?")
+    if plan is None:
+        raise UserError(f"there is no {job.plan_path}; do all workers see the same files?")
     if best_precision(plan.device) != plan.precision == "bfloat16":
         raise UserError(
             f"{socket.gethostname()} only emulates bfloat16, in which this run computes: give it workers with processors like "
@@ -57,4 +80,24 @@ def _station(folder: str, revision: int, skip_corrupt: bool) -> tuple[Phase[Any]
     maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, plan.intensity, None, mask)
     image = setup.image_of_blocks(Path(parameters.destination), job.scratch)
     phase = maker.phase(setup.box_of_blocks, open_image_for_writing(image)[0], None)
-    return phase, {block.id: block for block in phase.blocks}
+
+    def write(block: Block, data: NDArray[Any]) -> Writing | None:
+        _check_still(job, run)
+        return phase.write(block, data)
+
+    return replace(phase, write=write), {block.id: block for block in phase.blocks}
+
+
+def _name_path(job: JobFolder) -> Path:
+    return job.path / "scratch" / "run.name"  # job.scratch would make the folder, of a job that may be gone
+
+
+def _check_still(job: JobFolder, run: str) -> None:
+    """Raises UserError unless ``run`` goes on."""
+    path = _name_path(job)
+    try:
+        now = path.read_text(encoding="ascii")
+    except FileNotFoundError:
+        now = ""
+    if now != run:
+        raise UserError(f"{path} is not of the run that asks for blocks; do all workers see the same files?")

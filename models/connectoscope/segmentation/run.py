@@ -13,7 +13,6 @@ import json
 import math
 import time
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +44,7 @@ from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signe
 from connectoscope.errors import UserError
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
-from connectoscope.segmentation.elsewhere import make_block
+from connectoscope.segmentation.elsewhere import makers
 from connectoscope.segmentation.neurons.maker import NeuronMaker, Neurons
 from connectoscope.segmentation.neurons.table import adjacency_table
 from connectoscope.segmentation.objects import ObjectMaker
@@ -119,9 +118,9 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
                 setup, targets, basis, context, mask=within, asked=asked, floor=FLOOR, seed=0
             ),
         )
-        if not planned.pays:
-            context.warn(planned.verdict)
-            warnings.append(planned.verdict)
+    if planned is not None and not planned.pays:
+        context.warn(planned.verdict)
+        warnings.append(planned.verdict)
     if planned is not None and planned.pays:
         setup = with_tile(setup, planned.tile)
     plan = fix_plan(setup, identity, destination, existing, context)
@@ -280,17 +279,14 @@ class _Run:
             setup.grid, setup.lattice, self.predictor, self.plan.intensity, look, self.mask
         )
         pyramid = Pyramid(stores, factors, labels=False)
-        work = partial(
-            make_block, str(self.context.folder), self.plan.revision, self.setup.volume.skipped is not None
-        )
         store = store_of_blocks(
             setup, stores[0], self.predictor.outputs, self.destination, self.context.scratch
         )
-        phase = replace(maker.phase(setup.box_of_blocks, store, None), elsewhere=work)
-        if setup.chunks_on_lattice:
-            return self._run(phase, pyramid)
-        voxels = self._run(phase, None)
-        self.engine.run(alignment(setup, self.blocks, store, stores[0], pyramid))
+        with makers(self.context.job, setup.volume.skipped is not None) as work:
+            phase = replace(maker.phase(setup.box_of_blocks, store, None), elsewhere=work)
+            voxels = self._run(phase, pyramid if setup.chunks_on_lattice else None)
+        if not setup.chunks_on_lattice:
+            self.engine.run(alignment(setup, self.blocks, store, stores[0], pyramid))
         return voxels
 
     def _run(self, phase: Phase[Any], pyramid: Pyramid | None) -> int:
@@ -300,10 +296,13 @@ class _Run:
             self._skip({place_of(block.id) for block in phase.blocks})
             return voxels
 
-        def some(places: set[Place]) -> Phase[Any]:
-            return replace(phase, blocks=[block for block in phase.blocks if place_of(block.id) in places])
+        blocks = {place_of(block.id): block for block in phase.blocks}
+        turn = {place: n for n, place in enumerate(blocks)}
+        cells = set(blocks)
 
-        cells = {place_of(block.id) for block in phase.blocks}
+        def some(places: set[Place]) -> Phase[Any]:
+            return replace(phase, blocks=[blocks[place] for place in sorted(places, key=turn.__getitem__)])
+
         accepted, woken, voxels = self.cascade.run(self.engine, self.ledger, cells, some)
         self.engine.run(replace(some(accepted | woken), pyramid=pyramid))  # only what is coarse is left
         self._skip(accepted | woken)
