@@ -26,6 +26,7 @@ from pydantic.fields import FieldInfo
 
 from connectoscope import __version__
 from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped, UserError
+from connectoscope.jobs.events import FINAL_EVENTS, Event
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import Device, JobRequest
 from connectoscope.paths import expanded
@@ -287,33 +288,43 @@ def _long_help(task: Task) -> str:
 
 def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int:
     """Run a job to its end with progress on stderr, print the summary, tidy up."""
+    request = job.request
     reporter = JobReporter()
+    end: Event = {}  # as told: the folder may be another command's by the time it could be asked, or had no room for it
+
+    def report(event: Event) -> None:
+        if event["type"] in FINAL_EVENTS:
+            end.update(event)
+        reporter(event)
+
     try:
         if task.in_process:
             from connectoscope.jobs.serve import run_here
 
-            code = run_here(job, reporter)
+            code = run_here(job, report)
         else:
             from connectoscope.jobs.run import run_job
 
-            code = run_job(job, reporter)
+            code = run_job(job, report)
     finally:
         reporter.close()
-    summary, state, request = job.summary(), job.state(), job.request
+    message = end.get("message") or job.state().message
     resumable = code in (Cancelled.exit_code, Stopped.exit_code) and not task.in_process
     wanted = keep_job or request.keep_job or request.background  # a window keeps its history
     # Bad input leaves nothing behind, except where blocks were done before it went bad; a bug leaves its log.
     needed = code == ConnectoscopeError.exit_code or (code == UserError.exit_code and job.has_begun())
     if not (wanted or needed or resumable):
         job.remove()
-    if code == 0 and summary is not None:
-        if as_json:
-            write_line(json.dumps(summary, indent=2), sys.stdout)
+    if code == 0:
+        if "summary" not in end:
+            complain("done; the disk is full, so that there is no summary")
+        elif as_json:
+            write_line(json.dumps(end["summary"], indent=2), sys.stdout)
         else:
-            write_line((task.render or summary_text)(summary), sys.stdout)
+            write_line((task.render or summary_text)(end["summary"]), sys.stdout)
         return code
     resume = f" (to resume: connectoscope run {shlex.quote(str(job.path))})" if resumable else ""
-    complain(state.message + resume)
+    complain(message + resume)
     return code
 
 

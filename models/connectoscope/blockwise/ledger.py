@@ -1,12 +1,14 @@
 """The ledger: one line for each finished block, appended only after its data is durable.
 
 Lines are JSON: ``{"id": "probabilities/0_1_2", "crc32": 123, "revision": 0, ...}`` with what else a
-block has to tell (``constant``, ``not_finite``). A line torn by a kill is the last one and is dropped
-when the file is opened. Only the coordinator appends.
+block has to tell (``constant``, ``not_finite``). Each line stands alone: one that was torn by a kill is
+dropped when the file is opened, and the others count. Only the coordinator appends.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -21,18 +23,13 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._entries: dict[str, dict[str, Any]] = {}
         data = path.read_bytes() if path.exists() else b""
-        kept = 0
-        for line in data.splitlines(keepends=True):
-            if not line.endswith(b"\n"):
-                break
-            try:
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # torn: that work is done again
                 entry = json.loads(line)
                 self._entries[entry["id"]] = entry
-            except (ValueError, TypeError, KeyError):
-                break  # torn inside; what follows cannot be trusted
-            kept += len(line)
-        if kept < len(data):
-            os.truncate(path, kept)
+        if whole < len(data):
+            os.truncate(path, whole)
         self._file = path.open("ab", buffering=0)
 
     def __contains__(self, id: object) -> bool:
@@ -43,9 +40,17 @@ class Ledger:
         return (entry for id, entry in self._entries.items() if id.startswith(prefix))
 
     def append(self, id: str, crc32: int, **facts: Any) -> None:
-        """Record finished work; returns when the line is on the disk."""
+        """Record finished work; returns when the line is on the disk.
+
+        Raises:
+            OSError: it is not, as on a full disk; nothing of it is left in the file.
+        """
         entry = {"id": id, "crc32": crc32, **facts}
-        self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+        end = os.fstat(self._file.fileno()).st_size
+        if self._file.write(line) < len(line):  # a disk that becomes full takes a part, without an error
+            self._file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(self._file.fileno())
         self._entries[id] = entry
 

@@ -40,7 +40,7 @@ class Context:
         self.warnings: list[str] = []
         self.resumed = job.has_begun() and job.state().status != "done"
         # A run that is resumed must not wipe its own half-finished output.
-        self.overwrite = request.overwrite and not self.resumed
+        self.overwrite = request.overwrite and (not self.resumed or job.may_replace(request))
         self.threads = threads_of(request)
         self._events = job.events(listener)
         self._shares: dict[str, tuple[float, float]] = {}

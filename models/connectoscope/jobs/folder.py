@@ -6,16 +6,20 @@ import contextlib
 import os
 import shutil
 import tempfile
+import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.events import FINAL_EVENTS, Event, EventWriter, Listener, last_event, read_events
-from connectoscope.jobs.lock import Holder, JobLock, lock_holder
+from connectoscope.jobs.lock import Busy, Holder, JobLock, lock_holder
 from connectoscope.jobs.request import JobRequest
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "paused"]
+REMOVE_SECONDS = 5.0  # what a run that has told its end gets to be gone before its folder is removed
+_NOTHING = (0, 0)  # what is replaced where nothing is
 _STATUS_OF: dict[str, Status] = {
     "finished": "done", "error": "failed", "cancelled": "cancelled", "paused": "paused",
 }  # fmt: skip
@@ -43,6 +47,7 @@ class JobFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).absolute()
+        self._asked: JobRequest | None = None  # what it was made for, or found again for
         self.request_path = self.path / "request.json"
         self.plan_path = self.path / "plan.json"
         self.events_path = self.path / "events.jsonl"
@@ -75,15 +80,48 @@ class JobFolder:
             folder.request_path.write_text(request.to_json(), encoding="utf-8")
             return folder
         folder = cls(path if path is not None else f"{request.destination}.job")
+        folder._asked = request
         if os.path.lexists(folder.path) and not folder._empty():
-            if folder._may_go_on(request):
-                folder._take_over(request)
-                return folder
-            folder.remove()
+            folder._check_free()
+            with folder.lock():  # nobody begins a run of what is looked at here
+                if folder._may_go_on(request):
+                    folder._take_over(request)
+                    return folder
+                old = folder._emptied()
+            shutil.rmtree(old, ignore_errors=True)
         elif not folder.path.parent.is_dir():
             _make_models_folder(folder.path.parent)
+        if request.overwrite and request.destination is not None:
+            request = request.model_copy(update={"replaces": _identity(request.destination)})
         folder._make(request)
         return folder
+
+    def check_asked(self) -> None:
+        """Before a run, and again once it holds the lock.
+
+        Raises:
+            UserError: this is no job folder, or another command has taken the place since :meth:`create`.
+        """
+        try:
+            request = self.request
+        except UserError:
+            if self._asked is None:
+                raise
+            request = None
+        if self._asked is not None and (request is None or request.differences(self._asked)):
+            raise UserError(
+                f"{self.path} was taken by another command at the same moment; "
+                "try again when that has ended, or choose another destination"
+            )
+
+    def may_replace(self, request: JobRequest) -> bool:
+        """Whether a run with ``--overwrite`` that goes on has yet to take the old result away.
+
+        What is at the destination is the old result while it is what was there when the job was made.
+        """
+        if request.replaces is None or request.destination is None or self._has_ledger():
+            return False
+        return _identity(request.destination) in (request.replaces, _NOTHING)
 
     @property
     def request(self) -> JobRequest:
@@ -115,6 +153,12 @@ class JobFolder:
     def lock(self) -> JobLock:
         return JobLock(self.lock_path)
 
+    def let_leave(self, seconds: float) -> None:
+        """Wait for a run that has told its end and whose processes are about to be gone."""
+        end = time.monotonic() + seconds
+        while self.holder() is not None and self.state().ended and time.monotonic() < end:
+            time.sleep(0.05)
+
     def cancel(self) -> None:
         """Ask the run to stop after the blocks at hand; it ends with exit code 3 and can be resumed."""
         with contextlib.suppress(FileNotFoundError):  # it has just finished, and the folder is gone
@@ -140,9 +184,7 @@ class JobFolder:
 
     def has_begun(self) -> bool:
         """Whether some block was finished, so that there is something to resume."""
-        if self.ledger_path.exists() and self.ledger_path.stat().st_size > 0:
-            return True
-        return (
+        return self._has_ledger() or (
             last_event(self.events_path, lambda e: e["type"] == "progress" and e.get("done", 0) > 0)
             is not None
         )
@@ -154,14 +196,45 @@ class JobFolder:
         shutil.rmtree(self.scratch)
 
     def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the folder, unless somebody runs it."""
+        self.let_leave(REMOVE_SECONDS)
+        old = self.path
+        try:
+            with self.lock():
+                old = self._emptied()
+        except Busy:
+            return
+        except (UserError, OSError):  # there is no room for a lock, or no folder
+            pass
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _emptied(self) -> Path:
+        """Where the rest of the folder now is; the lock is held, and whoever makes the folder anew meets nothing of it."""
+        for file in sorted(
+            self.path.iterdir()
+        ):  # events and ledger before what they speak of, lest a kill leaves them alone
+            if file == self.request_path or file.name.startswith("lock"):
+                continue
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    file.unlink()
+        old = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}")
+        try:
+            self.path.rename(old)
+        except OSError:
+            return self.path
+        return old
+
+    def _has_ledger(self) -> bool:
+        return self.ledger_path.exists() and self.ledger_path.stat().st_size > 0
 
     def _empty(self) -> bool:
         return self.path.is_dir() and not any(self.path.iterdir())
 
-    def _may_go_on(self, request: JobRequest) -> bool:
-        """Whether the existing folder is the one of ``request`` (True) or may be thrown away (False)."""
+    def _check_free(self) -> None:
+        """Raises UserError when what is here is no job folder, or runs."""
         if not self.request_path.is_file():
             raise UserError(
                 f"{self.path} exists and is no job folder; move it away or choose another destination"
@@ -172,6 +245,9 @@ class JobFolder:
                 f"{self.path} is already running (process {holder.pid}); "
                 f"wait for it, or cancel it by making the file {self.cancel_path}"
             )
+
+    def _may_go_on(self, request: JobRequest) -> bool:
+        """Whether the existing folder is the one of ``request`` (True) or may be thrown away (False)."""
         if request.overwrite:
             return False
         done = self.state().status == "done"
@@ -203,7 +279,7 @@ class JobFolder:
             raise UserError(
                 f"the folder {parent} does not exist; make it first or choose another destination"
             )
-        new = parent / f".{self.path.name}.{os.getpid()}"
+        new = parent / f".{self.path.name}.{uuid.uuid4().hex}"
         try:
             new.mkdir()
         except OSError as error:
@@ -222,6 +298,15 @@ class JobFolder:
                     f"{self.path} was made by somebody else at the same moment; try again"
                 ) from None
             raise UserError(f"cannot make {self.path} ({error.strerror})") from None
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells what is at ``path`` from what takes its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return _NOTHING
+    return found.st_ino, found.st_mtime_ns
 
 
 def _make_models_folder(path: Path) -> None:

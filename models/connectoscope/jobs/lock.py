@@ -1,8 +1,8 @@
 """The lock of a job folder: who runs it, and whether that process still lives.
 
-The file ``lock`` holds process table, pid and start time of the process (a pid alone is soon somebody else's); its
-modification time is the heartbeat. Who shares the process table looks there, who does not goes by the heartbeat: on another
-host, or in a container of the same name.
+The file ``lock`` holds process table, pid and start time of the process (a pid alone is soon somebody else's), and a name
+of its own; its modification time is the heartbeat. Who shares the process table looks there, who does not goes by the
+heartbeat: on another host, or in a container of the same name.
 """
 
 from __future__ import annotations
@@ -15,17 +15,23 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Stopped, UserError
 
 HEARTBEAT_SECONDS = 5.0
+SETTLE_SECONDS = 1.0  # a starter that has moved a fresh lock aside puts it back within that time
 SILENT_SECONDS = 60.0  # another host that has not been heard of for so long is taken for dead
 WAIT_FOR_ENGINE_SECONDS = 5.0  # how long the engine of a dead supervisor gets to notice
 _HAS_PROC = Path("/proc/self/stat").exists()
+
+
+class Busy(UserError):
+    """A living process holds the lock."""
 
 
 def process_started(pid: int) -> float | None:
@@ -101,7 +107,10 @@ class JobLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = uuid.uuid4().hex
+        self._own = path.with_name(f"lock.{self._name}")  # where a record is made ready
         self._stop = threading.Event()
+        self._lost = threading.Event()
         self._me = Holder.this_process()
         self._heart = threading.Thread(target=self._beat, name="job heartbeat", daemon=True)
 
@@ -116,18 +125,31 @@ class JobLock:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self._is_ours():
+                self._path.unlink()
+
+    def check(self) -> None:
+        """Raises Stopped once the lock is another's, who took us for dead: what is in the folder is theirs now."""
+        if self._lost.is_set():
+            raise Stopped(
+                f"{self._path.parent} could not be reached for a while, and was taken over by another process; "
+                "wait for that one, or resume when it has ended"
+            )
 
     def add_engine(self, pid: int) -> None:
         """Note the engine, so that who resumes after a dead supervisor waits until that is gone, too."""
-        own = self._path.with_name(f"lock.{self._me.pid}")
-        own.write_text(_record(self._me, Holder.of(pid)), encoding="utf-8")
-        own.replace(self._path)
+        self.check()
+        self._own.write_text(self._record(Holder.of(pid)), encoding="utf-8")
+        self._own.replace(self._path)
 
     def _create(self) -> bool:
         try:
-            with self._path.open("x", encoding="utf-8") as file:
-                file.write(_record(self._me, None))
+            try:
+                self._own.write_text(self._record(None), encoding="utf-8")
+                _put_whole(self._own, self._path)
+            finally:
+                self._own.unlink(missing_ok=True)
         except FileExistsError:
             return False
         except OSError as error:
@@ -140,13 +162,13 @@ class JobLock:
         Renaming lets only one of two starters win; who then finds that he took a fresh lock puts it back.
         """
         _refuse_living(self._path)
-        taken = self._path.with_name(f"lock.{self._me.pid}")
+        taken = self._own
         with contextlib.suppress(FileNotFoundError):
             self._path.rename(taken)
             try:
                 if lock_holder(taken) is not None:
                     with contextlib.suppress(FileExistsError):
-                        os.link(taken, self._path)
+                        _put_whole(taken, self._path)
                     _refuse_living(taken)
                 self._await_engine(taken)
             finally:
@@ -157,22 +179,50 @@ class JobLock:
         end = time.monotonic() + WAIT_FOR_ENGINE_SECONDS
         while engine is not None and engine.near and process_started(engine.pid) == engine.started:
             if time.monotonic() > end:
-                raise UserError(
-                    f"the engine of this job still runs (process {engine.pid}); end it and try again"
-                )
+                raise Busy(f"the engine of this job still runs (process {engine.pid}); end it and try again")
             time.sleep(0.05)
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the disk is away
+                if not self._is_ours() and not self._stop.wait(SETTLE_SECONDS) and not self._is_ours():
+                    self._lost.set()
+                    return
                 os.utime(self._path)
+
+    def _is_ours(self) -> bool:
+        """Raises OSError when the folder cannot be read now."""
+        try:
+            return bool(json.loads(self._path.read_text(encoding="utf-8"))["name"] == self._name)
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
+
+    def _record(self, engine: Holder | None) -> str:
+        told = {"name": self._name, "holder": vars(self._me), "engine": vars(engine) if engine else None}
+        return json.dumps(told)
+
+
+def _put_whole(file: Path, place: Path) -> None:
+    """``file`` as ``place``, too, with all that it holds: an empty lock would look like that of a dead process.
+
+    Raises:
+        FileExistsError: there is one already.
+    """
+    try:
+        os.link(file, place)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here
+        text = file.read_text(encoding="utf-8")
+        with place.open("x", encoding="utf-8") as made:
+            made.write(text)
 
 
 def _refuse_living(path: Path) -> None:
     holder = lock_holder(path)
     if holder is not None:
         where = "" if holder.near else f" on {holder.host.partition(' ')[0]}"
-        raise UserError(
+        raise Busy(
             f"{path.parent} is already running (process {holder.pid}{where}); wait for it or cancel it"
         )
 
@@ -185,10 +235,6 @@ def _age(path: Path) -> float:
     except OSError:  # we may only look
         now = time.time()
     return now - path.stat().st_mtime
-
-
-def _record(holder: Holder, engine: Holder | None) -> str:
-    return json.dumps({"holder": vars(holder), "engine": vars(engine) if engine else None})
 
 
 def _read(path: Path, key: str) -> Holder | None:

@@ -46,6 +46,7 @@ class JobRequest(BaseModel):
     background: bool = False  # started by a window: lower priority, folder kept as history
     keep_job: bool = False
     overwrite: bool = False
+    replaces: tuple[int, int] | None = None  # see JobFolder.may_replace
     software: dict[str, str] = Field(default_factory=software_versions)
     created: float = Field(default_factory=time.time)
 
@@ -123,16 +124,17 @@ class JobRequest(BaseModel):
             return [f"task was {self.task}, now {new.task}"]
         added = {name for name in new.addable() if new.parameters.get(name) and not self.parameters.get(name)}
         names = sorted({*self.parameters, *new.parameters} - added)
-        found = [
-            f"{name} was {self.parameters.get(name)}, now {new.parameters.get(name)}"
-            for name in names
-            if self.parameters.get(name) != new.parameters.get(name)
-        ]
+        pairs = [(name, self.parameters.get(name), new.parameters.get(name)) for name in names]
+        found = [f"{name} was {_told(old)}, now {_told(now)}" for name, old, now in pairs if old != now]
         if new.device not in ("auto", self.device):
             found.append(f"device was {self.device}, now {new.device}")
         if new.threads not in (None, self.threads):
             found.append(f"threads was {self.threads or 'automatic'}, now {new.threads}")
         return found
+
+
+def _told(value: Any) -> str:
+    return "not given" if value is None else str(value)
 
 
 def parse_parameters(task: Task, values: dict[str, Any]) -> Parameters:

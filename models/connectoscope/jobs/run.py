@@ -59,26 +59,20 @@ def run_job(
 
     Raises:
         UserError: when this is no job folder, or somebody else runs it.
-        Stopped: when the job folder cannot be written any more.
+        Stopped: when the job folder cannot be written any more, or somebody else has taken it over.
     """
     job = folder if isinstance(folder, JobFolder) else JobFolder(folder)
-    _ = job.request  # refused before anything is written
-    _let_leave(job)
+    job.check_asked()  # refused before anything is written
+    job.let_leave(LEAVE_SECONDS)
     try:
         with job.lock() as lock:
+            job.check_asked()
             return _Supervisor(job, lock, report, count_oom_kills).run()
     except OSError as error:  # the job folder itself cannot be written any more
         meaning = understood(error, job)
         if meaning is error:
             raise
         raise meaning from error
-
-
-def _let_leave(job: JobFolder) -> None:
-    """Wait for an earlier run that has told its end and whose processes are about to be gone."""
-    end = time.monotonic() + LEAVE_SECONDS
-    while job.holder() is not None and job.state().ended and time.monotonic() < end:
-        time.sleep(0.05)
 
 
 def start_detached(folder: JobFolder | Path | str) -> None:
@@ -179,6 +173,7 @@ class _Supervisor:
                     return engine.returncode, False
                 except subprocess.TimeoutExpired:
                     pass
+                self.lock.check()
                 self._report()
                 if cancelled_at is None and (self.interrupts or job.cancel_path.exists()):
                     job.cancel()
@@ -211,12 +206,23 @@ class _Supervisor:
                 "paused",
                 Stopped(f"the engine was ended from outside ({name}); what was finished is kept, resume it"),
             )
+        place = self.job.request.destination
+        # From here on: a full disk has not taken the last event.
+        if status == 0 and place is not None and place.exists():
+            self._report()
+            return status
+        if status == Cancelled.exit_code:
+            return self._end("cancelled", Cancelled("cancelled; what was finished is kept"))
+        if status == Stopped.exit_code:
+            return self._end("paused", Stopped("stopped; the disk may be full: make room, then resume"))
         how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return self._end("error", ConnectoscopeError(bug_message(f"the engine ended with {how}", self.job)))
 
     def _end(self, kind: str, error: ConnectoscopeError) -> int:
-        self.events.write(kind, message=str(error), exit_code=error.exit_code)
+        event = self.events.write(kind, message=str(error), exit_code=error.exit_code)
         self._report()
+        if self.report is not None and last_event(self.job.events_path, lambda e: e == event) is None:
+            self.report(event)  # the disk is full
         return error.exit_code
 
     def _report(self) -> None:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import TextIO
 
-from connectoscope.errors import Stopped, UserError
+from connectoscope.errors import ConnectoscopeError, Stopped
 from connectoscope.jobs.engine import OUT_OF_MEMORY, die_with_parent, execute
 from connectoscope.jobs.events import Listener
 from connectoscope.jobs.folder import JobFolder
@@ -27,7 +27,8 @@ def serve(lines: TextIO) -> int:
             continue
         try:
             run_here(JobFolder(line.strip()))
-        except UserError as error:  # no job folder, or somebody else runs it: nowhere else to say it
+        except (ConnectoscopeError, OSError) as error:
+            # No job folder, somebody else runs it, or it vanished meanwhile: nowhere else to say it.
             sys.stderr.write(f"connectoscope: {error}\n")
     return 0
 
@@ -38,8 +39,9 @@ def run_here(job: JobFolder, listener: Listener | None = None) -> int:
     Raises:
         UserError: when this is no job folder, or somebody else runs it.
     """
-    _ = job.request
+    job.check_asked()
     with job.lock():
+        job.check_asked()
         job.forget_old_cancel()
         events = job.events(listener)
         events.write("started", pid=os.getpid(), resumed=False, tile_scale=0)

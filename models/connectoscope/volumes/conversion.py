@@ -7,8 +7,10 @@ after an interruption skips it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import math
+import os
 import tempfile
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +33,7 @@ Read = Callable[[Lead, Box], Array]  # voxels (z, y, x) of level 0, for one chan
 UnitFile = Callable[[Path, ImageSpec, int, Lead, Index3], Path]  # of a level, axes before z, index z, y, x
 Progress = Callable[[int, int], None]  # told the blocks done and their total; may raise to stop
 
+_OUT_OF_SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _REGION_BYTES = 64 * 2**20  # read at once; two more may wait to be written
 
 
@@ -111,6 +114,8 @@ def _wait(pending: deque[Any], root: Path, most: int) -> None:
         try:
             pending.popleft().result()
         except (ValueError, OSError) as error:
+            if any(os.strerror(number) in str(error) for number in _OUT_OF_SPACE):
+                raise Stopped("the disk is full; make room, then resume") from error
             raise Stopped(
                 f"{root} cannot be written any more ({first_line(error)}); make room and start it again: it goes on"
             ) from error

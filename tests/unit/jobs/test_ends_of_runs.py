@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from connectoscope.errors import ConnectoscopeError, Corrupt, Stopped, Unwritabl
 from connectoscope.jobs.engine import understood
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
+from connectoscope.volumes.conversion import _wait
 
 
 def job(folder: Path, **more: object) -> JobFolder:
@@ -37,6 +40,23 @@ def test_only_what_could_not_be_written_is_blamed_on_the_place(tmp_path: Path) -
     assert isinstance(understood(ValueError("FAILED: No space left on device"), here), Stopped)
     bug = ValueError("a bug")
     assert understood(bug, here) is bug
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "local file [OS error 28: ENOSPC No space left on device] [tensorstore_spec=…]",
+            "^the disk is full; make",
+        ),
+        ("the server said no", "cannot be written any more .the server said no.; make room"),
+    ],
+)
+def test_a_voxel_that_cannot_be_written_is_told_without_tensorstores_words(error: str, said: str) -> None:
+    written: Future[None] = Future()
+    written.set_exception(ValueError(error))
+    with pytest.raises(Stopped, match=said):
+        _wait(deque([written]), Path("a.ome.zarr"), most=0)
 
 
 def test_the_switch_is_proposed_where_it_is_off(tmp_path: Path) -> None:
