@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 from qtpy.QtCore import Qt, Signal
@@ -224,6 +225,31 @@ def _without_name(warning: str, volume: Volume) -> str:
     return said[:1].upper() + said[1:]
 
 
+def for_people(warning: str) -> str:
+    """Without the hints at options of the terminal."""
+    return re.sub(r" \([^()]*--[a-z][^()]*\)", "", warning)
+
+
+def with_voxel_size(volume: Volume, voxel_size: str) -> Volume:
+    """A volume as it were if it had been opened with ``voxel_size``; the same one where it was."""
+    size, unit = parse_voxel_size(voxel_size)
+    first = volume.levels[0].scale
+    if (size, unit) == (first, volume.unit):
+        return volume
+    factors = tuple(new / old for new, old in zip(size, first, strict=True))
+
+    def times(values: Sequence[float]) -> tuple[float, float, float]:
+        z, y, x = (value * factor for value, factor in zip(values, factors, strict=True))
+        return z, y, x
+
+    levels = [
+        replace(level, scale=times(level.scale), translation=times(level.translation))
+        for level in volume.levels
+    ]
+    known = tuple(w for w in volume.warnings if "--voxel-size" not in w)
+    return replace(volume, levels=tuple(levels), unit=unit, warnings=known)
+
+
 def voxel_text(volume: Volume, level: Level) -> str:
     """``50 × 4.6 × 4.6 nm``, or that it is unknown."""
     if volume.unit is None:
@@ -248,6 +274,8 @@ def _level_lines(volume: Volume) -> QGridLayout:
             cell = QLabel(text)
             cell.setObjectName("small")
             cell.setToolTip(tip)
+            cell.setWordWrap(column > 0)  # in a narrow panel, rather than be cut
+            cell.setAlignment(Qt.AlignmentFlag.AlignTop)
             grid.addWidget(cell, row, column)
     grid.setColumnStretch(2, 1)
     return grid

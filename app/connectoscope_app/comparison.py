@@ -14,6 +14,7 @@ from connectoscope.volumes import Volume, read_marks
 from connectoscope.volumes.endings import short_name
 from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.sources import layer_facts, source_of
+from napari_connectoscope.threads import background
 from napari_connectoscope.trust import TITLES, reliability_plot
 from napari_connectoscope.trust_panel import TrustPanel
 
@@ -72,7 +73,7 @@ class Comparison(QObject):
     def __init__(self, window: MainWindow) -> None:
         super().__init__(window)
         self._window = window
-        self._path = ""
+        self._path = self._source = ""
         self._link: Link | None = None
         self.trust: TrustPanel | None = None
         self.swipe_button = QPushButton("Swipe", window.panes)
@@ -83,7 +84,15 @@ class Comparison(QObject):
 
     def open(self, path: str, ready: Callable[[ViewerModel], None]) -> None:
         """Make room for the reconstruction at ``path``; ``ready`` gets the viewer at the right for its layers."""
-        marks = read_marks(path)
+        window = self._window
+        background(
+            window.answers,
+            lambda: read_marks(path),
+            lambda marks: self._open(path, marks, ready),
+            window.tell,
+        )
+
+    def _open(self, path: str, marks: dict[str, Any], ready: Callable[[ViewerModel], None]) -> None:
         asked = marks["request"]["parameters"]
         window, source = self._window, str(asked["source"])
         main = window.panes.models[0]
@@ -119,15 +128,14 @@ class Comparison(QObject):
         link.on = False
         self._path = ""  # clearing is no closing
         right.layers.clear()
-        self._path = path
+        self._path, self._source = path, str(marks["request"]["parameters"]["source"])
         if xray is not None:
             # Hidden: both panes reach equally far, and what is asked of it can be asked there.
             copy = Layer.create(*xray.as_layer_data_tuple())
             copy.name, copy.visible = f"X-ray · {xray.name}", False
             right.add_layer(copy)
             right.layers.selection.active = None  # so that EM is chosen
-        name = xray.name if xray is not None else "nothing"
-        panes.show_pair((f"X-ray · {name}", f"EM · made by {marks['model']['name']}"))
+        panes.show_pair((self._left_title(), f"EM · made by {marks['model']['name']}"))
         if self.trust is not None:
             self.trust.show()
         panes.activate(1)  # its layers are what is looked at next
@@ -139,6 +147,9 @@ class Comparison(QObject):
         window, panes = self._window, self._window.panes
         right = panes.add_pane().viewer
         right.layers.events.removed.connect(self._removed)
+        left = panes.models[0].layers.events
+        for event in (left.inserted, left.removed, left.renamed):
+            event.connect(self._retitle)
         self.trust = TrustPanel(right)
         self.trust.rows.addWidget(self.swipe_button, 1, 3)
         self.swipe_button.show()
@@ -146,6 +157,20 @@ class Comparison(QObject):
         panes.layout().addWidget(self.trust)
         self._link = Link(panes.models[0], right)
         return self._link
+
+    def _left_title(self) -> str:
+        there = (la.name for la in self._window.panes.models[0].layers if source_of(la) == self._source)
+        return f"X-ray · {next(there, 'nothing')}"
+
+    def _retitle(self, _event: object = None) -> None:
+        if self._path:
+            self._window.panes.set_title(0, self._left_title())
+
+    def close(self) -> None:
+        """Take the reconstruction away, if there is one."""
+        if self._path:
+            self._window.log.appendPlainText(f"{short_name(self._path)} was closed: open it again to compare")
+            self._window.panes.models[1].layers.clear()
 
     def _removed(self, _event: object = None) -> None:
         """The last layer of the reconstruction has gone: one pane again."""

@@ -11,6 +11,7 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from qtpy.QtCore import QObject
 
+from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
 from connectoscope.segmentation.trust import is_reconstruction
@@ -20,6 +21,7 @@ from napari_connectoscope.jobs import JobWatcher, gone
 from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
 from napari_connectoscope.sources import source_of
+from napari_connectoscope.threads import background
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
@@ -35,10 +37,12 @@ class JobResults(QObject):
         super().__init__(window)
         self._window = window
         self._growing: dict[str, list[Layer]] = {}  # job folder -> its layers
+        self._quiet: set[str] = set()  # folders of jobs that ran when the volumes were closed
         self._followed: weakref.WeakSet[JobWatcher] = weakref.WeakSet()
 
     def follow(self, watcher: JobWatcher) -> None:
         """Show what a watcher tells, once."""
+        self._quiet.discard(str(watcher.folder.path))
         if watcher in self._followed:
             return
         self._followed.add(watcher)
@@ -52,10 +56,18 @@ class JobResults(QObject):
 
     def show(self, folder: JobFolder) -> None:
         """Everything that a job has made so far."""
-        if not folder.path.exists():
-            self._window.tell(gone(folder.path))
-            return
-        events, _ = folder.read_events(0)
+
+        def read() -> list[dict[str, Any]]:
+            if not folder.path.exists():
+                raise UserError(gone(folder.path))
+            return folder.read_events(0)[0]
+
+        self._quiet.discard(str(folder.path))
+        background(
+            self._window.answers, read, lambda events: self._show_events(events, folder), self._window.tell
+        )
+
+    def _show_events(self, events: Sequence[dict[str, Any]], folder: JobFolder) -> None:
         told = [event for event in events if event["type"] in ("result", "metric", "plot")]
         for event in told:
             self._tell(event, folder)
@@ -63,6 +75,11 @@ class JobResults(QObject):
             self._window.tell("This job has made nothing that can be shown yet")
         else:
             self._raise_panel(told)
+
+    def close(self) -> None:
+        """The volumes are closed: what the jobs of now make is shown when it is asked for."""
+        self._growing.clear()
+        self._quiet |= {str(w.folder.path) for w in self._window.jobs.model.watchers() if w.running}
 
     def name_of(self, folder: JobFolder) -> str:
         """The name of a job's result; of one that only tells, what it was about."""
@@ -72,14 +89,25 @@ class JobResults(QObject):
         return folder.path.name.removesuffix(".job")
 
     def show_points(self, path: Path) -> None:
-        """A CSV of points from the disk, as layer and table."""
-        self._show_layers({"kind": "points", "path": str(path), "name": path.stem})
-        self._window.tables.show_table(path, path.stem)
-        self._window.raise_dock("Objects")
+        """A CSV of places from the disk, as layer and table."""
+
+        def added(layers: Sequence[Layer]) -> None:
+            self._window.tell(f"Opened {path.name}: {sum(len(layer.data) for layer in layers):,} points")
+            self._window.tables.show_table(path, path.stem)
+            self._window.raise_dock("Objects")
+
+        add_result_in_background(
+            self._window.viewer,
+            {"kind": "points", "path": str(path), "name": path.stem},
+            owner=self._window.answers,
+            added=added,
+            failed=self._window.show_error,
+        )
 
     def show_reconstruction(self, path: Path) -> None:
         """A reconstruction from the disk, beside its X-ray volume."""
-        self._show_layers({"kind": "image", "path": str(path), "name": path.name})
+        event = {"kind": "image", "path": str(path), "name": path.name}
+        self._window.comparison.open(str(path), lambda viewer: self._add(viewer, event, None))
         self._window.remember(str(path))
 
     def _tell(self, event: dict[str, Any], folder: JobFolder) -> None:
@@ -88,7 +116,7 @@ class JobResults(QObject):
             plots.add_metric(name, event)
         elif event["type"] == "plot":
             plots.add_plot(name, event)
-        else:
+        elif str(folder.path) not in self._quiet or has_numbers(event):
             self._show_result(event, folder)
 
     def _show_result(self, event: dict[str, Any], folder: JobFolder) -> None:
@@ -105,23 +133,21 @@ class JobResults(QObject):
         elif kind != "table":
             self._show_layers(event, folder)
 
-    def _show_layers(self, event: dict[str, Any], folder: JobFolder | None = None) -> None:
-        targets = self._request(folder).parameters.get("target") if folder is not None else None
-
-        def add(viewer: ViewerModel) -> None:
-            add_result_in_background(
-                viewer,
-                event,
-                owner=self._window.answers,
-                targets=targets,
-                added=lambda layers: self._added(layers, folder),
-                failed=self._window.tell,  # moved or damaged since: the job goes on
-            )
-
+    def _show_layers(self, event: dict[str, Any], folder: JobFolder) -> None:
         if event["kind"] == "image" and is_reconstruction(event["path"]):
-            self._window.comparison.open(event["path"], add)
+            self._window.comparison.open(event["path"], lambda viewer: self._add(viewer, event, folder))
         else:
-            add(self._viewer_of(folder))
+            self._add(self._viewer_of(folder), event, folder)
+
+    def _add(self, viewer: ViewerModel, event: dict[str, Any], folder: JobFolder | None) -> None:
+        add_result_in_background(
+            viewer,
+            event,
+            owner=self._window.answers,
+            targets=self._request(folder).parameters.get("target") if folder is not None else None,
+            added=lambda layers: self._added(layers, folder),
+            failed=self._window.tell,  # moved or damaged since: the job goes on
+        )
 
     def _added(self, layers: Sequence[Layer], folder: JobFolder | None) -> None:
         if folder is None:
@@ -140,8 +166,11 @@ class JobResults(QObject):
         name = self.name_of(folder)
         if state.status == "done":
             read = level0_text(watcher.summary)
-            window.tell(f"{name}: finished" + (f", {read}" if read else ""))
-            self._raise_panel(watcher.results)
+            quiet = str(folder.path) in self._quiet
+            hint = ". Show result puts it into the viewer." if quiet else ""
+            window.tell(f"{name}: finished" + (f", {read}" if read else "") + hint)
+            if not quiet:
+                self._raise_panel(watcher.results)
         elif state.status == "failed":
             window.show_error(state.message or f"{name} failed", _log_end(folder))
         elif state.status == "paused":
@@ -164,13 +193,12 @@ class JobResults(QObject):
                 finish_results(viewer, str(destination))
         self._growing.pop(str(folder.path), None)
 
-    def _viewer_of(self, folder: JobFolder | None) -> ViewerModel:
+    def _viewer_of(self, folder: JobFolder) -> ViewerModel:
         """Where the source of a job is shown; the one that is looked at, where it is shown nowhere."""
-        if folder is not None:
-            source = self._request(folder).parameters.get("source")
-            for viewer in self._window.panes.models:
-                if any(layer.visible and source_of(layer) == source for layer in viewer.layers):
-                    return viewer
+        source = self._request(folder).parameters.get("source")
+        for viewer in self._window.panes.models:
+            if any(layer.visible and source_of(layer) == source for layer in viewer.layers):
+                return viewer
         return self._window.viewer
 
     def _request(self, folder: JobFolder) -> JobRequest:

@@ -151,6 +151,7 @@ class JobsPanel(QWidget):
         except UserError as error:
             self.told.emit(str(error))
         else:
+            self.told.emit("Resumed. It goes on when this window is closed.")
             self.resumed.emit(self.model.watcher(row))
 
     def show_results(self) -> None:

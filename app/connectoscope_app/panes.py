@@ -12,12 +12,14 @@ from napari._app_model import get_app_model
 from napari.components import LayerList, ViewerModel
 from napari.qt import QtViewer
 from qtpy.QtCore import QCoreApplication, QEvent, QObject, Qt, Signal
-from qtpy.QtWidgets import QLabel, QScrollArea, QSizePolicy, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QScrollArea, QSizePolicy, QSplitter, QStackedWidget, QVBoxLayout, QWidget
+from superqt import QElidingLabel
 
 from connectoscope_app.slices import SliceRelay
 from connectoscope_app.theme import COLOURS
 
 _LINE = 7  # pixels of the line between two panes: it must be easy to catch
+_MARGIN = 8  # pixels beside a title
 _LEAST = 32  # pixels of a pane that are always left to be seen
 
 
@@ -66,8 +68,9 @@ class Slot(QWidget):
         super().__init__()
         self.pane = pane
         self.setMinimumWidth(_LEAST)
-        self.title = QLabel()
-        self.title.setContentsMargins(8, 3, 8, 3)
+        self.title = QElidingLabel()
+        self.title.setContentsMargins(_MARGIN, 3, _MARGIN, 3)
+        self.title.setEllipsesWidth(2 * _MARGIN + 4)
         self.title.hide()
         self.frame = QWidget()
         self.frame.installEventFilter(self)
@@ -175,10 +178,14 @@ class Panes(QWidget):
     # -- two of them -----------------------------------------------------------------------------------------
     def show_pair(self, titles: tuple[str, str]) -> None:
         """Both panes side by side, under these titles."""
-        for slot, title in zip(self._slots, titles, strict=True):
-            slot.title.setText(title)
+        for number, title in enumerate(titles):
+            self.set_title(number, title)
         if self._slots[1].isHidden() or self._slots[0].title.isHidden():
             self._keep_field(lambda: self._set_pair(True))
+
+    def set_title(self, number: int, title: str) -> None:
+        self._slots[number].title.setText(title)
+        self._slots[number].title.setToolTip(title)  # where it has no room
 
     def show_single(self) -> None:
         """The first pane alone."""

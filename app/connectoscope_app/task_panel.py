@@ -110,7 +110,7 @@ class TaskPanel(QWidget):
         form, task = self.form, self.form.task
         kept = {name: field.value() for name, field in form.fields.items()}
         if form.layer() is not None or not kept.get(task.source):  # a layer of the viewer that is left
-            for name in (task.source, "channel", "time"):
+            for name in (task.source, task.source_voxel_size, "channel", "time"):
                 kept.pop(name, None)
         destination = form.fields.get(task.destination or "")
         if not (isinstance(destination, PathField) and destination.edited_by_hand):
@@ -156,11 +156,12 @@ class TaskPanel(QWidget):
         if self.form is None or self.preview_button.isHidden():
             self.told.emit(_HINT if self.form is None else "This task has no preview.")
             return
-        values = self.form.values()
-        if not values.get("model"):
-            self.told.emit("Choose a model first: the preview is the model on what is visible.")
+        self.form.show_error("")
+        try:
+            self.form.submission()  # what a run would be refused for, a preview is
+        except UserError:  # the form shows the line beside its fields
             return
-        self._controller().run(values)
+        self._controller().run(self.form.values())
 
     def copy_command(self) -> None:
         """Put the command line of this form on the clipboard."""
@@ -218,6 +219,7 @@ class TaskPanel(QWidget):
             self.preview.started.connect(self._preview_started)
             self.preview.ready.connect(self._preview_ready)
             self.preview.failed.connect(self._preview_failed)
+            self.preview.dropped.connect(self._preview_dropped)
             self.preview.threshold.changed.connect(self._threshold_chosen)
             self._slider_place.addWidget(self.preview.threshold)
             self.preview.threshold.hide()
@@ -243,6 +245,10 @@ class TaskPanel(QWidget):
     def _preview_failed(self, line: str) -> None:
         self._preview_ended()
         self.failed.emit(line)
+
+    def _preview_dropped(self, line: str) -> None:
+        self._drop_preview()
+        self.told.emit(line)
 
     def _preview_ended(self) -> None:
         self.preview_button.setEnabled(True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDragLeaveEvent, QDropEvent
 from qtpy.QtWidgets import QMainWindow, QPlainTextEdit
 
 from connectoscope.adaptation.labelling import is_patches
-from connectoscope.errors import SeveralVolumes, UserError
+from connectoscope.errors import ColourImage, SeveralVolumes, UserError
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.paths import expanded
 from connectoscope.segmentation.trust import is_reconstruction
@@ -25,7 +26,7 @@ from connectoscope.volumes import Volume
 from connectoscope.volumes.stores import is_url
 from connectoscope_app import commands
 from connectoscope_app.actions import Commands
-from connectoscope_app.browser import VolumeBrowser, short_name
+from connectoscope_app.browser import VolumeBrowser, for_people, short_name, with_voxel_size
 from connectoscope_app.comparison import Comparison
 from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, may_lose
 from connectoscope_app.docks import hide_stray_tabs, make_docks
@@ -43,7 +44,6 @@ from connectoscope_app.welcome import WelcomePage
 from napari_connectoscope.label_panel import LabelPanel
 from napari_connectoscope.layers import open_in_background, warm_up
 from napari_connectoscope.plan_view import planned_task
-from napari_connectoscope.points import is_points
 from napari_connectoscope.sources import layer_facts
 from napari_connectoscope.table import fly_to
 from napari_connectoscope.threads import background, one_line
@@ -80,7 +80,7 @@ class MainWindow(QMainWindow):
         self.error_dialog: ErrorDialog | None = None
         self._volumes: weakref.WeakKeyDictionary[Layer, tuple[str, Volume]] = weakref.WeakKeyDictionary()
         self._wanted: weakref.WeakKeyDictionary[Layer, dict[str, Any]] = weakref.WeakKeyDictionary()
-        self.answers = QObject(self)  # what threads answer to; gone at once when the window closes
+        self.answers = QObject(self)  # what threads answer to; replaced when the volumes are closed
         self.setWindowTitle("Connectoscope")
         self.setWindowIcon(app_icon())
         self.setAcceptDrops(True)
@@ -214,27 +214,48 @@ class MainWindow(QMainWindow):
         """Open a volume in a thread, then show it.
 
         Args:
-            source: Path, URL, ``sample:NAME``, the folder of a job, which is added to the jobs, a CSV of points, or
+            source: Path, URL, ``sample:NAME``, the folder of a job, which is added to the jobs, a CSV of places, or
                 patches to be labelled.
             instead_of: A layer that leaves when the new one is there; of several asked for, the last one counts.
             plain: A reconstruction, too, is a volume like others, not one half of a comparison.
             choices: ``channel``, ``time``, ``voxel_size`` of ``connectoscope.volumes.open_volume``.
         """
-        if "://" not in source and not source.startswith("sample:"):
-            file, mark, dataset = source.partition("::")
-            path = expanded(file).absolute()
+        self.tell(f"Opening {short_name(source)[:_NAME]} …")
+        if instead_of is not None or "://" in source or source.startswith("sample:"):
+            self._open(source, instead_of, choices)
+            return
+        file, mark, dataset = source.partition("::")
+
+        def look() -> tuple[Path, str]:
+            """In a thread: a disk on the network may take its time."""
             try:
-                if self._open_other(path, plain=plain):
-                    return
+                path = expanded(file).absolute()
+                return path, _kind_of(path, plain=plain)
             except OSError as error:
-                name = short_name(file)[:_NAME]
                 why = error.strerror or type(error).__name__
-                self.show_error(
-                    f"{name} cannot be opened ({why}): check its path, and whether you may read it"
-                )
-                return
-            source = f"{path}{mark}{dataset}"
-        self.tell(f"Opening {short_name(source)} …")
+                raise UserError(
+                    f"{short_name(file)[:_NAME]} cannot be opened ({why}): check its path, and whether you may read it"
+                ) from None
+
+        def seen(answer: tuple[Path, str]) -> None:
+            path, kind = answer
+            others = {
+                "job": self._add_job_at,
+                "patches": self.label_patches,
+                "reconstruction": self.results.show_reconstruction,
+                "table": self.results.show_points,
+            }
+            if kind in others:
+                self.statusBar().clearMessage()  # they tell what they do
+                others[kind](path)
+            else:
+                self._open(f"{path}{mark}{dataset}", None, choices)
+
+        background(self.answers, look, seen, self.show_error)
+
+    def _open(
+        self, source: str, instead_of: Layer | None, choices: dict[str, Any], *, coloured: bool = False
+    ) -> None:
         viewer = self.panes.models[0]  # the right one is for what is made of it
         if instead_of is not None:
             self._wanted[instead_of] = choices
@@ -247,6 +268,11 @@ class MainWindow(QMainWindow):
                 if instead_of in viewer.layers:
                     viewer.layers.remove(instead_of)
                     layer.name = re.sub(r" \[\d+\]$", "", layer.name)  # as which napari told the two apart
+            else:
+                self.comparison.close()  # both panes look at one place, and their titles say at what
+            if coloured:
+                told = f"this is a colour image, of which '{volume.channels[0]}' is shown: choose another under Channel"
+                volume = replace(volume, warnings=(*volume.warnings, told))
             self.volume_opened(source, layer, volume)
 
         def failed(line: str) -> None:
@@ -256,6 +282,9 @@ class MainWindow(QMainWindow):
             self.show_error(line)
 
         def several(error: SeveralVolumes) -> None:
+            if isinstance(error, ColourImage):  # the panel then offers the other channels
+                self._open(source, instead_of, {**choices, "channel": "0"}, coloured=True)
+                return
             self.tell(f"{short_name(source)} holds several volumes: choose one")
             VolumeChoice(short_name(source), error.choices, self.open_volume, self).open()
 
@@ -263,35 +292,39 @@ class MainWindow(QMainWindow):
             viewer, source, owner=self.answers, opened=opened, failed=failed, several=several, **choices
         )
 
-    def _open_other(self, path: Path, *, plain: bool) -> bool:
-        """Open a job, patches, a reconstruction or points; False: it is none of them. Raises OSError: it cannot be read."""
-        if (path / "request.json").is_file():
-            try:
-                self.add_job(JobFolder(path))
-            except UserError as error:
-                self.show_error(str(error))
-        elif is_patches(path):
-            self.label_patches(path)
-        elif not plain and is_reconstruction(str(path)):
-            self.results.show_reconstruction(path)
-        elif path.suffix.lower() == ".csv" and is_points(str(path)):
-            self.results.show_points(path)
-        else:
-            return False
-        return True
-
     def volume_opened(self, source: str, layer: Layer, volume: Volume) -> None:
         """Know a volume that has got its layer."""
         self._volumes[layer] = (source, volume)
+        for event in (layer.events.scale, layer.events.units, layer.events.metadata):
+            event.connect(self._layer_placed)
         self.settings.remember_volume(source)
         self._recent_changed()
         self._describe(volume)
         self.tell(f"Opened {volume.name}: {' × '.join(map(str, volume.shape))} voxels")
         for warning in volume.warnings:
-            self.log.appendPlainText(f"{volume.name}: {warning}")
+            self.log.appendPlainText(f"{volume.name}: {for_people(warning)}")
+
+    def _layer_placed(self, event: Any) -> None:
+        layer = event.source
+        QTimer.singleShot(0, self, lambda: self._take_voxel_size(layer))  # once all of its facts are set
+
+    def _take_voxel_size(self, layer: Layer) -> None:
+        """The voxel size that a form was told of a layer is its volume's: it is asked for no more."""
+        given = layer_facts(layer).get("voxel_size")
+        if layer not in self._volumes or not given:
+            return
+        source, volume = self._volumes[layer]
+        sized = with_voxel_size(volume, str(given))
+        self._volumes[layer] = (source, sized)
+        if sized is not volume and self.browser.details.volume is volume:
+            self._describe(sized)
 
     def close_volumes(self) -> None:
-        """Remove all layers, and the tables of their objects."""
+        """Remove all layers, and the tables of their objects; what is on its way comes no more."""
+        self._end_answers()
+        self.answers = QObject(self)
+        self.results.close()
+        self.statusBar().clearMessage()  # "Opening …"
         self.panes.clear()
         self.tables.clear()
 
@@ -354,6 +387,12 @@ class MainWindow(QMainWindow):
         self._save()
         self.results.follow(watcher)
         self.raise_dock("Jobs")
+
+    def _add_job_at(self, path: Path) -> None:
+        try:
+            self.add_job(JobFolder(path))
+        except UserError as error:
+            self.show_error(str(error))
 
     def raise_dock(self, name: str, height: int = 0) -> None:
         """Bring a panel to the front, at least so high."""
@@ -446,6 +485,11 @@ class MainWindow(QMainWindow):
         if line is not None:
             self.tell(line)
 
+    def _end_answers(self) -> None:
+        """At once: what a thread gives from now on goes nowhere."""
+        self.answers.deleteLater()
+        QCoreApplication.sendPostedEvents(self.answers, QEvent.Type.DeferredDelete)
+
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
         """Remember the layout; jobs go on by themselves, and labels that cannot be saved keep the window open."""
         if not self.labels.flush() and not may_lose(self.labels.state.text(), self):
@@ -456,11 +500,21 @@ class MainWindow(QMainWindow):
         for watcher in self.jobs.model.watchers():
             watcher.stop()
         notification_manager.notification_ready.disconnect(self._napari_says)
-        self.answers.deleteLater()
-        QCoreApplication.sendPostedEvents(self.answers, QEvent.Type.DeferredDelete)
+        self._end_answers()
         self.task_panel.close_preview()
         self.labels.close_session()
         self.panes.close_panes()
         gc.unfreeze()
         super().closeEvent(event)
         self.deleteLater()
+
+
+def _kind_of(path: Path, *, plain: bool) -> str:
+    """job, patches, reconstruction, table or volume. Raises OSError: it cannot be read."""
+    if (path / "request.json").is_file():
+        return "job"
+    if is_patches(path):
+        return "patches"
+    if not plain and is_reconstruction(str(path)):
+        return "reconstruction"
+    return "table" if path.suffix.lower() == ".csv" and path.is_file() else "volume"

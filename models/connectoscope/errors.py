@@ -55,6 +55,14 @@ class SeveralVolumes(UserError):
         self.choices = tuple(choices)
 
 
+class ColourImage(SeveralVolumes):
+    """The samples of a pixel (red, green, blue), of which one must be named.
+
+    Attributes:
+        choices: As which channel each is opened (``0``), and its name.
+    """
+
+
 class Cancelled(ConnectoscopeError):
     """The user asked to stop; finished blocks are kept."""
 

@@ -374,7 +374,7 @@ def make_field(info: FieldInfo) -> Field:
             title=info.description or "",
         )
     if role == "voxel_size":
-        return TextField(optional=optional, placeholder="from the file (else 40,4,4nm)")
+        return TextField(optional=optional, placeholder="from the file; or e.g. 40,4,4nm")
     if annotation is bool:
         return CheckField()
     if get_origin(annotation) is Literal:

@@ -15,14 +15,16 @@ from napari.components import ViewerModel
 from napari.layers import Layer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
-from qtpy.QtCore import QTimer, Signal
+from qtpy.QtCore import QEvent, QTimer, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFormLayout, QLabel, QScrollArea, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
 from connectoscope.volumes.endings import short_name
-from connectoscope.volumes.geometry import parse_box
+from connectoscope.volumes.geometry import parse_box, parse_voxel_size
 from napari_connectoscope.fields import (
     BoxField,
     ChecksField,
@@ -34,11 +36,13 @@ from napari_connectoscope.fields import (
 from napari_connectoscope.source_field import SourceField
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
+    check_held,
     check_inside,
     check_unmoved,
     finest,
     layer_facts,
     length_unit,
+    place_by,
     snapshot,
     source_of,
     visible_box,
@@ -47,6 +51,24 @@ from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
 
 _WORDS = {"boundary": "membranes"}  # output name -> the target's word (CONTRACTS, "Results")
+
+
+class _Fold(QCollapsible):
+    """Its arrow is painted once, before it has the theme's colour: here again whenever that changes."""
+
+    def changeEvent(self, event: QEvent) -> None:  # noqa: N802
+        super().changeEvent(event)
+        if event.type() in (QEvent.Type.StyleChange, QEvent.Type.PaletteChange):
+            self._paint()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        super().showEvent(event)
+        self._paint()
+
+    def _paint(self) -> None:
+        self.toggleButton().ensurePolished()
+        self.setExpandedIcon("▾")
+        self.setCollapsedIcon("▸")
 
 
 class TaskForm(QWidget):
@@ -81,7 +103,7 @@ class TaskForm(QWidget):
         for layout in (top, folded):
             layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
         outer.addLayout(top)
-        self._advanced = QCollapsible("Advanced")
+        self._advanced = _Fold("Advanced", expandedIcon="▾", collapsedIcon="▸")
         inside = QWidget()
         inside.setLayout(folded)
         folded.setContentsMargins(0, 0, 0, 0)
@@ -112,6 +134,7 @@ class TaskForm(QWidget):
             self._advanced.hide()
         self._advanced.collapse(animate=False)  # superqt leaves new content open
         self.set_values(preset or {})
+        self._source = self.layer()
         for name, field in self.fields.items():
             field.changed.connect(lambda name=name: self._on_changed(name))
         self._propose_destination()
@@ -144,7 +167,7 @@ class TaskForm(QWidget):
 
     def label(self, name: str) -> str:
         """The parameter's name for people."""
-        return parameter_facts(self._infos[name]).get("label") or name.replace("_", " ").capitalize()
+        return label_of(name, self._infos[name])
 
     def _with_role(self, role: str) -> list[str]:
         return [name for name, info in self._infos.items() if parameter_facts(info).get("role") == role]
@@ -183,21 +206,29 @@ class TaskForm(QWidget):
     # -- what changes ---------------------------------------------------------------------------------------
     def _on_changed(self, name: str) -> None:
         self.show_error("")
+        if isinstance(self.fields[name], SourceField):
+            self._forget_voxel_size()
         if name != self.task.destination:
             self._propose_destination()
         if isinstance(self.fields[name], ModelField):
             self._list_targets()
         self.changed.emit()
 
+    def _forget_voxel_size(self) -> None:
+        """What was typed for one layer would resize the next one, which states its own."""
+        layer, field = self.layer(), self.fields.get(self.task.source_voxel_size)
+        if layer is not self._source and layer is not None and field is not None and length_unit(layer):
+            field.set_value(None)
+        self._source = layer
+
     def _propose_destination(self) -> None:
         field = self.fields.get(self.task.destination or "")
         source = next(self._sources(), None)
-        if (
-            isinstance(field, PathField)
-            and source is not None
-            and not field.edited_by_hand
-            and source.value()
-        ):
+        if not isinstance(field, PathField) or source is None or field.edited_by_hand:
+            return
+        if not source.value():
+            field.set_value("")  # what was proposed was for a layer that has gone
+        else:
             values = {name: f.value() for name, f in self.fields.items()}
             if parameter_facts(self._infos[self.task.destination or ""]).get("role") == "new_model":
                 field.set_value(self._new_model_name(str(values.get("model") or ""), source.value()))
@@ -290,12 +321,13 @@ class TaskForm(QWidget):
         values = self.values()
         try:
             for name, value in values.items():
-                if value == "" and not isinstance(self._infos[name].default, str):
-                    label = self.label(name)
-                    wanted = (self._infos[name].description or "").removeprefix(f"{label}: ")
-                    raise UserError(f"{label} is empty: {wanted}")
+                if value == "" and self._infos[name].default != "":
+                    raise UserError(self._told_empty(name))
             self._check_boxes(values)
+            self._check_voxel_size(values)
+            self._check_masks(values)
             if (layer := self.layer()) is not None:
+                check_held(layer, values)
                 check_unmoved(layer)
             return self.task.parameters.model_validate(values)
         except ValidationError as error:
@@ -311,6 +343,16 @@ class TaskForm(QWidget):
             self.show_error(str(error))
             raise
 
+    def _told_empty(self, name: str) -> str:
+        label, field = self.label(name), self.fields[name]
+        if isinstance(field, SourceField) and (why := field.why_empty()):
+            return why
+        wanted = (self._infos[name].description or "").removeprefix(f"{label}: ")
+        if isinstance(field, ModelField):  # the parameter's own words are of the terminal
+            there = ", ".join(field.names())
+            wanted = f"choose one ({there}), or the folder of one" if there else "type the folder of one"
+        return f"{label} is empty: {wanted}"
+
     def _check_boxes(self, values: Mapping[str, Any]) -> None:
         """Raises UserError for a box that is none, or that the source's layer does not hold."""
         layer = self.layer()
@@ -322,6 +364,22 @@ class TaskForm(QWidget):
                 z, y, x = (int(n) for n in finest(layer).shape[-3:])
                 check_inside(box, layer.name, (z, y, x))
 
+    def _check_masks(self, values: Mapping[str, Any]) -> None:
+        """Raises UserError for a mask on this machine that is not there, as a mistyped one is not."""
+        for name in self._with_role("mask"):
+            path = str(values[name] or "").partition("::")[0]
+            if path and "://" not in path and not path.startswith("sample:") and not expanded(path).exists():
+                raise UserError(f"{self.label(name)}: {path} does not exist; check the name")
+
+    def _check_voxel_size(self, values: Mapping[str, Any]) -> None:
+        """Raises UserError for one that is none: before it is asked whether a result is to be replaced."""
+        if text := values.get(size := self.task.source_voxel_size):
+            try:
+                parse_voxel_size(text)
+            except UserError:
+                self.reveal(size)
+                raise
+
     def reveal(self, name: str) -> None:
         """Bring one parameter into sight, for a question about it."""
         if name in self.fields:
@@ -331,6 +389,8 @@ class TaskForm(QWidget):
 
     def submission(self, **options: Any) -> Submission:
         """What :meth:`Submission.run` needs to start the job, in a thread: all that is slow happens there.
+
+        A layer gets the voxel size that the form gives, so that results lie on it.
 
         Args:
             options: ``device``, ``overwrite``, ``keep_job`` of the request.
@@ -347,11 +407,14 @@ class TaskForm(QWidget):
             self.reveal(size)
             self.show_error(text)
             raise UserError(text)
-        if layer is not None and source_of(layer) is None:
+        if layer is not None:
             try:
-                image = snapshot(self._viewer, layer, values.get(self.task.source_voxel_size))
+                if self._viewer is not None and values.get(size):
+                    place_by(self._viewer, layer, values[size])
+                if source_of(layer) is None:
+                    image = snapshot(self._viewer, layer, values.get(size))
             except UserError as error:
-                self.reveal(self.task.source_voxel_size)
+                self.reveal(size)
                 self.show_error(str(error))
                 raise
         return Submission(self.task, values, image, options)
@@ -388,6 +451,11 @@ class TaskForm(QWidget):
             parent = parent.parentWidget()
         if parent is not None:
             parent.ensureWidgetVisible(self._error)
+
+
+def label_of(name: str, info: FieldInfo) -> str:
+    """A parameter's name for people."""
+    return parameter_facts(info).get("label") or name.replace("_", " ").capitalize()
 
 
 def command_line(task: Task, values: Mapping[str, Any]) -> str:
@@ -432,7 +500,8 @@ def default_destination(source: str, what: str, ending: str = ".ome.zarr") -> st
 
 def stem_of(source: str) -> str:
     """The short name of a source, such as can be part of a file's name."""
-    stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in short_name(_plain_name(source)))
+    name = short_name(_plain_name(source)).translate({ord(c): None for c in "[]"})  # napari's "name [1]"
+    stem = "".join("_" if c in '<>:"/\\|?* ' else c for c in name)
     return stem.strip("._") or "volume"
 
 

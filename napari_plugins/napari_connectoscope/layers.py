@@ -117,6 +117,8 @@ def volume_facts(volume: Volume, **more: Any) -> dict[str, Any]:
         "name": volume.name,
         "channel": str(volume.channel) if volume.channel is not None and len(volume.channels) > 1 else None,
         "time": volume.time if volume.times > 1 else None,
+        "channels": volume.channels,
+        "times": volume.times,
         "unit": volume.unit,
         "place": (volume.levels[0].scale, volume.levels[0].translation),
         "warnings": list(volume.warnings),

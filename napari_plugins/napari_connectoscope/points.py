@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, canonical_unit
 from napari_connectoscope.layers import LayerData, colour_of, title_of
 from napari_connectoscope.sources import length_unit, place_in_world
-from napari_connectoscope.table import read_table
+from napari_connectoscope.table import Table, read_table
 
 _PLACE = frozenset({"z", "y", "x", "unit"})
-_SPREAD = 100  # points without a radius: this fraction of their spread
+_SPREAD = 100  # points without a radius or a volume: this fraction of their spread
 
 
 def is_points(path: str) -> bool:
@@ -48,10 +50,12 @@ def points_layers(path: str, name: str | None = None) -> list[LayerData]:
         raise UserError(f"{path} is no table of points: it needs the columns z, y, x and unit")
     try:
         place = [[float(row[column[axis]]) for axis in "zyx"] for row in table.rows]
-        radius = [float(row[column["radius"]]) for row in table.rows] if "radius" in column else None
+        radius = _radii(table, column)
         units = {str(row[column["unit"]]) for row in table.rows}
     except (ValueError, IndexError):
-        raise UserError(f"{path} is no table of points: a place or radius in it is no number") from None
+        raise UserError(
+            f"{path} is no table of points: a place, radius or volume in it is no number"
+        ) from None
     if len(units) > 1:
         raise UserError(f"{path} mixes units ({', '.join(sorted(units))}): convert all rows to one")
     unit = next(iter(units), "nanometer")
@@ -83,6 +87,17 @@ def points_layers(path: str, name: str | None = None) -> list[LayerData]:
         "metadata": {"connectoscope": {"result": path, "source": path, "unit": canonical_unit(unit)}},
     }
     return [(data / scale, options, "points")]
+
+
+def _radii(table: Table, column: Mapping[str, int]) -> list[float] | None:
+    """As stated, else of balls as large as the objects; None: neither is known."""
+    if "radius" in column:
+        return [float(row[column["radius"]]) for row in table.rows]
+    if "volume_nm3" not in column:
+        return None
+    nanometres = [NANOMETRES.get(canonical_unit(str(row[column["unit"]])) or "", 1.0) for row in table.rows]
+    volumes = [max(float(row[column["volume_nm3"]]), 0.0) for row in table.rows]
+    return [(0.75 * v / math.pi) ** (1 / 3) / nm for v, nm in zip(volumes, nanometres, strict=True)]
 
 
 def fit_to_viewer(viewer: ViewerModel, layer: Points) -> None:

@@ -117,6 +117,7 @@ class PreviewController(QObject):
     started = Signal()
     ready = Signal(object)  # list of layers
     failed = Signal(str)  # one line
+    dropped = Signal(str)  # why nothing of it is shown any more
     progressed = Signal(object)  # the progress event
 
     def __init__(self, viewer: ViewerModel, parent: QObject | None = None) -> None:
@@ -216,7 +217,8 @@ class PreviewController(QObject):
                 return
             source = self._source() if self._source is not None else None
             if source is None or source not in self._viewer.layers:  # it may have got another name
-                self._fail(generation, "The volume of the preview was closed.")
+                self.abandon()  # of an earlier question, too: it was of the same volume
+                self.dropped.emit("The preview went with its volume, which was closed.")
             else:
                 self._stop_watching()
                 self._show(*answer, model=model, threshold=values.get("threshold"))

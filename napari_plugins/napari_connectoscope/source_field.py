@@ -6,7 +6,7 @@ import weakref
 from typing import Any
 
 from napari.components import ViewerModel
-from napari.layers import Image, Layer
+from napari.layers import Image, Labels, Layer
 from qtpy.compat import isalive
 from qtpy.QtWidgets import QComboBox, QSizePolicy, QToolButton
 
@@ -85,6 +85,15 @@ class SourceField(Field):
         """The chosen layer, None when a file or URL is typed."""
         text = self.combo.currentText()
         return next((layer for layer in self._layers() if layer.name == text), None)
+
+    def why_empty(self) -> str:
+        """What keeps the selected layer from being the source; '' where none is selected, or it is no picture."""
+        active = self._viewer.layers.selection.active if self._viewer is not None else None
+        if isinstance(active, Labels):
+            return f"'{active.name}' is labels: tasks read images, so choose or open one"
+        if isinstance(active, Image) and active.rgb:
+            return f"'{active.name}' is a colour image: tasks read one intensity a voxel, so convert it to greyscale"
+        return ""
 
     def value(self) -> str:
         layer = self.layer()

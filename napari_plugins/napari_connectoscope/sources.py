@@ -6,10 +6,11 @@ a thread.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,23 @@ def check_inside(box: Box, name: str, shape: Index3) -> None:
         raise UserError(f"box {box} is not inside layer '{name}', which is {Box.of(shape)}")
 
 
+def check_held(layer: Layer, values: Mapping[str, Any]) -> None:
+    """Raises UserError for a level, channel or time point that the layer's file does not have."""
+    facts, name = layer_facts(layer), f"'{layer.name}'"
+    level, channel, time = (values.get(key) for key in ("level", "channel", "time"))
+    if facts.get("channels") is None:  # not our own, or opened as something else
+        return
+    levels, channels, times = len(layer.data) if layer.multiscale else 1, facts["channels"], facts["times"]
+    if isinstance(level, int) and level >= levels:
+        raise UserError(f"{name} has no level {level}; its levels are 0 to {levels - 1}")
+    held = (None, *channels, *map(str, range(max(len(channels), 1))))
+    if channel not in held:
+        there = f"it has {', '.join(channels)}" if channels else "it has none: leave Channel empty"
+        raise UserError(f"{name} has no channel '{channel}'; {there}")
+    if isinstance(time, int) and time >= times:
+        raise UserError(f"{name} has no time point {time}; it has {times} (0 to {times - 1})")
+
+
 def viewer_to_layer(viewer: ViewerModel, layer: Layer) -> list[float]:
     """Factors from the viewer's world units to the layer's own."""
     units = viewer.layers.units
@@ -261,6 +279,76 @@ def snapshot(viewer: ViewerModel | None, layer: Layer, voxel_size: str | None = 
         point = viewer.dims.current_step if viewer is not None else (0,) * layer.ndim
         leading = tuple(int(i) for i in point[-layer.ndim :][: layer.ndim - 3])
     return LayerSnapshot(layer.name, array, leading, layer.source.path, scale, translation, unit)
+
+
+def place_by(viewer: ViewerModel, layer: Layer, voxel_size: str) -> None:
+    """Put a layer, and those of its file that lie with it, where a task will take it to be that is given ``voxel_size``.
+
+    Results come in that size: they would lie beside an image that is still in pixels. What was in view stays in view.
+
+    Raises:
+        UserError: as :func:`snapshot`.
+    """
+    (scale, unit), facts = parse_voxel_size(voxel_size), layer_facts(layer)
+    if facts.get("place") is None:
+        origin = snapshot(viewer, layer, voxel_size).translation
+    else:  # as the file will be opened
+        z, y, x = (t / o * s for t, o, s in zip(facts["place"][1], facts["place"][0], scale, strict=True))
+        origin = (z, y, x)
+    if _lies_at(layer, scale, origin, unit):
+        return
+    fellows = [other for other in viewer.layers if other is not layer and _lies_with(other, layer)]
+    with _same_view(viewer, layer):
+        for one in (layer, *fellows):
+            _put(one, scale, origin, unit)
+            if (said := layer_facts(one)).get("place") is not None:
+                said |= {"unit": unit, "place": (scale, origin), "voxel_size": voxel_size}
+                said["warnings"] = [w for w in said.get("warnings", ()) if "--voxel-size" not in w]
+
+
+def _put(layer: Layer, scale: Float3, origin: Float3, unit: str) -> None:
+    """Leading axes (t, c) stay as they are."""
+    n = min(layer.ndim, 3)
+    layer.affine = np.eye(layer.ndim + 1)  # it is part of scale and origin
+    layer.units = (*layer.units[:-n], *[unit] * n)
+    layer.scale = (*layer.scale[:-n], *scale[-n:])
+    layer.translate = (*layer.translate[:-n], *origin[-n:])
+
+
+def _lies_at(layer: Layer, scale: Float3, origin: Float3, unit: str) -> bool:
+    n = min(layer.ndim, 3)
+    here = np.array(place_in_world(layer.name, layer.as_layer_data_tuple()[1]))
+    return length_unit(layer) == unit and np.allclose(here[:, -n:], np.array((scale, origin))[:, -n:], atol=0)
+
+
+def _lies_with(layer: Layer, other: Layer) -> bool:
+    """Whether both are of one file (its channels, say) and at the same place."""
+    one, two = (source_of(la) or la.source.path for la in (layer, other))
+    if one is None or one != two or [*layer.units[-3:]] != [*other.units[-3:]]:
+        return False
+    try:
+        here, there = (place_in_world(la.name, la.as_layer_data_tuple()[1]) for la in (layer, other))
+    except UserError:
+        return False
+    return bool(np.allclose(here, there))
+
+
+@contextlib.contextmanager
+def _same_view(viewer: ViewerModel, layer: Layer) -> Iterator[None]:
+    """Whatever happens to the layer's place, the same voxels are looked at."""
+    dims, camera = viewer.dims, viewer.scene.camera
+    across = max(dims.displayed[-1] - dims.ndim, -layer.ndim)  # the axis from left to right
+
+    def pixel() -> float:
+        return float(layer.scale[across]) / viewer_to_layer(viewer, layer)[across]
+
+    before, at = pixel(), np.array(dims.point, float)
+    at[list(dims.displayed)] = camera.center[-dims.ndisplay :]
+    voxel = layer.world_to_data(at[-layer.ndim :] * viewer_to_layer(viewer, layer))
+    yield
+    at[-layer.ndim :] = np.array(layer.data_to_world(voxel)) / viewer_to_layer(viewer, layer)
+    look_at(viewer, at[-3:])
+    camera.zoom *= before / pixel()
 
 
 def agreeing_source(image: LayerSnapshot) -> dict[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -14,7 +15,7 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 from connectoscope.errors import Taken
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
-from napari_connectoscope.forms import TaskForm
+from napari_connectoscope.forms import TaskForm, label_of
 from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
 
@@ -74,6 +75,8 @@ def decided(submission: Submission, taken: Taken, parent: QWidget) -> Submission
     free = free_name(place)
     reason = taken.reason.replace(f"{place}.job", place.name)  # the user knows of the result, not of its job
     reason = reason.replace(str(place), place.name)
+    for key, info in submission.task.parameters.model_fields.items():  # as the form calls them
+        reason = re.sub(rf"(?<=[:;] ){key} was ", f"{label_of(key, info)} was ", reason)
     answer = ask(f"{reason}.\n\n'{BOTH}' makes {free.name}.", parent)
     if answer == REPLACE:
         return replace(submission, options={**submission.options, "overwrite": True})

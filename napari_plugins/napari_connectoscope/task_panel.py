@@ -104,6 +104,7 @@ class TaskPanel(QWidget):
         self.preview.started.connect(lambda: self.status.setText("Preview: the model on what is visible …"))
         self.preview.ready.connect(self._preview_ready)
         self.preview.failed.connect(self.form.show_error)
+        self.preview.dropped.connect(self._preview_dropped)
         self.checking.told.connect(self._tell_check)
         self.checking.failed.connect(self._check_refused)
         self.preview.threshold.changed.connect(self._threshold_chosen)
@@ -205,7 +206,15 @@ class TaskPanel(QWidget):
 
     def _run_preview(self) -> None:
         self.form.show_error("")
+        try:
+            self.form.submission()  # what a run would be refused for, a preview is
+        except UserError:  # the form says it
+            return
         self.preview.run(self.form.values())
+
+    def _preview_dropped(self, line: str) -> None:
+        self.preview.threshold.hide()
+        self.status.setText(line)
 
     def _preview_ready(self, layers: object) -> None:
         self.preview.threshold.show()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from napari.layers import Image
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QLabel
 
 from connectoscope.volumes import ImageSpec, create_image
 from napari_connectoscope.sources import layer_facts
@@ -48,6 +48,48 @@ def right(window, qtbot, tmp_path):
     )
     QApplication.processEvents()
     return window.panes.models[1]
+
+
+def titles(window):
+    return [slot.title.text() for slot in window.panes._slots]
+
+
+def test_titles_say_what_is_shown(window, right):
+    left = window.panes.models[0]
+    assert titles(window) == ["X-ray · xray", "EM · made by tiny"]
+    left.layers[0].name = "mine"
+    assert titles(window)[0] == "X-ray · mine"
+    left.layers.clear()
+    assert titles(window)[0] == "X-ray · nothing"
+
+
+def test_a_title_without_room_ends_in_dots(window, right):
+    title = window.panes._slots[1].title
+    title.setText("EM · made by xray2em-fill with a long name")
+    title.resize(120, title.height())
+    shown = QLabel.text(title)
+    assert shown.endswith("…")
+    room = title.contentsRect().width()
+    assert title.fontMetrics().horizontalAdvance(shown) <= room
+
+
+def test_another_volume_ends_the_comparison(window, qtbot, right, volume_file):
+    left = window.panes.models[0]
+    window.open_volume(str(volume_file))
+    qtbot.waitUntil(lambda: [layer.name for layer in left.layers] == ["xray", "small"], timeout=WAIT)
+    qtbot.waitUntil(lambda: not right.layers, timeout=WAIT)
+    assert window.panes._slots[1].isHidden()
+    assert not window.panes._slots[0].title.isVisible()
+    assert window.viewer is left
+
+
+def test_a_closed_comparison_does_not_come_back(window, qtbot, tmp_path, right):
+    window.close_volumes()
+    window.results.show_reconstruction(tmp_path / "em.ome.zarr")
+    window.close_volumes()
+    qtbot.wait(1500)
+    assert [len(model.layers) for model in window.panes.models] == [0, 0]
+    assert window.panes._slots[1].isHidden()
 
 
 def close(viewer):

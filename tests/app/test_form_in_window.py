@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+import tifffile
+from napari.layers import Image
 from qtpy.QtWidgets import QAbstractButton, QApplication
 
 from connectoscope.tasks.base import load_task, task_names
+from napari_connectoscope.sources import length_unit
 
 
 def test_no_button_has_the_letter_of_a_menu(window):
@@ -40,3 +44,47 @@ def test_a_key_pressed_twice_starts_one_job(window, tmp_path, monkeypatch):
     window.commands.trigger(run)
     window.commands.trigger(run)
     assert len(started) == 1
+
+
+def test_a_voxel_size_that_the_form_was_told_puts_the_image_where_the_preview_lies(
+    window, qtbot, tmp_path, monkeypatch
+):
+    path = tmp_path / "plain.tif"
+    tifffile.imwrite(path, np.zeros((4, 64, 64), np.uint8), photometric="minisblack")
+    window.open_volume(str(path))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=20_000)
+    window.commands.trigger(window.commands.find("Segment", "Synapses"))
+    panel, layer = window.task_panel, window.viewer.layers[0]
+    asked = []
+    monkeypatch.setattr(panel._controller(), "run", asked.append)
+    for ask in (panel.run, panel.check, panel.run_preview):
+        panel.form.show_error("another line")
+        ask()
+        assert panel.form.error_text.startswith(
+            "'plain' does not state its voxel size: enter it as Voxel size"
+        )
+    panel.form.set_values({"voxel_size": "47.5,4.6,4.6nm"})
+    panel.run_preview()
+    assert panel.form.error_text == ""
+    assert len(asked) == 1
+    assert (length_unit(layer), tuple(layer.scale)) == ("nanometer", (47.5, 4.6, 4.6))
+    qtbot.waitUntil(lambda: window.browser.details.voxel_size is None, timeout=20_000)  # asks no more
+    layer.translate = (0, 500, 500)
+    panel.run_preview()
+    assert "was moved" in panel.form.error_text
+    assert len(asked) == 1
+    assert window.error_dialog is None
+
+
+def test_a_preview_goes_with_its_volume(window):
+    panel = window.task_panel
+    window.commands.trigger(window.commands.find("Segment", "Synapses"))
+    controller = panel._controller()
+    shown = controller._layers["synapses"] = Image(np.zeros((4, 8, 8), np.uint8))
+    window.viewer.add_layer(shown)
+    panel.preview_button.setEnabled(False)
+    controller.dropped.emit("The preview went with its volume, which was closed.")
+    assert shown not in window.viewer.layers
+    assert panel.preview_button.isEnabled()
+    assert window.statusBar().currentMessage().startswith("The preview went")
+    assert window.error_dialog is None

@@ -101,6 +101,7 @@ def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job
     assert (len(window.viewer.layers), window.tables.table.model) == (0, None)
     assert not window.tables.hint.isHidden()
     window.results.show(job)
+    qtbot.waitUntil(lambda: window.tables.table.model is not None, timeout=WAIT)
     assert window.tables.table.model.rowCount() == 2
 
 
@@ -134,12 +135,12 @@ def test_a_failed_job_is_one_line_with_the_log_folded(window, job):
     window.error_dialog.close()
 
 
-def test_a_vanished_result_is_told_and_not_raised(window, job):
+def test_a_vanished_result_is_told_and_not_raised(window, qtbot, job):
     window.jobs.add(job)
     finish(job)
     job.events().write("result", kind="image", path=str(job.path / "gone.ome.zarr"), name="gone")
     window.results.show(job)
-    assert "gone" in window.statusBar().currentMessage()
+    qtbot.waitUntil(lambda: "gone" in window.statusBar().currentMessage(), timeout=WAIT)
 
 
 def test_a_folder_that_goes_while_its_job_runs_is_one_line(window, qtbot, job, monkeypatch):
@@ -155,14 +156,16 @@ def test_a_folder_that_goes_while_its_job_runs_is_one_line(window, qtbot, job, m
     window.error_dialog.close()
 
 
-def test_of_a_folder_that_has_gone_every_command_says_so(window, job, tmp_path, opened, started):
+def test_of_a_folder_that_has_gone_every_command_says_so(window, qtbot, job, tmp_path, opened, started):
     window.jobs.add(job)
     job.events().write("cancelled", message="stopped", exit_code=3)
     window.jobs.model.watcher(0).poll()
     job.path.rename(tmp_path / "elsewhere.job")
     assert trigger(window, "Resume Job") == GONE
     assert started == []
-    assert trigger(window, "Show Result") == GONE
+    window.statusBar().clearMessage()
+    trigger(window, "Show Result")
+    qtbot.waitUntil(lambda: window.statusBar().currentMessage() == GONE, timeout=WAIT)
     trigger(window, "Open Job Folder")  # the result is still there
     assert opened == [str(tmp_path)]
 
@@ -188,19 +191,48 @@ def test_a_finished_job_is_neither_cancelled_nor_resumed(window, job, started):
     assert (started, job.state().status) == ([], "done")
 
 
-def test_a_dropped_job_folder_joins_the_list(window, job):
+def test_a_dropped_job_folder_joins_the_list(window, qtbot, job):
     window.open_volume(str(job.path))
-    assert window.jobs.model.rowCount() == 1
+    qtbot.waitUntil(lambda: window.jobs.model.rowCount() == 1, timeout=WAIT)
+
+
+def test_resuming_is_told(window, job, started, monkeypatch):
+    window.jobs.add(job)
+    job.events().write("cancelled", message="stopped", exit_code=3)
+    window.jobs.model.watcher(0).poll()
+    monkeypatch.setattr(JobFolder, "holder", lambda self: None)
+    assert trigger(window, "Resume Job").startswith("Resumed")
+    assert started == [job]
+
+
+def test_nothing_comes_after_the_volumes_were_closed(window, qtbot, job):
+    """Neither what was on its way then, nor what a job makes that ran then; of that the end is told."""
+    window.add_job(job)
+    watcher = window.jobs.model.watcher(0)
+    watcher.poll()  # its layers are being read
+    window.close_volumes()
+    finish(job)
+    watcher.poll()
+    qtbot.wait(1500)
+    assert (len(window.viewer.layers), window.tables.table.model) == (0, None)
+    assert "Show result" in window.statusBar().currentMessage()
+    window.results.show(job)
+    window.close_volumes()
+    qtbot.wait(1500)
+    assert (len(window.viewer.layers), window.tables.table.model) == (0, None)
+    window.results.show(job)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 2, timeout=WAIT)
+    assert window.tables.table.model.rowCount() == 2
 
 
 @pytest.mark.parametrize("request_", ["{nonsense", '{"schema": 1, "task": "knit", "parameters": {}}'])
-def test_a_folder_that_only_looks_like_a_job_is_one_line(make_window, job, tmp_path, request_):
+def test_a_folder_that_only_looks_like_a_job_is_one_line(make_window, qtbot, job, tmp_path, request_):
     first = make_window()
     other = tmp_path / "other"
     other.mkdir()
     (other / "request.json").write_text(request_)
     first.open_volume(str(other))
-    assert first.error_dialog is not None
+    qtbot.waitUntil(lambda: first.error_dialog is not None, timeout=WAIT)
     first.error_dialog.close()
     assert first.settings.jobs == ()
     first.add_job(job)

@@ -89,7 +89,7 @@ def test_each_job_has_its_plots_and_plan(window, make_job, volume_file, tmp_path
         assert panel.view.plot.name == "Time against recall"
 
 
-def test_an_earlier_plan_is_shown_again(make_window, make_job, volume_file, tmp_path):
+def test_an_earlier_plan_is_shown_again(make_window, qtbot, make_job, volume_file, tmp_path):
     folder, context = make_job("plan")
     tell_plan(context, tmp_path / "x.cascade.json", volume_file)
     folder.events().write("finished", summary={}, exit_code=0)
@@ -100,7 +100,7 @@ def test_an_earlier_plan_is_shown_again(make_window, make_job, volume_file, tmp_
     assert second.plots.choice.count() == 0
     second.jobs.table.selectRow(0)
     second.jobs.show_results()
-    assert "6 minutes" in second.plots.plan.verdict.text()
+    qtbot.waitUntil(lambda: "6 minutes" in second.plots.plan.verdict.text(), timeout=WAIT)
 
 
 def test_a_plan_without_a_plot_is_listed_once(window, make_job):
@@ -163,7 +163,21 @@ def test_a_csv_of_points_is_opened_from_the_disk(window, qtbot, tmp_path):
     path.write_text("a,b\n1,2\n")
     window.open_volume(str(path))
     qtbot.waitUntil(lambda: window.error_dialog is not None, timeout=WAIT)
+    assert "needs the columns z, y, x and unit" in window.error_dialog.line.text()
     window.error_dialog.close()
+    assert window.tables.table.model.rowCount() == 2
+
+
+def test_a_table_of_objects_is_opened_from_the_disk(window, qtbot, tmp_path):
+    """As ``segment`` writes it: without a radius, so the points are as large as the objects."""
+    path = tmp_path / "synapses.csv"
+    path.write_text("id,z,y,x,unit,volume_nm3\n1,80,40,120,nanometer,5000\n2,0,0,0,nanometer,5\n")
+    window.open_volume(str(path))
+    qtbot.waitUntil(lambda: window.tables.table.model is not None, timeout=WAIT)
+    (layer,) = window.viewer.layers
+    assert layer.data_to_world(layer.data[0]) == (80, 40, 120)
+    assert layer.size * layer.scale[0] == pytest.approx([21.2, 2.12], rel=0.01)
+    assert window.error_dialog is None
 
 
 def test_menus_stand_in_order_and_tasks_are_in_theirs(window):

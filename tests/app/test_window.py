@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QMimeData, QPointF, QRect, Qt, QUrl
 from qtpy.QtGui import QDropEvent, QGuiApplication
-from qtpy.QtWidgets import QApplication, QLabel, QMessageBox
+from qtpy.QtWidgets import QApplication, QComboBox, QLabel, QMessageBox
 
 from connectoscope_app import commands
 from connectoscope_app.palette import matches
 from connectoscope_app.settings import load_settings
 from connectoscope_app.window import MainWindow
+from napari_connectoscope.sources import layer_facts
 
 WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machine
 
@@ -205,6 +207,58 @@ def test_a_missing_voxel_size_is_asked_for(window, qtbot, tmp_path):
     qtbot.waitUntil(lambda: window.browser.details.volume.unit == "nanometer", timeout=WAIT)
     assert len(window.viewer.layers) == 1
     assert window.browser.details.voxel_size is None
+
+
+def test_a_colour_image_comes_up_and_its_samples_are_channels(window, qtbot, tmp_path):
+    import tifffile
+
+    path = tmp_path / "rgb.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 20, 24, 3), dtype=np.uint8)
+    tifffile.imwrite(path, pixels, photometric="rgb")
+    window.open_volume(str(path))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
+    assert window.error_dialog is None
+    details = window.browser.details
+    assert "of which 'red' is shown" in " ".join(label.text() for label in details.findChildren(QLabel))
+    assert "--" not in window.log.toPlainText()
+    choice = next(
+        box for box in details.findChildren(QComboBox) if box.toolTip().endswith("channel of this volume")
+    )
+    assert [choice.itemText(i) for i in range(choice.count())] == ["red", "green", "blue"]
+    choice.activated.emit(1)
+    qtbot.waitUntil(lambda: details.volume.channel == 1, timeout=WAIT)
+    (layer,) = window.viewer.layers
+    assert np.array_equal(layer.data[2:3], pixels[2:3, :, :, 1])
+    assert window.settings.recent == (str(path),)
+
+
+def test_a_voxel_size_told_elsewhere_is_asked_for_no_more(window, qtbot, tmp_path):
+    np.save(tmp_path / "plain.npy", np.zeros((4, 16, 16), np.uint8))
+    window.open_volume(str(tmp_path / "plain.npy"))
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
+    details = window.browser.details
+    assert details.voxel_size is not None
+    (layer,) = window.viewer.layers
+    layer.scale, layer.units = (40, 4, 4), ("nanometer",) * 3  # as a form does
+    facts = {**layer_facts(layer), "voxel_size": "40,4,4nm", "unit": "nanometer"}
+    layer.metadata = {**layer.metadata, "connectoscope": facts}
+    qtbot.waitUntil(lambda: details.voxel_size is None, timeout=WAIT)
+    assert "40 × 4 × 4 nm" in " ".join(label.text() for label in details.findChildren(QLabel))
+
+
+def test_looking_at_a_slow_disk_does_not_hold_the_window(window, qtbot, volume_file, monkeypatch):
+    let_go = threading.Event()
+    asked = Path.is_file
+
+    def is_file(path: Path) -> bool:
+        let_go.wait(WAIT / 1000)
+        return asked(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    window.open_volume(str(volume_file))
+    assert "Opening" in window.statusBar().currentMessage()
+    let_go.set()
+    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
 
 
 def test_task_form_comes_up_and_is_copied(window, qtbot, volume_file, tmp_path):

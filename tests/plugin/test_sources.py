@@ -3,11 +3,23 @@
 import dask.array as da
 import numpy as np
 import pytest
+import tifffile
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume, pyramid_factors
 from connectoscope.volumes.geometry import Box
-from napari_connectoscope.sources import agreeing_source, size_text, snapshot, spill
+from napari_connectoscope.layers import add_volume
+from napari_connectoscope.sources import (
+    agreeing_source,
+    check_unmoved,
+    layer_facts,
+    length_unit,
+    place_by,
+    size_text,
+    snapshot,
+    spill,
+    visible_box,
+)
 from napari_connectoscope.writer import write_image
 
 PLACE = {"scale": (40, 4, 4), "translate": (400, 40, 20), "units": ("nm",) * 3}
@@ -121,3 +133,51 @@ def test_box_outside_is_one_line(viewer, tmp_path, pixels):
 
 def test_size_text():
     assert [size_text(n) for n in (12, 34_500_000, 2 * 10**12)] == ["12 bytes", "34.5 MB", "2 TB"]
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_a_layer_is_put_where_its_results_will_lie(viewer, tmp_path, pixels, file):
+    viewer.canvas.size = (400, 400)
+    if file:
+        tifffile.imwrite(tmp_path / "plain.tif", pixels, photometric="minisblack")
+        layer = add_volume(viewer, open_volume(tmp_path / "plain.tif"), contrast=(0, 255))
+    else:
+        layer = viewer.add_image(pixels, translate=(0, 10, 0))
+    viewer.dims.set_point(0, 5)
+    viewer.scene.camera.center = (0, 40, 30)
+    viewer.scene.camera.zoom = 10
+    seen = visible_box(viewer, layer, depth=4)
+    place_by(viewer, layer, "40,4,4nm")
+    assert visible_box(viewer, layer, depth=4) == seen
+    image = snapshot(viewer, layer)
+    assert (image.scale, image.unit) == ((40, 4, 4), "nanometer")
+    assert image.translation == (0, 0 if file else 40, 0)
+    place_by(viewer, layer, "40,4,4nm")
+    assert snapshot(viewer, layer).translation == image.translation
+    check_unmoved(layer)
+    place_by(viewer, layer, "0.05,0.005,0.005um")  # mistyped before
+    assert (snapshot(viewer, layer).scale, length_unit(layer)) == ((0.05, 0.005, 0.005), "micrometer")
+    check_unmoved(layer)
+    assert visible_box(viewer, layer, depth=4) == seen
+    if file:
+        assert layer_facts(layer)["voxel_size"] == "0.05,0.005,0.005um"
+        assert "--voxel-size" not in " ".join(layer_facts(layer)["warnings"])
+        opened = open_volume(tmp_path / "plain.tif", voxel_size="0.05,0.005,0.005um")
+        assert snapshot(viewer, layer).translation == opened.levels[0].translation
+
+
+def test_channels_of_a_file_are_put_together(viewer, tmp_path, pixels):
+    path = tmp_path / "two.npy"
+    layers = [
+        viewer.add_image(pixels, name=n, metadata={"connectoscope": {"source": str(path)}}) for n in "ab"
+    ]
+    moved = viewer.add_image(pixels, translate=(5, 5, 5), metadata={"connectoscope": {"source": str(path)}})
+    alone = viewer.add_image(np.stack([pixels, pixels]))
+    place_by(viewer, layers[0], "40,4,4nm")
+    assert [length_unit(layer) for layer in layers] == ["nanometer"] * 2
+    assert length_unit(moved) is None
+    place_by(viewer, alone, "40,4,4nm")
+    assert [str(u) for u in alone.units] == ["pixel", "nanometer", "nanometer", "nanometer"]
+    assert tuple(alone.scale) == (1, 40, 4, 4)
+    place_by(viewer, flat := viewer.add_image(pixels[0]), "40,4,4nm")
+    assert tuple(flat.scale) == (4, 4)

@@ -39,7 +39,7 @@ def test_what_the_user_says_is_done(submission, tmp_path, monkeypatch, answer):
     found = taken.attempt(submission)
     assert isinstance(found, Taken)
     again = taken.decided(submission, found, None)
-    assert "threshold was None, now 90" in asked[0]
+    assert "Threshold was not given, now 90" in asked[0]
     assert "out-3.ome.zarr" in asked[0]
     assert asked[0].startswith("out.ome.zarr was made by")
     assert "--overwrite" not in asked[0]
@@ -122,7 +122,7 @@ def test_a_result_without_its_job_folder_tells_of_its_request(task, tmp_path, mo
     assert isinstance(found, Taken)
     assert taken.attempt(taken.decided(other, found, None)).request.overwrite
     assert asked[0].startswith(
-        f"{path.name} was made by another request: box was 0:2,0:8,0:8, now 0:2,0:4,0:4.\n"
+        f"{path.name} was made by another request: Box was 0:2,0:8,0:8, now 0:2,0:4,0:4.\n"
     )
 
 

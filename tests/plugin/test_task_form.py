@@ -4,6 +4,7 @@ import shlex
 
 import numpy as np
 import pytest
+import tifffile
 
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter, task_names
@@ -11,6 +12,7 @@ from connectoscope.volumes import open_volume
 from napari_connectoscope import fields, forms
 from napari_connectoscope.forms import TaskForm, command_line, default_destination
 from napari_connectoscope.layers import add_volume
+from napari_connectoscope.sources import length_unit
 
 
 @pytest.fixture
@@ -50,6 +52,8 @@ def test_form_round_trips_through_the_parameters(make_form, name, tmp_path):
     form.set_values(
         {n: str(tmp_path / n) for n, i in task.parameters.model_fields.items() if i.is_required()}
     )
+    if task.destination in form.fields:
+        form.set_values({task.destination: str(tmp_path / "made") + task.ending(form.values())})
     if "name" in form.fields:
         form.set_values({"name": "x"})
     parameters = form.parameters()
@@ -188,6 +192,7 @@ def test_default_destinations(tmp_path, monkeypatch):
     assert default_destination("sample:vnc", "synapses") == str(documents / "vnc-synapses.ome.zarr")
     assert default_destination("https://x.org/d/e.ome.zarr/", "x") == str(documents / "e-x.ome.zarr")
     assert default_destination(str(tmp_path / "f.h5") + "::/raw", "x") == str(tmp_path / "f-x.ome.zarr")
+    assert default_destination("layer:same [1]", "x") == str(documents / "same_1-x.ome.zarr")
     assert default_destination("layer:a/b: c", "x") == str(documents / "b_ c-x.ome.zarr".replace(" ", "_"))
 
 
@@ -277,3 +282,96 @@ def test_a_long_name_does_not_widen_the_form(make_form, viewer, pixels):
     narrow = make_form("segment", viewer).minimumSizeHint().width()
     viewer.add_image(pixels, name="x" * 170)
     assert make_form("segment", viewer).minimumSizeHint().width() <= narrow + 20
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_the_voxel_size_that_is_given_is_the_layers(make_form, viewer, pixels, tmp_path, file):
+    if file:
+        tifffile.imwrite(tmp_path / "plain.tif", pixels, photometric="minisblack")
+        layer = add_volume(viewer, open_volume(tmp_path / "plain.tif"), contrast=(0, 255))
+    else:
+        layer = viewer.add_image(pixels, name="plain")
+    form = make_form("segment", viewer, {"model": "synapse-vnc"})
+    with pytest.raises(UserError, match="'plain' does not state its voxel size"):
+        form.submission()
+    form.set_values({"voxel_size": "47.5 nm of something"})
+    with pytest.raises(UserError, match="is not z,y,x with a unit"):
+        form.submission()
+    assert "is not z,y,x with a unit" in form.error_text
+    form.set_values({"voxel_size": "40,4,4nm"})
+    assert length_unit(layer) is None
+    assert (form.submission().image is None) == file
+    assert (length_unit(layer), tuple(layer.scale)) == ("nanometer", (40, 4, 4))
+    assert make_form("segment", viewer).submission()  # it is known from now on
+    # What was typed for this one does not resize the next one.
+    other = viewer.add_image(pixels, name="other", scale=(50, 5, 5), units=("nm",) * 3)
+    form.fields["source"].combo.setCurrentText("other")
+    form.submission()
+    assert tuple(other.scale) == (50, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"level": 7}, "'cell' has no level 7; its levels are 0 to 1"),
+        ({"channel": "9"}, "'cell' has no channel '9'; it has none: leave Channel empty"),
+        ({"time": 77}, "'cell' has no time point 77; it has 1"),
+        ({"within": "/nowhere.ome.zarr"}, "Within: /nowhere.ome.zarr does not exist"),
+        ({"voxel_size": "abc"}, "'abc' is not z,y,x with a unit"),
+    ],
+)
+def test_what_the_file_has_not_is_told_in_the_form(make_form, viewer, volume_path, values, said):
+    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    form = make_form("detect", viewer)
+    form.set_values({"level": 1, "channel": "0", "time": 0})
+    form.submission()
+    form.set_values(values)
+    with pytest.raises(UserError, match=said):
+        form.submission()
+    assert form.error_text
+
+
+@pytest.mark.parametrize(("detector", "name"), [("cells", "x.txt"), ("cells", ""), ("tissue", "x.csv")])
+def test_a_destination_of_another_kind_is_told_in_the_form(make_form, tmp_path, detector, name):
+    form = make_form("detect", None, {"source": "a.tif", "detector": detector})
+    form.set_values({"destination": str(tmp_path / name)})
+    with pytest.raises(
+        UserError, match=r"name the file x.csv|is a folder: name a file in it|name it x.ome.zarr"
+    ):
+        form.submission()
+    assert form.error_text
+
+
+def test_no_layer_no_proposed_destination(make_form, viewer, pixels, tmp_path):
+    layer = viewer.add_image(pixels, name="mine")
+    form = make_form("segment", viewer)
+    assert "mine-segment" in form.values()["destination"]
+    viewer.layers.remove(layer)
+    assert form.values()["destination"] == ""
+    form.set_values({"destination": str(tmp_path / "by-hand.ome.zarr")})
+    viewer.layers.remove(viewer.add_image(pixels))
+    assert form.values()["destination"] == str(tmp_path / "by-hand.ome.zarr")
+
+
+def test_why_a_layer_is_no_source(make_form, viewer, pixels, small_model):
+    form = make_form("segment", viewer, {"model": "synapse-vnc"})
+    viewer.add_image(np.stack([pixels] * 3, axis=-1), rgb=True, name="photo")
+    with pytest.raises(UserError, match="'photo' is a colour image"):
+        form.submission()
+    viewer.add_labels(pixels, name="cells")
+    with pytest.raises(UserError, match="'cells' is labels"):
+        form.submission()
+    form.set_values({"source": "a.tif", "model": ""})
+    with pytest.raises(UserError, match=r"Model is empty: choose one \(.*synapse-vnc"):
+        form.submission()
+
+
+@pytest.mark.parametrize("colour", ["#ff0000", "#00ff00"])
+def test_the_arrow_has_the_colour_of_the_text(make_form, colour):
+    form = make_form("segment")
+    form.setStyleSheet(f"QPushButton {{ color: {colour} }}")
+    form.show()
+    for icon in (form._advanced.collapsedIcon(), form._advanced.expandedIcon()):
+        image = icon.pixmap(16).toImage()
+        dots = [image.pixelColor(x, y) for x in range(image.width()) for y in range(image.height())]
+        assert {dot.name() for dot in dots if dot.alpha() > 128} == {colour}

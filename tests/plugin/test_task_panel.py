@@ -114,8 +114,10 @@ def test_a_model_by_its_name_is_trained_on_a_copy_in_its_own_job_folder(
 def test_layer_without_units_is_asked_about(make_panel, viewer, pixels, started):
     viewer.add_image(pixels, name="mine")
     panel = make_panel(SegmentWidget)
-    panel.run_button.click()
-    assert "does not state its voxel size" in panel.form.error_text
+    for button in (panel.run_button, panel.check_button, panel.preview_button):
+        panel.form.show_error("")
+        button.click()
+        assert "does not state its voxel size: enter it as Voxel size" in panel.form.error_text
     assert started == []
     panel.form.set_values({"voxel_size": "40,4,4nm"})
     assert panel.form.error_text == ""

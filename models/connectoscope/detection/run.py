@@ -28,7 +28,6 @@ from connectoscope.blockwise.destination import (
     check_apart,
     check_same,
     check_writable,
-    check_zarr_name,
     found_at,
     take_away,
     write_file,
@@ -61,17 +60,6 @@ LIBRARIES = ("connectoscope", "numpy", "scipy", "tensorstore")
 SMALLEST = 2.0  # voxels across a cell, below which nothing can be told from noise
 LARGEST = 100.0  # voxels across, above which a coarser level shows as much at a thousandth of the work
 LEAST = 3  # voxels a side of a volume in which a blob has a surrounding
-
-
-def check_name(path: Path, detector: str) -> None:
-    """Raises UserError unless ``path`` ends as what ``detector`` makes."""
-    if detector == "tissue":
-        check_zarr_name(path, "detect --detector tissue")
-    elif path.suffix.lower() not in (".csv", ".xml"):
-        stem = path.name.split(".")[0]
-        raise UserError(
-            f"{path.name}: cells are points; name the file {stem}.csv, or {stem}.xml for cellfinder"
-        )
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def finite_sample(read: Callable[[Box], NDArray[np.generic]], shape: Index3) -> 
     if sample.dtype.kind == "f" and not np.isfinite(sample).all():
         share = 100 * (1 - np.isfinite(sample).mean())
         raise UserError(
-            f"{share:.2g} % of the sampled voxels are not numbers or infinite; replace them, for example by 0, and try again"
+            f"{share:.3g} % of the sampled voxels are not numbers or infinite; replace them, for example by 0, and try again"
         )
     return sample
 

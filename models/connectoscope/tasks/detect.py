@@ -5,8 +5,13 @@ Difference-of-Gaussians blobs and thresholds of brightness or texture (:mod:`con
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
 
+from pydantic import model_validator
+
+from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
 
 if TYPE_CHECKING:
@@ -41,6 +46,26 @@ class Detect(Searching):
         "of plan-cascade.",
     )
 
+    @model_validator(mode="after")
+    def _check_destination(self) -> Self:
+        """Before there is a job: forms say it beside the field, and the terminal leaves no folder behind."""
+        path = expanded(self.destination)
+        if self.detector == "tissue":
+            if path.suffix.lower() != ".zarr":
+                raise UserError(f"{path.name}: tissue is a mask in OME-Zarr; name it {_stem(path)}.ome.zarr")
+        elif path.is_dir():
+            raise UserError(f"{path.name} is a folder: name a file in it, for example {path / 'cells.csv'}")
+        elif path.suffix.lower() not in (".csv", ".xml"):
+            stem = _stem(path)
+            raise UserError(
+                f"{path.name}: cells are points; name the file {stem}.csv, or {stem}.xml for cellfinder"
+            )
+        return self
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]
+
 
 def run(parameters: Detect, context: Context) -> dict[str, Any]:
     """Make or go on with the destination.
@@ -48,13 +73,9 @@ def run(parameters: Detect, context: Context) -> dict[str, Any]:
     Raises:
         UserError: unusable input or destination, or a destination made by another request.
     """
-    from pathlib import Path
-
-    from connectoscope.detection.run import check_name, detect_cells
+    from connectoscope.detection.run import detect_cells
     from connectoscope.detection.tissue import detect_tissue
-    from connectoscope.errors import UserError
 
-    check_name(Path(parameters.destination), parameters.detector)
     if parameters.detector == "tissue" and (parameters.cascade != "off" or parameters.within is not None):
         raise UserError("tissue is found at a coarse level anyway: leave out --cascade and --within")
     volume = open_source(parameters, parameters.source)

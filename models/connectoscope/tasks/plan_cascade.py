@@ -133,7 +133,7 @@ def _for_cells(parameters: PlanCascade, context: Context) -> CascadePlan:
     if parameters.target or parameters.min_volume is not None or parameters.exact:
         raise UserError("--target, --min-volume and --exact are for --model; leave them out")
     asked = _asked(parameters, "target", "model", "min_volume", "exact")
-    detect = Detect(**asked, destination="-")
+    detect = Detect(**asked, destination="-.csv")
     volume = open_source(parameters, parameters.source)
     search = search_for(
         volume, box=detect.box, level=detect.level, diameter=detect.diameter, threshold=detect.threshold

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import tensorstore as ts
 
-from connectoscope.errors import UserError
+from connectoscope.errors import ColourImage, UserError
 from connectoscope.volumes.geometry import NANOMETRES, Float3, Index3, parse_voxel_size
 from connectoscope.volumes.volume import Level, Volume
 
@@ -143,13 +143,19 @@ def _samples_as_channels(image: FileImage, channel: str | int | None) -> FileIma
     samples = image.length("s")
     if samples is None:
         return image
-    if "c" in image.axes or (channel is None and samples > 1):
+    if "c" in image.axes:
         raise UserError(
-            f"{image.label} is a colour image ({samples} samples a pixel): convert it to grayscale, or pick one of "
-            "them, for example --channel 0"
+            f"{image.label} has channels in colour ({samples} samples a pixel): convert it to grayscale"
         )
-    names = ("red", "green", "blue", "alpha") if samples in (3, 4) else ()
-    return FileImage(**{**vars(image), "axes": image.axes.replace("s", "c"), "channels": names[:samples]})
+    names = ("red", "green", "blue", "alpha")[:samples] if samples in (3, 4) else ()
+    image = FileImage(**{**vars(image), "axes": image.axes.replace("s", "c"), "channels": names})
+    if channel is None and samples > 1:
+        raise ColourImage(
+            f"{image.label} is a colour image ({samples} samples a pixel): convert it to grayscale, or pick one of "
+            "them, for example --channel 0",
+            [(str(number), name) for number, name in enumerate(_channel_names(image))],
+        )
+    return image
 
 
 def _channel_names(image: FileImage) -> tuple[str, ...]:

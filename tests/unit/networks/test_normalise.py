@@ -35,6 +35,7 @@ def test_range_is_mapped_around_zero() -> None:
     [
         (np.full((2, 4, 4), 7, np.uint8), "constant"),
         (np.array([[[1, np.nan, 3]]], np.float32), "not numbers"),
+        (np.full((1, 1, 3), np.nan, np.float32), "^100 % of the sampled voxels are not numbers"),
     ],
 )
 def test_nothing_to_normalise(image: np.ndarray, message: str) -> None:

@@ -13,7 +13,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectoscope.errors import UserError
+from connectoscope.errors import ColourImage, UserError
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.volumes.tiff import read_tiff
@@ -146,9 +146,13 @@ def test_colour_is_refused_unless_a_channel_is_picked(tmp_path: Path) -> None:
         tifffile.imwrite(
             tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar, compression="zlib"
         )
-        with pytest.raises(UserError, match="colour image") as caught:
+        with pytest.raises(ColourImage, match="colour image") as caught:
             open_volume(tmp_path / "a.tif")
         assert "--channel" in str(caught.value)
+        assert (caught.value.exit_code, caught.value.choices) == (
+            2,
+            (("0", "red"), ("1", "green"), ("2", "blue")),
+        )
         green = open_volume(tmp_path / "a.tif", channel="green")
         np.testing.assert_array_equal(green.read(Box.of(green.shape))[0], pixels[:, :, 1])
 
