@@ -158,7 +158,8 @@ def test_a_csv_of_points_is_opened_from_the_disk(window, qtbot, tmp_path):
     path = tmp_path / "mine.csv"
     path.write_text(POINTS)
     window.open_volume(str(path))
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 1, timeout=WAIT)
+    qtbot.waitUntil(lambda: window.tables.table.model is not None, timeout=WAIT)
+    assert len(window.viewer.layers) == 1
     assert window.tables.table.model.rowCount() == 2
     path.write_text("a,b\n1,2\n")
     window.open_volume(str(path))

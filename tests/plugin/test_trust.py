@@ -64,9 +64,10 @@ def test_reconstruct_in_napari(make_napari_viewer, qtbot, tmp_path, monkeypatch)
     trust.plot_button.click()
     assert "Reliability on simulated scans" in viewer.window.dock_widgets
 
+    made = panel.form.values()["destination"]  # proposed for the layer, with which it goes
     viewer.layers.clear()
     assert not trust.isEnabled()
-    viewer.open(panel.form.values()["destination"], plugin="connectoscope")
+    viewer.open(made, plugin="connectoscope")
     assert len(viewer.layers) == 5
     assert trust.isEnabled()
     panel.close_worker()
