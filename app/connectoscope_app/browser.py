@@ -127,6 +127,7 @@ class VolumeDetails(QWidget):
         self.volume = volume
         if self._content is not None:
             self._layout.removeWidget(self._content)
+            self._content.hide()  # it is deleted later, and would shine through until then
             self._content.deleteLater()
         self.voxel_size = None
         self._content = QWidget()
