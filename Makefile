@@ -18,7 +18,8 @@ run: setup
 	$(BIN)/python -m connectoscope_app.demo
 
 test: setup
-	$(SCREEN) $(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 tests/unit tests/engine
+	$(SCREEN) $(BIN)/python -m pytest tests/plugin tests/app tests/journeys
 
 check: setup
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ def test_from_xray_to_what_is_trusted(make_window, qtbot, xray, tmp_path):
     qtbot.waitUntil(lambda: not watcher.running, timeout=WAIT)
     assert watcher.state.status == "done", watcher.state.message
 
+    qtbot.waitUntil(lambda: len(window.panes.models) == 2, timeout=WAIT)
     left, right = window.panes.models
     qtbot.waitUntil(lambda: len(right.layers) == 6, timeout=WAIT)
     assert [layer.name for layer in right.layers] == ["X-ray · xray", *PARTS]
