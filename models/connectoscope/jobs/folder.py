@@ -210,9 +210,8 @@ class JobFolder:
 
     def _emptied(self) -> Path:
         """Where the rest of the folder now is; the lock is held, and whoever makes the folder anew meets nothing of it."""
-        for file in sorted(
-            self.path.iterdir()
-        ):  # events and ledger before what they speak of, lest a kill leaves them alone
+        # Events and ledger before what they speak of, lest a kill leaves them alone.
+        for file in sorted(self.path.iterdir()):
             if file == self.request_path or file.name.startswith("lock"):
                 continue
             if file.is_dir() and not file.is_symlink():

@@ -5,7 +5,6 @@ Difference-of-Gaussians blobs and thresholds of brightness or texture (:mod:`con
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
@@ -49,22 +48,19 @@ class Detect(Searching):
     @model_validator(mode="after")
     def _check_destination(self) -> Self:
         """Before there is a job: forms say it beside the field, and the terminal leaves no folder behind."""
+        from connectoscope.blockwise.destination import check_zarr_name
+
         path = expanded(self.destination)
         if self.detector == "tissue":
-            if path.suffix.lower() != ".zarr":
-                raise UserError(f"{path.name}: tissue is a mask in OME-Zarr; name it {_stem(path)}.ome.zarr")
+            check_zarr_name(path, "detect --detector tissue")
         elif path.is_dir():
             raise UserError(f"{path.name} is a folder: name a file in it, for example {path / 'cells.csv'}")
         elif path.suffix.lower() not in (".csv", ".xml"):
-            stem = _stem(path)
+            stem = path.name.split(".")[0]
             raise UserError(
                 f"{path.name}: cells are points; name the file {stem}.csv, or {stem}.xml for cellfinder"
             )
         return self
-
-
-def _stem(path: Path) -> str:
-    return path.name.split(".")[0]
 
 
 def run(parameters: Detect, context: Context) -> dict[str, Any]:

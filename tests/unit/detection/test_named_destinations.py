@@ -14,7 +14,7 @@ from connectoscope.jobs.request import JobRequest
     [
         ("cells", "x.txt", "x.txt: cells are points; name the file x.csv, or x.xml"),
         ("cells", "", "is a folder: name a file in it"),
-        ("tissue", "x.csv", "x.csv: tissue is a mask in OME-Zarr; name it x.ome.zarr"),
+        ("tissue", "x.csv", "x.csv: detect --detector tissue makes OME-Zarr; name it x.ome.zarr"),
     ],
 )
 def test_another_ending_is_refused_before_there_is_a_job(tmp_path, detector, name, said):
