@@ -25,10 +25,11 @@ from connectoscope.volumes.ome_zarr_write import (
 from connectoscope.volumes.stores import is_url
 
 
-def check_zarr_name(path: Path, task: str) -> None:
+def check_zarr_name(path: Path) -> None:
     """Raises UserError unless ``path`` is named as an OME-Zarr."""
     if path.suffix.lower() != ".zarr":
-        raise UserError(f"{path.name}: {task} makes OME-Zarr; name it {path.name.split('.')[0]}.ome.zarr")
+        stem = path.name.split(".")[0] or "NAME"
+        raise UserError(f"{path.name or path}: the result is an OME-Zarr; name it {stem}.ome.zarr")
 
 
 def check_apart(source: str, path: Path) -> None:

@@ -17,12 +17,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -92,6 +93,18 @@ def parameter(
 def parameter_facts(info: FieldInfo) -> dict[str, Any]:
     """What :func:`parameter` was told of a field: role, argument, advanced, addable, unit, label."""
     return dict(info.json_schema_extra) if isinstance(info.json_schema_extra, dict) else {}
+
+
+def _zarr_name(text: str) -> str:
+    from connectoscope.blockwise.destination import check_zarr_name
+
+    check_zarr_name(expanded(text))
+    return text
+
+
+ZarrName = Annotated[str, AfterValidator(_zarr_name)]
+"""A destination that is an OME-Zarr. Names are checked here, before there is a job: forms say it beside the field, and
+the terminal leaves no folder behind."""
 
 
 def skip_corrupt() -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator
 
 from connectoscope.errors import Stopped, UserError
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter, skip_corrupt
 
 if TYPE_CHECKING:
@@ -22,11 +25,18 @@ CHUNKS = (64, 128, 128)
 SHARDS = (64, 512, 512)
 
 
+def _format_name(text: str) -> str:
+    from connectoscope.volumes.targets import target_of
+
+    target_of(expanded(text))
+    return text
+
+
 class Convert(Parameters):
     """A volume as OME-Zarr, or another format: chunked, compressed, with a pyramid where the format has one."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
-    destination: str = parameter(
+    destination: Annotated[str, AfterValidator(_format_name)] = parameter(
         role="destination",
         argument=True,
         help="Volume that is made; its ending tells the format: NAME.ome.zarr, .n5, .precomputed, .ome.tif or .h5.",
@@ -72,7 +82,6 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     from connectoscope.blockwise.ledger import Ledger
     from connectoscope.blockwise.plan import as_begun
     from connectoscope.blockwise.tile import skipped_chunks
-    from connectoscope.paths import expanded
     from connectoscope.volumes.conversion import Array, Lead
     from connectoscope.volumes.corrupt import chunk_name, told_of_skipped
     from connectoscope.volumes.framing import frame

@@ -46,13 +46,14 @@ class Detect(Searching):
     )
 
     @model_validator(mode="after")
-    def _check_destination(self) -> Self:
-        """Before there is a job: forms say it beside the field, and the terminal leaves no folder behind."""
+    def _check(self) -> Self:
         from connectoscope.blockwise.destination import check_zarr_name
 
         path = expanded(self.destination)
         if self.detector == "tissue":
-            check_zarr_name(path, "detect --detector tissue")
+            check_zarr_name(path)
+            if self.cascade != "off" or self.within is not None:
+                raise UserError("tissue is found at a coarse level anyway: leave out --cascade and --within")
         elif path.is_dir():
             raise UserError(f"{path.name} is a folder: name a file in it, for example {path / 'cells.csv'}")
         elif path.suffix.lower() not in (".csv", ".xml"):
@@ -72,8 +73,6 @@ def run(parameters: Detect, context: Context) -> dict[str, Any]:
     from connectoscope.detection.run import detect_cells
     from connectoscope.detection.tissue import detect_tissue
 
-    if parameters.detector == "tissue" and (parameters.cascade != "off" or parameters.within is not None):
-        raise UserError("tissue is found at a coarse level anyway: leave out --cascade and --within")
     volume = open_source(parameters, parameters.source)
     detect = {"cells": detect_cells, "tissue": detect_tissue}[parameters.detector]
     return detect(volume, parameters, context)

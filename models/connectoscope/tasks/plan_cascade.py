@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from pydantic import AfterValidator, model_validator
+
+from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
 
 if TYPE_CHECKING:
@@ -11,11 +15,18 @@ if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
 
 
+def _plan_name(text: str) -> str:
+    name = expanded(text).name
+    if not name.endswith(".cascade.json"):
+        raise UserError(f"{name or text}: a plan is named NAME.cascade.json")
+    return text
+
+
 class PlanCascade(Searching):
     """Levels and thresholds of a cascade, for a model or a detector on one volume."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
-    destination: str = parameter(
+    destination: Annotated[str, AfterValidator(_plan_name)] = parameter(
         role="destination", argument=True, help="The plan that is made: NAME.cascade.json."
     )
     model: str | None = parameter(
@@ -41,6 +52,12 @@ class PlanCascade(Searching):
     )
     seed: int = parameter(0, ge=0, advanced=True, help="Of the pilot's random choice of cells.")
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.model is None) == (self.detector is None):
+            raise UserError("say what the cascade is for: either --model NAME or --detector cells")
+        return self
+
 
 def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
     """Measure a pilot and write the plan.
@@ -51,16 +68,11 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
     from pathlib import Path
 
     from connectoscope.blockwise.destination import check_writable
-    from connectoscope.errors import UserError
 
     path = Path(parameters.destination)
-    if not path.name.endswith(".cascade.json"):
-        raise UserError(f"{path.name}: a plan is named NAME.cascade.json")
     if path.exists() and not (context.overwrite or context.resumed):
         raise UserError(f"{path} exists: choose another destination, or use --overwrite")
     check_writable(path)
-    if (parameters.model is None) == (parameters.detector is None):
-        raise UserError("say what the cascade is for: either --model NAME or --detector cells")
     plan = _for_model(parameters, context) if parameters.model else _for_cells(parameters, context)
 
     from connectoscope.cascade.make import table
@@ -88,7 +100,6 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
 
 def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
     from connectoscope.blockwise.mask import read_mask
-    from connectoscope.errors import UserError
     from connectoscope.segmentation.cascaded import plan_segmentation
     from connectoscope.segmentation.run import identity_of
     from connectoscope.segmentation.setup import set_up
@@ -126,7 +137,6 @@ def _for_cells(parameters: PlanCascade, context: Context) -> CascadePlan:
     from connectoscope.blockwise.mask import read_mask
     from connectoscope.detection.cascaded import plan_detection
     from connectoscope.detection.run import search_for
-    from connectoscope.errors import UserError
     from connectoscope.tasks.detect import Detect
     from connectoscope.volumes import open_volume
 

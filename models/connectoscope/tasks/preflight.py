@@ -19,10 +19,9 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     """
     from pathlib import Path
 
-    from connectoscope.blockwise.destination import check_apart, check_writable, check_zarr_name
+    from connectoscope.blockwise.destination import check_apart, check_writable
 
     destination = Path(parameters.destination)
-    check_zarr_name(destination, "segment")
 
     from connectoscope.segmentation.preflight import preflight
     from connectoscope.zoo import find_model

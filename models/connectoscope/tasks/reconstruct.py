@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, parameter, skip_corrupt
+from connectoscope.tasks.base import MenuEntry, OnVolume, Task, ZarrName, open_source, parameter, skip_corrupt
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -20,7 +20,7 @@ class Reconstruct(OnVolume):
     source: str = parameter(
         role="source", argument=True, help="X-ray volume, dense stain dark: file, folder, URL or sample:NAME."
     )
-    destination: str = parameter(
+    destination: ZarrName = parameter(
         role="destination",
         argument=True,
         help="OME-Zarr that is made, NAME.ome.zarr: channels em (0-1), aleatoric_sd and epistemic_sd.",
@@ -44,12 +44,6 @@ def run(parameters: Reconstruct, context: Context) -> dict[str, Any]:
     Raises:
         UserError: unusable input or destination, or a destination made by another request.
     """
-    from pathlib import Path
-
-    from connectoscope.blockwise.destination import check_zarr_name
-
-    check_zarr_name(Path(parameters.destination), TASK.name)  # before torch is imported
-
     from connectoscope.xray2em.reconstruct import reconstruct
     from connectoscope.zoo import find_model
 

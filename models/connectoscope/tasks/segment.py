@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter, skip_corrupt
+from connectoscope.tasks.base import (
+    MenuEntry,
+    Searching,
+    Task,
+    ZarrName,
+    open_source,
+    parameter,
+    skip_corrupt,
+)
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -19,7 +27,7 @@ class Segment(Searching):
     """Probabilities, labels and tables from a volume."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
-    destination: str = parameter(
+    destination: ZarrName = parameter(
         role="destination", argument=True, help="OME-Zarr that is made: probabilities, labels and tables."
     )
     model: str = parameter("synapse-vnc", role="model", help="Model: a name from 'models list' or a folder.")
@@ -63,12 +71,6 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     Raises:
         UserError: unusable input or destination, or a destination made by another request.
     """
-    from pathlib import Path
-
-    from connectoscope.blockwise.destination import check_zarr_name
-
-    check_zarr_name(Path(parameters.destination), TASK.name)  # before torch is imported
-
     from connectoscope.segmentation.run import segment
     from connectoscope.zoo import find_model
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Parameters, Task, ZarrName, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -22,7 +22,7 @@ class SimulateXray(Parameters):
     source: str = parameter(
         role="source", argument=True, help="Isotropic EM volume: file, folder, URL or sample:NAME."
     )
-    destination: str = parameter(
+    destination: ZarrName = parameter(
         role="destination", argument=True, help="OME-Zarr that is made, NAME.ome.zarr."
     )
     voxel_size: str = parameter("30nm", help="Voxel size of the X-ray volume, not finer than the EM.")

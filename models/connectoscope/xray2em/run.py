@@ -25,7 +25,6 @@ from connectoscope.blockwise.destination import (
     check_apart,
     check_same,
     check_writable,
-    check_zarr_name,
     delete_locks,
     found_at,
     make_image,
@@ -89,7 +88,6 @@ def simulate_xray(parameters: SimulateXray, context: Context) -> dict[str, Any]:
         Cancelled: between angles; finished slabs are kept in the job folder.
     """
     destination = expanded(parameters.destination).absolute()
-    check_zarr_name(destination, "simulate-xray")
     volume = open_volume(
         parameters.source,
         channel=parameters.channel,

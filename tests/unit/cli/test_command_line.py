@@ -56,22 +56,22 @@ def test_bounds_and_defaults_are_shown(capsys):
     ("arguments", "text"),
     [
         (
-            ("segment", "a", "b", "--threshold", "300"),
+            ("segment", "a", "b.zarr", "--threshold", "300"),
             "--threshold: input should be less than or equal to 255, got 300",
         ),
         (
-            ("segment", "a", "b", "--threshold", "many"),
+            ("segment", "a", "b.zarr", "--threshold", "many"),
             "--threshold: input should be a valid integer, got many",
         ),
         (
-            ("segment", "a", "b", "--device", "tpu"),
+            ("segment", "a", "b.zarr", "--device", "tpu"),
             "--device: input should be 'auto', 'cpu', 'cuda' or 'mps', got tpu",
         ),
         (
-            ("segment", "a", "b", "--threads", "0"),
+            ("segment", "a", "b.zarr", "--threads", "0"),
             "--threads: input should be greater than or equal to 1, got 0",
         ),
-        (("segment", "a", "b", "--colour"), "No such option: --colour"),
+        (("segment", "a", "b.zarr", "--colour"), "No such option: --colour"),
         (("segment", "a"), "Missing argument 'DESTINATION' (see 'connectoscope segment --help')"),
         (
             ("models", "burn"),

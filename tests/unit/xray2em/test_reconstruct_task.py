@@ -281,7 +281,7 @@ def test_unknown_voxel_size_and_wrong_commands_end_with_2(trained: Path, tmp_pat
     assert cli.run(["reconstruct", str(plain), str(tmp_path / "out.ome.zarr"), *model]) == 2
     assert "--voxel-size" in capsys.readouterr().err
     assert cli.run(["reconstruct", str(plain), str(tmp_path / "out.tif"), *model]) == 2
-    assert "makes OME-Zarr" in capsys.readouterr().err
+    assert "is an OME-Zarr" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["x.npy"]
 
 

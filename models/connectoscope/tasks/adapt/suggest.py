@@ -6,8 +6,12 @@ uncertainty of NeuroADDA (Sawmya, Athey, Liu, Shavit 2025, arXiv 2503.06196).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import AfterValidator
+
+from connectoscope.errors import UserError
+from connectoscope.paths import expanded
 from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, parameter
 
 if TYPE_CHECKING:
@@ -20,13 +24,22 @@ if TYPE_CHECKING:
     from connectoscope.zoo import Card
 
 
+def _patches_name(text: str) -> str:
+    path = expanded(text)
+    if path.suffix != ".json":
+        raise UserError(
+            f"{path.name or text}: patches are written as JSON; name it {path.name.split('.')[0] or 'NAME'}.json"
+        )
+    return text
+
+
 class AdaptSuggest(OnVolume):
     """A few patches to label."""
 
     source: str = parameter(
         role="source", argument=True, help="Volume to adapt to: file, folder, URL or sample:NAME."
     )
-    destination: str = parameter(
+    destination: Annotated[str, AfterValidator(_patches_name)] = parameter(
         role="destination",
         argument=True,
         help="File for the patches: NAME.json, with boxes in voxels and world units.",
@@ -77,13 +90,10 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     from connectoscope.adaptation.uncertainty import Eye
     from connectoscope.blockwise.destination import check_writable, write_file
     from connectoscope.blockwise.grid import Grid
-    from connectoscope.errors import UserError
     from connectoscope.volumes.geometry import Box, parse_box
     from connectoscope.zoo import find_model
 
     out = Path(parameters.destination)
-    if out.suffix != ".json":
-        raise UserError(f"{out.name}: patches are written as JSON; name it {out.name.split('.')[0]}.json")
     if out.exists() and not (context.overwrite or context.resumed):
         raise UserError(f"{out} exists; choose another name, or --overwrite")
     check_writable(out)
@@ -194,8 +204,6 @@ def _channels(card: Card, targets: tuple[str, ...]) -> list[int]:
 
 
 def _shape(text: str) -> tuple[int, int, int]:
-    from connectoscope.errors import UserError
-
     try:
         z, y, x = (int(n) for n in text.split(","))
     except ValueError:
