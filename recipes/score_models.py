@@ -20,6 +20,7 @@ from typing import Any
 from connectoscope.jobs.memory import keep_freed_memory
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.pruning.receipt import seconds_per_megavoxel
+from connectoscope.segmentation.targets import shown
 from connectoscope.tasks.prune import TIMED
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
@@ -27,8 +28,6 @@ from connectoscope.zoo import Bundle, Card, find_model
 from connectoscope.zoo.card import Score
 from connectoscope.zoo.places import bundled_models
 from connectoscope.zoo.writing import write_card
-
-SHOWN = {"boundary": "membranes"}
 
 
 def command(*words: object) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def score(bundle: Bundle, folder: Path) -> list[Score]:
         for output in recipe.outputs:
             if output.name not in entry.labels:  # derived from instances: there is no file to compare with
                 continue
-            target = SHOWN.get(output.name, output.name)
+            target = shown(output.name)
             truth = find_data(entry.labels[output.name], entry.published)
             found = command("evaluate", result, truth, "--target", target, "--box", box)
             line = f"{segmented} && connectoscope evaluate RESULT {entry.labels[output.name]} --target {target} --box {box}"

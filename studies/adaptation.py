@@ -29,7 +29,7 @@ from scipy import ndimage
 
 from connectoscope.adaptation.examples import make_examples
 from connectoscope.adaptation.features import sample_patches, sees
-from connectoscope.adaptation.finetune import FineTuning, Plan, new_statistics
+from connectoscope.adaptation.finetune import FineTuning, TuningSchedule, new_statistics
 from connectoscope.adaptation.labels import output_index, read_labels
 from connectoscope.adaptation.patches import Patch, read_patches
 from connectoscope.adaptation.signature import COMMON
@@ -197,7 +197,7 @@ def model_of(run: Run, target: Target, folder: Path) -> Bundle:
             torch.manual_seed(run.seed)
             network = UNet3d(UNet3dArguments.parse(source.card.architecture.arguments))
         kind = FromScratch if scratch else FineTuning
-        plan = Plan(STEPS, RATES["scratch" if scratch else "four"], run.seed)
+        plan = TuningSchedule(STEPS, RATES["scratch" if scratch else "four"], run.seed)
         examples = make_examples(grid, source.card, boxes, masks)
         tuning = kind(network, examples, channel, unlabelled, plan, "cpu", "study")
         tuning.folds = 0  # nothing is held back: all get all the updates

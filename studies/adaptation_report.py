@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept import origin
+from kept import origin, table
 from numpy.typing import NDArray
 from scipy import stats
 
-Row = list[str]
 Entry = dict[str, Any]
 Found = dict[tuple[str, str, str], dict[str, Entry]]  # of a target, source and way: by seed
 Ranks = dict[tuple[str, str], list[Entry]]
@@ -29,19 +28,20 @@ GOAL, WANTED = 0.25, 3  # less than from scratch, on so many targets
 PERMUTATIONS = 10_000
 
 MEMBRANES = (
-    "Labels to train on and truth of membranes are one mask. Where neurons are labelled it is drawn from them as it was for "
-    "`neurons-fib`: where two labels meet, two voxels into each, 0 being one more label. In `fib_medulla_small` 0 is a line of "
-    "one voxel along the middle of membranes that are three to five voxels wide. `adapt train --instances` would take that line "
-    "for the whole membrane; how that turns out is not measured here."
+    "One mask of membranes serves as training labels and as ground truth. Where neurons are labelled it is derived from them, "
+    "as it was for `neurons-fib`: two voxels on either side wherever two labels meet, with 0 as one more label. In "
+    "`fib_medulla_small` 0 is a one-voxel line along the middle of membranes that are three to five voxels wide. `adapt train "
+    "--instances` would take that line for the whole membrane; how well that works is not measured here."
 )
 SPACE = (
-    "Of the training part of each target, in the common space. That space is no stranger to them: `features-em` was trained with "
-    "labels on these very parts of `vnc_sstem`, `isbi2012` and `fib_medulla`; only `fib_medulla_small` is new to it."
+    "For the training part of each target, in the common feature space. That space has seen most of them: `features-em` was "
+    "trained, with labels, on these very parts of `vnc_sstem`, `isbi2012` and `fib_medulla`; only `fib_medulla_small` is new "
+    "to it. *Within its own data*: the distance between two halves of the model's training data."
 )
 SEEDS = (
-    "No target has more than 64 candidates, fewer than the 128 that `adapt suggest` looks at, so all rules but `random` choose "
-    "the same patches with every seed: three trainings of one choice. Their spread says nothing about other choices, "
-    "and a difference between two of these rules is one between two choices in one volume."
+    "No target has more than 64 candidates, fewer than the 128 that `adapt suggest` looks at, so all rules but `random` "
+    "choose the same patches with every seed: three trainings on one choice of patches. Their spread says nothing about other "
+    "choices, and a difference between two of these rules is one between two choices in one volume."
 )
 
 
@@ -74,12 +74,13 @@ def report(
         "# New tissue: the nearest model and four patches, or from scratch",
         "Written by `make study-adaptation` from the runs in studies/results/adaptation"
         + (f"; **{missing} runs are still missing**" if missing else "")
-        + ". The loss is what the target is judged "
-        "by: variation of information (bits) where neurons are labelled, 1 − F1 of membranes elsewhere. Thresholds are from the "
-        "choosing parts, losses of the reporting parts (docs/data.md). Four patches are chosen by `adapt suggest` in the "
-        "training part; from scratch is the same architecture on the same patches for as many updates (150), learning at 2e-3 as "
-        "recipes do. Mean over seeds (how many in brackets) ± standard deviation. The seeds are trainings of the same patches, "
-        "`random` apart (below): the spread is that of training, not of other patches or other tissue.",
+        + ". The loss is variation of information (bits) where neurons are labelled, and 1 − F1 of membranes elsewhere. "
+        "Thresholds were chosen on the *choose* parts, losses measured on the *report* parts (docs/data.md). *Four patches*: "
+        "the source is trained on four patches chosen by `adapt suggest` in the training part. *From scratch*: the same "
+        "architecture on the same patches for as many updates (150), with a learning rate of 2e-3 as in the recipes. *As it "
+        "is*: the source without training. *New statistics*: only its batch-norm statistics are measured again. Figures are "
+        "means over seeds (number in brackets) ± standard deviation. Seeds are trainings on the same patches, except for "
+        "`random` (below): the spread is that of training, not of other patches or other tissue.",
         origin(kept, today),
         MEMBRANES,
         *_gain(found, nearest),
@@ -93,11 +94,6 @@ def report(
 
 def loss(entry: Entry) -> float:
     return float(entry["neurons"]["vi"] if "neurons" in entry else 1 - entry["membranes"]["f1"])
-
-
-def _table(rows: list[Row]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
 def _mean(entries: dict[str, Entry]) -> str:
@@ -157,13 +153,13 @@ def _gain(found: Found, nearest: Mapping[str, str]) -> list[str]:
         verdict = "Whether the aim is reached is open."
     return [
         "## Nearest source, four patches",
-        _table(rows),
-        "The last column is the mean of the differences between runs of one seed, and its 95 % interval (Student's t). By it "
-        f"four patches and the nearest source are better than from scratch on {_named(better)}; elsewhere so few trainings "
-        "cannot tell.",
-        f"The aim was a loss {100 * GOAL:.0f} % lower than from scratch, or more, on {WANTED} of {len(nearest)} targets. By the "
-        f"means it is so low on {_named(so_low)}. By the 95 % interval of four − {1 - GOAL:g} × scratch it is shown to be so low "
-        f"on {_named(shown)}, and shown not to be on {_named(missed)}. **{verdict}**",
+        table(rows),
+        "The last column is the mean of the differences between runs with the same seed, with its 95 % interval (Student's "
+        f"t). By this interval, four patches and the nearest source are better than from scratch on {_named(better)}; for the "
+        "others, so few trainings cannot tell.",
+        f"The aim was a loss at least {100 * GOAL:.0f} % lower than from scratch on {WANTED} of {len(nearest)} targets. By the "
+        f"means this is so on {_named(so_low)}. By the 95 % interval of four − {1 - GOAL:g} × scratch it is shown on "
+        f"{_named(shown)}, and ruled out on {_named(missed)}. **{verdict}**",
     ]
 
 
@@ -172,7 +168,7 @@ def _named(names: list[str]) -> str:
 
 
 def _ranks(ranks: Ranks, sources: Mapping[str, str]) -> list[str]:
-    rows = [["target", "model", "MMD²", "95 % of resamples", "p", "two halves of its own data"]]
+    rows = [["target", "model", "MMD²", "95 % of resamples", "p", "within its own data"]]
     for (target, way), models in ranks.items():
         if way != "rank":
             continue
@@ -189,7 +185,7 @@ def _ranks(ranks: Ranks, sources: Mapping[str, str]) -> list[str]:
                     f"{m['yardstick']:.4f}",
                 ]
             )
-    return ["## Distances", SPACE, _table(rows)]
+    return ["## Distances", SPACE, table(rows)]
 
 
 def _pairs(found: Found, ranks: Ranks) -> list[str]:
@@ -201,7 +197,7 @@ def _pairs(found: Found, ranks: Ranks) -> list[str]:
             cells = [found.get((target, m["model"], way), {}) for way in WAYS]
             if any(cells):
                 rows.append([target, m["model"], f"{m['mmd2']:.4f}", *map(_mean, cells)])
-    return ["## All pairs", _table(rows)]
+    return ["## All pairs", table(rows)]
 
 
 def _correlation(found: Found, ranks: Ranks) -> list[str]:
@@ -226,12 +222,18 @@ def _correlation(found: Found, ranks: Ranks) -> list[str]:
     chance = sum(1 / len(group) for group in groups)
     listed = ", ".join(f"{name} {rhos[name]:.2f} ({len(of)} points)" for name, of in points.items())
     text = (
-        f"Spearman's correlation of MMD² with 1 − F1 of membranes by target: {listed}. Their mean, by points, is {mean:.2f}, "
-        f"p {p:.3f} ({PERMUTATIONS:,} permutations within the targets). The points are {len(points)} volumes and their shifts: "
-        "there is less in them than their number says. The nearest source was the best on "
-        f"{best} of {len(groups)} targets and shifts that have several sources; one taken by chance would be on {chance:.1f}."
+        f"Spearman's correlation of MMD² with 1 − F1 of membranes, by target: {listed}. Their mean, weighted by points, is "
+        f"{mean:.2f}, p = {p:.3f} ({PERMUTATIONS:,} permutations within the targets). The points are only {len(points)} "
+        "volumes and shifted versions of them, so they are worth less than their number suggests. Of the targets and shifts "
+        f"with several sources, the nearest source was the best on {best} of {len(groups)}; a source picked at random would be "
+        f"the best on {chance:.1f}."
     )
-    return ["## Does the distance tell?", "The source as it is.", _table(rows), text]
+    return [
+        "## Does the distance predict the loss?",
+        "The source as it is, without training.",
+        table(rows),
+        text,
+    ]
 
 
 def _within(points: Mapping[str, list[tuple[float, float]]]) -> tuple[dict[str, float], float, float]:
@@ -271,13 +273,12 @@ def _rules(found: Found, nearest: Mapping[str, str]) -> list[str]:
         if all(_alike(cells[a], cells[b]) for cells in compared.values())
     ]
     text = SEEDS + "".join(
-        f" {pair} gave the same figures to the last digit in every run: here they are one and the same choice."
-        for pair in same
+        f" {pair} gave identical figures in every run: here they are the same choice." for pair in same
     )
     return [
         "## Which patches",
-        "Loss after training on four patches that each rule chose.",
-        _table(rows),
+        "Loss after training on four patches chosen by each rule.",
+        table(rows),
         text,
     ]
 

@@ -8,9 +8,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from kept import origin
+from kept import Row, origin, table
 
-Row = list[str]
 HEAD = ["time", "less", "precision", "recall", "F1", "of one level's", "level 0 read", "memory (MiB)"]
 
 
@@ -27,10 +26,10 @@ def report(results: Path, names: list[str], rates: Path, sources: dict[str, str]
     machines = sorted({entry["machine"] for entry in found.values()})
     parts = [
         "# Cascades: what they save, what they miss, and whether that was known beforehand",
-        "Written by `make study-cascade` from the measurements in studies/results/cascade. Whole commands are timed, "
-        "planning apart. The sparse volumes are made (`recipes/make_sparse.py`): tissue, noise and objects are real, "
-        "their places are drawn and therefore known. They say how a cascade compares with one level, and nothing about "
-        "a brain.",
+        "Written by `make study-cascade` from the measurements in studies/results/cascade. Times are of whole commands, "
+        "without planning. The sparse volumes are synthetic (`recipes/make_sparse.py`): tissue, noise and objects are real, "
+        "the places of the objects are random and therefore known. They show how a cascade compares with one level, and "
+        "say nothing about a brain. A *region* is a box of the volume that a cascade accepts or rejects as a whole.",
         "On " + "; ".join(machines) + ".",
         origin(found, sources),
         *_time(found, names),
@@ -42,11 +41,6 @@ def report(results: Path, names: list[str], rates: Path, sources: dict[str, str]
         *_real(found),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(rows: list[Row]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
 
 
 def _gates(gates: list[dict[str, Any]]) -> str:
@@ -101,15 +95,15 @@ def _time(found: dict[str, Any], names: list[str]) -> list[str]:
         if pilots:
             gates = " or ".join(dict.fromkeys(_gates(entry["gates"]) or "one level" for entry in pilots))
             span = _span([_row("", entry, one)[1:] for entry in pilots])
-            rows.append([f"as planned by {len(pilots)} pilots, least to most: {gates}", *span])
+            rows.append([f"as planned by {len(pilots)} pilots (least to most): {gates}", *span])
             worst = min(range(len(pilots)), key=lambda i: pilots[i]["score"]["f1"])
             score = pilots[worst]["score"]
             if score["f1"] < one["score"]["f1"] - 1e-9:
                 rows.append(_row(f"of these the worst, pilot {worst}", pilots[worst], one))
     return [
         "## Time and what is kept",
-        "Objects against the known truth: cells matched one to one within 10 µm, synapses by overlap as `evaluate` does.",
-        _table(rows),
+        "Objects compared with the known truth: cells matched one to one within 10 µm, synapses by overlap as in `evaluate`.",
+        table(rows),
     ]
 
 
@@ -119,8 +113,8 @@ def _then(found: dict[str, Any], names: list[str], rates: Path) -> list[str]:
     if not any(_old(entry) for entry in found.values()):
         return []
     parts = [
-        "**Results that do not say what made them are of 21 November 2026: all their times, here and below, of one level and of "
-        "cascades, are of the program of that day.**"
+        "**Results that do not record what made them are from 21 November 2026: all their times, here and below, with one "
+        "level and with cascades, were measured with the program of that day.**"
     ]
     rate = {row[0]: row[1] for row in json.loads(rates.read_text(encoding="utf-8"))["rows"]}
     now = float(rate["engine, megavoxels/s of volume"])
@@ -129,10 +123,11 @@ def _then(found: dict[str, Any], names: list[str], rates: Path) -> list[str]:
             size, then = math.prod(one["shape"]) / 1e6, one["wall"]
             pilots = [entry["wall"] for entry in _seeds(found, name)]
             parts.append(
-                f"{name} took {then:.0f} s with one level then, {size / then:.2f} megavoxels/s. Today's engine makes {now:.2f} "
-                f"megavoxels/s of another volume (docs/benchmarks.md), at which one level would take some {size / now:.0f} s. "
-                f"The cascades of then took {min(pilots):.0f} to {max(pilots):.0f} s. How long they take now has not been "
-                "measured: do not take the share saved then for what is saved today."
+                f"{name} took {then:.0f} s with one level then, {size / then:.2f} megavoxels/s, and {min(pilots):.0f} to "
+                f"{max(pilots):.0f} s with cascades. In docs/benchmarks.md, which names machine and precision, today's engine "
+                f"segments another volume at {now:.2f} megavoxels/s; at that rate one level would take about {size / now:.0f} "
+                "s. How long cascades take now has not been measured: do not take the share saved then for what is saved "
+                "today."
             )
     return [" ".join(parts)]
 
@@ -145,7 +140,7 @@ def _predictions(found: dict[str, Any], names: list[str]) -> list[str]:
             "error",
             "seconds",
             "error",
-            "recall of cells",
+            "recall of regions",
             "inside",
             "planning",
         ]
@@ -180,15 +175,17 @@ def _predictions(found: dict[str, Any], names: list[str]) -> list[str]:
     old = any(_old(entry) for name in names for entry in _seeds(found, name))
     narrow = f" ({'; '.join(outside)})" if outside else ""
     since = (
-        "Plans of results that do not say what made them are older than the interval that counts with all that a pilot does "
-        f"not see, stratum by stratum. Theirs was too narrow{narrow}; today's is wider, and fewer plans promise their recall."
+        "The plans of results that do not record what made them are older than today's interval, which allows, stratum by "
+        f"stratum, for everything that a pilot does not see. Theirs was too narrow{narrow}; today's is wider, and fewer plans "
+        "promise their recall."
     )
     return [
         "## Predicted and measured",
-        "Predicted / measured. Recall is that of cells of the theory in which one level finds something, wakes apart.",
-        _table(rows),
+        "Predicted / measured. Recall is the share of the regions in which one level finds something that the cascade "
+        "accepts, not counting woken ones.",
+        table(rows),
         f"Median error of the calls {100 * statistics.median(calls):.1f} %, of the seconds "
-        f"{100 * statistics.median(seconds):.1f} %; recall inside its interval {sum(inside)} of {len(inside)} times.",
+        f"{100 * statistics.median(seconds):.1f} %; the recall was inside its interval {sum(inside)} of {len(inside)} times.",
         *([since] if old else []),
     ]
 
@@ -200,7 +197,7 @@ def _large(found: dict[str, Any]) -> list[str]:
     rows = [["way", *HEAD]]
     rows += [_row("one level", one, one), _row(f"as planned: {_gates(entry['gates'])}", entry, one)]
     shape = " × ".join(map(str, one["shape"]))
-    return [f"## Two gigavoxels, once ({shape})", _table(rows), f"Planning took {entry['plan_wall']:.0f} s."]
+    return [f"## Two gigavoxels, once ({shape})", table(rows), f"Planning took {entry['plan_wall']:.0f} s."]
 
 
 def _counter_example(found: dict[str, Any]) -> list[str]:
@@ -208,10 +205,10 @@ def _counter_example(found: dict[str, Any]) -> list[str]:
         return []
     v = found["vnc"]
     return [
-        "## Where it does not pay: `vnc_sstem`",
-        f"The planner: “{v['verdict']}”",
-        f"The best cascade, forced on it all the same: {v['cascade_wall']:.0f} s instead of "
-        f"{v['one_level_wall']:.0f} s, {v['cascade_calls']} of {v['cells']} cells computed, "
+        "## Where a cascade is not worth it: `vnc_sstem`",
+        f"The planner of that day, which called regions cells: “{v['verdict']}”",
+        f"The best cascade, used nevertheless: {v['cascade_wall']:.0f} s instead of "
+        f"{v['one_level_wall']:.0f} s, {v['cascade_calls']} of {v['cells']} regions computed, "
         f"{v['objects'][1]['synapses']} instead of {v['objects'][0]['synapses']} synapses.",
     ]
 
@@ -225,11 +222,11 @@ def _peer(found: dict[str, Any]) -> list[str]:
     memory = peer["memory"] * (1e6 / 2**20 if _old(peer) else 1)  # old ones in millions of bytes
     theirs = peer | {"wall": peer["seconds"], "memory": memory}
     entries = [
-        (f"cellfinder {peer['version']}, detection stage, once", theirs),
+        (f"cellfinder {peer['version']}, detection stage, one run", theirs),
         ("one level, median of three", one),
     ]
     if cascade:
-        entries.append(("cascade, pilot 0, median of three, measured apart", cascade))
+        entries.append(("cascade, pilot 0, median of three, measured separately", cascade))
     for what, entry in entries:
         score = entry["score"]
         rows.append(
@@ -237,17 +234,17 @@ def _peer(found: dict[str, Any]) -> list[str]:
             + [f"{score[k]:.3f}" for k in ("precision", "recall", "f1")]
         )
     return [
-        "## Beside cellfinder",
-        "Its detection stage only: the weights of its classifier, which removes false alarms, are a download that could "
-        "not be had here. Default settings, known truth of cells-256, one-to-one within 10 µm. Its time is without the "
-        f"{peer['compile_seconds']:.0f} s in which numba compiles once in each process.",
-        _table(rows),
-        "Memory is not counted alike: cellfinder's is of its process and workers together, pages that they share counted once, "
-        "looked at five times a second; ours is the largest resident memory of the process that computes, without the command "
-        "that waits for it.",
+        "## Compared with cellfinder",
+        "Only its detection stage: the weights of its classifier, which removes false positives, have to be downloaded, which "
+        "was not possible here. Default settings; known truth of cells-256, one to one within 10 µm. Its time does not "
+        f"include the {peer['compile_seconds']:.0f} s that numba spends compiling once in each process.",
+        table(rows),
+        "Memory is not measured in the same way: cellfinder's is that of its process and workers together, with shared pages "
+        "counted once, sampled five times a second; ours is the largest resident memory of the process that computes, without "
+        "the command that waits for it.",
         "**The comparison favours ours.** The cells of cells-256 were cut out of planes 0–7 and 22–29 of `lightsheet_cells` "
         "where a difference of Gaussians of 4 and 8 µm has a peak over 250: a filter of our detector's kind (4.0 and 6.5 µm at "
-        "its diameter of 14 µm) picked what counts as a cell, on nearly the planes (0–7 and 23–29) on which our diameter and "
+        "its diameter of 14 µm) picked what counts as a cell, and on nearly the same planes (0–7 and 23–29) our diameter and "
         "threshold were chosen. cellfinder was not tuned: it looks for somata of 16 µm, its default, and no other "
         "diameter or threshold was tried here.",
     ]
@@ -260,6 +257,6 @@ def _real(found: dict[str, Any]) -> list[str]:
     return [
         "## Real cells",
         f"Planes 10–19 of `lightsheet_cells`: {v['found']} of the {v['references']} cells that cellfinder reports there "
-        f"({v['found'] / v['references']:.2f}), with {v['points']} points. How far that can be trusted: "
+        f"({v['found'] / v['references']:.2f}), with {v['points']} points. How far to trust this: "
         "docs/guides/detect.md.",
     ]

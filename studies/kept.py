@@ -18,6 +18,14 @@ from typing import Any
 
 log = logging.getLogger("study")
 
+Row = list[str]
+
+
+def table(rows: list[Row]) -> str:
+    """A table of a page in Markdown; the first row is its head."""
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])
+
 
 def keep(path: Path, found: dict[str, Any]) -> None:
     """Write the figures of a run: all of them or none."""
@@ -57,10 +65,10 @@ def origin(found: dict[str, dict[str, Any]], sources: dict[str, str]) -> str:
     parts = []
     if silent:
         which = f"all {len(found)} of them" if len(silent) == len(found) else ", ".join(silent)
-        parts.append(f"Kept before results said which models, recipes and code made them: {which}.")
+        parts.append(f"Results that do not record which models, recipes and code made them: {which}.")
     if other:
-        parts.append(f"Made by other models or recipes than today's: {', '.join(other)}.")
-    return " ".join(parts) or "Every result says that today's models and recipes made it."
+        parts.append(f"Results made by other models or recipes than today's: {', '.join(other)}.")
+    return " ".join(parts) or "All results were made by today's models and recipes."
 
 
 def make(script: str, runs: Iterable[tuple[str, ...]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from kept import origin
+from kept import Row, origin, table
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student
@@ -19,7 +19,6 @@ DRAWS = 2000
 FOLDS = 3
 DEFAULT_BETA = 1.0  # of `prune`, times 4 / D
 Found = dict[tuple[str, int, int], dict[str, Any]]  # by arm, fold, seed
-Row = list[str]
 TITLES = {
     "dense": "dense",
     "bb-in": "Budgeted Broadcast, SP-in",
@@ -29,10 +28,10 @@ TITLES = {
     "rigl": "RigL",
     "narrow": "narrow from the start",
     "channels": "whole channels by traffic",
-    "channels-taught": "whole channels by traffic, taught by the dense network",
-    "channels-finished": "whole channels by traffic, of the finished dense network, which teaches",
+    "channels-taught": "whole channels by traffic, distilled",
+    "channels-finished": "whole channels by traffic, after training, distilled",
     "narrow-channels": "narrow from the start, as few channels",
-    "narrow-channels-longer": "narrow from the start, as few channels, as many updates as that",
+    "narrow-channels-longer": "narrow from the start, as few channels, longer training",
     "library": "whole channels by torch-pruning",
 }
 
@@ -68,56 +67,61 @@ def report(
         f"![Object F1 against multiplications]({page.with_suffix('.png').name})",
         "## Accuracy",
         MEANING,
-        _table(_accuracy(scores)),
+        table(_accuracy(scores)),
         "## Differences",
-        "Pairs of the same folds, seeds and blocks of the image. In brackets the 95 % interval: of F1 by the bootstrap, of "
-        "the average precision of voxels by Student's t over the three folds, each the mean of its seeds, for these share "
-        "the held-out sections. † one seed a fold: the interval does not know how much seeds differ.",
-        _table(differences),
-        f"These are {len(differences) - 1} comparisons of two measures each, and no interval is corrected for their number: "
-        "of so many, some exclude 0 by chance.",
+        "Differences between pairs of the same folds, seeds and blocks of the image. In brackets the 95 % interval: for F1 by "
+        "the bootstrap; for the average precision of voxels by Student's t over the three folds, each the mean of its seeds, "
+        "because seeds share the held-out sections. † one seed per fold: the interval does not account for differences "
+        "between seeds.",
+        table(differences),
+        f"These are {len(differences) - 1} comparisons of two measures each. No interval is corrected for their number: with so "
+        "many, some exclude 0 by chance.",
         *_goals(scores),
         "## What the units do",
-        "On the held-out sections, all layers: coding entropy of a unit (bits), mean |correlation| of the units of a "
-        "layer, share of the connections kept by layer.",
-        _table(_units(found, scores)),
+        "On the held-out sections, over all layers: coding entropy of a unit (bits), mean |correlation| between the units of a "
+        "layer, share of the connections kept in a layer.",
+        table(_units(scores)),
         *_choices(found),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 SETUP = (
-    "`vnc_sstem` at 18.4 nm per pixel, sections 0–4, 5–9 and 10–14 held out in turn, trained on the ten others "
-    "(`recipes/study-pruning.toml`: 0.15 million parameters, three outputs, 800 updates of two patches of 5 × 128 × 128). "
-    "All get the same updates, but for two that say so, which get two fifths more. Pruned networks share the dense warm-up "
-    "of 400 updates of their fold and seed, then choose masks every 40 updates until 640, and train on under the last "
-    "ones. Shuffled ones have the degrees of SP-out, given to the wrong units. Narrow networks have about as many "
-    "multiplications as the pruned ones have connections. Nothing is chosen on held-out sections: the weights are "
-    "the last averaged ones, the threshold of a fold is the best one of the two others."
+    "Data: `vnc_sstem` at 18.4 nm per pixel; sections 0–4, 5–9 and 10–14 are held out in turn (three folds), and the ten "
+    "others are trained on (`recipes/study-pruning.toml`: 0.15 million parameters, three outputs, 800 updates of two patches "
+    "of 5 × 128 × 128). All networks get the same number of updates, except those with *after training* and *longer "
+    "training*, which get two fifths more: the first is pruned when it is finished, as `prune` does it, and the second is "
+    "narrow, for comparison. *Distilled*: half of the loss compares with the dense network. Pruned networks share the dense "
+    "warm-up of 400 updates of their fold and seed, then choose masks every 40 updates until 640, and keep the last ones for "
+    "the rest. SP-out limits the connections that a unit sends, SP-in those that it receives. Shuffled networks have the "
+    "fan-outs of SP-out, given to the wrong units. Narrow networks have about as many multiplications as the pruned ones have "
+    "connections. Nothing is chosen on held-out sections: the weights are the last averaged ones, and the threshold of a fold "
+    "is the best one of the two others."
 )
 MEANING = (
-    "Synapses. F1 of objects pooled over the folds (any overlap, and IoU ≥ 0.3), with the 95 % interval of a bootstrap "
-    "over 4 × 4 blocks of the image of each fold and over the sets of seeds; average precision (PR-AUC) of objects "
-    "ranked by mean probability, and of voxels, pooled over folds, the mean over sets. A set is one network a fold: one "
-    "where there is one seed (†), three where there are three. Multiplications count connections that are not 0, per voxel."
+    "For synapses: F1 of objects pooled over the folds (any overlap, and IoU ≥ 0.3), with the 95 % interval of a bootstrap "
+    "over 4 × 4 blocks of the image of each fold and over the sets of seeds; average precision of objects ranked by mean "
+    "probability, and of voxels, pooled over folds, the mean over sets. For mitochondria and membranes: average precision of "
+    "voxels. A set is one network per fold: there is one set where there is one seed (†), three where there are three. "
+    "Multiplications are per voxel and count only connections that are not 0."
 )
 
 
 def _unequal(found: Found, scores: dict[str, Scores]) -> str:
     """What differs between rivals besides the rule."""
-    parts = ["Not everything is equal."]
+    parts = ["Besides the rule, some other things differ."]
     if "bb-out-0.3" in scores:
         shares = _shares(scores["bb-out-0.3"])
         parts.append(
-            "Magnitude and RigL keep in every layer the share that SP-in keeps there. SP-out spreads its connections over "
-            f"the layers itself (at 0.3: {100 * min(shares):.0f} to {100 * max(shares):.0f} %), so that it differs from them "
-            "by that as well."
+            "Magnitude and RigL keep the same share of connections in every layer as SP-in. SP-out itself decides how to "
+            f"spread its connections over the layers (at 0.3: {100 * min(shares):.0f} to {100 * max(shares):.0f} %), so it "
+            "differs from them in this, too."
         )
     if {"channels", "narrow-channels", "library"} <= scores.keys():
         whole, narrow, library = (scores[arm].macs for arm in ("channels", "narrow-channels", "library"))
         parts.append(
-            f"Where whole channels go, networks by traffic have {whole:,.0f} multiplications, their rivals fewer: narrow ones "
-            f"{narrow:,.0f} ({100 * (1 - narrow / whole):.0f} % less), torch-pruning's {library:,.0f} "
+            f"With whole channels removed, networks pruned by traffic have {whole:,.0f} multiplications and their rivals "
+            f"fewer: narrow ones {narrow:,.0f} ({100 * (1 - narrow / whole):.0f} % less), torch-pruning's {library:,.0f} "
             f"({100 * (1 - library / whole):.0f} % less)."
         )
     tried = _betas(found)
@@ -130,13 +134,13 @@ def _unequal(found: Found, scores: dict[str, Scores]) -> str:
             if name.endswith("0.3")
         ]
         parts.append(
-            f"The slope β was chosen for Budgeted Broadcast among {len(next(iter(tried.values())))} values; nothing was chosen "
-            f"for magnitude and RigL. The best was the largest that was tried, {largest} · 4 / D, {edge} of {len(tried)} times, "
-            "so a still larger one may be better. **`prune` has no option for β and takes "
-            f"{DEFAULT_BETA} · 4 / D**, with which the average precision of synapses on the choosing sections is "
-            f"{', '.join(losses)}. `prune` also begins with a finished network, which teaches; of the networks below only one "
-            "is made so, and it loses whole channels, which no β decides. What `prune` makes by default, single connections "
-            "by SP-out, is not measured here."
+            f"For Budgeted Broadcast the slope β was chosen among {len(next(iter(tried.values())))} values; nothing was chosen "
+            f"for magnitude and RigL. {edge} of {len(tried)} times the best β was the largest one tried, {largest} · 4 / D, so "
+            f"a still larger one may be better. **`prune` has no option for β and uses {DEFAULT_BETA} · 4 / D**, with which "
+            f"the average precision of synapses on the choosing sections is {', '.join(losses)}. `prune` also starts from a "
+            "finished network and distils from it; of the networks below only one is made in this way, and whole channels are "
+            "removed from it, in which β plays no part. What `prune` makes by default (single connections removed by SP-out) "
+            "is not measured here."
         )
     return " ".join(parts)
 
@@ -279,18 +283,19 @@ def _goals(scores: dict[str, Scores]) -> list[str]:
         shown = [low > floor for _, low, _ in (drawn, folds)]
         verdict = {2: "shown", 1: "shown by one of them only", 0: "not shown"}[sum(shown)]
         rows.append([_marked(goal, len(sets)), _signed(drawn), _signed(folds), verdict])
-    told: dict[str, list[str]] = {"Lower": [], "Higher": [], "Not told apart": []}
+    told: dict[str, list[str]] = {"Lower": [], "Higher": [], "Not significantly different": []}
     for arm, s in scores.items():
         if arm.endswith("0.3"):
             _, low, high = paired_t(s, dense)
-            word = "Lower" if high < 0 else "Higher" if low > 0 else "Not told apart"
+            word = "Lower" if high < 0 else "Higher" if low > 0 else "Not significantly different"
             told[word].append(_marked(title(arm), len(common_sets(s, dense))))
     words = " ".join(f"{word}: {'; '.join(arms)}." for word, arms in told.items() if arms)
     return [
-        "## What was hoped for",
-        "Shown means that the interval lies above the bound.",
-        _table(rows),
-        f"Average precision of voxels at a density of 0.3, beside dense (Student's t over folds). {words}",
+        "## Goals",
+        "*Shown* means that the whole interval lies above the bound.",
+        table(rows),
+        "Average precision of voxels at a density of 0.3, compared with dense (95 % interval of Student's t over folds). "
+        f"{words}",
     ]
 
 
@@ -349,7 +354,7 @@ def _differences(scores: dict[str, Scores]) -> list[Row]:
     return rows
 
 
-def _units(found: Found, scores: dict[str, Scores]) -> list[Row]:
+def _units(scores: dict[str, Scores]) -> list[Row]:
     rows = [
         [
             "network",
@@ -387,11 +392,11 @@ def _choices(found: Found) -> list[str]:
             name = f"SP-{actuator}, {density}, β = {beta} · 4 / D"
         rows.append([name, f"{entry['macs']:,}", *(f"{value:.3f}" for value in curves.values())])
     text = (
-        "Trained on sections 0–10, scored on 11–12 (average precision of voxels; these two are held out in the third fold as "
-        "well, so the choice has seen two of its five sections), one seed: whether the set-up is large "
-        "enough, and β, of which the best is taken for each actuator and density (k changes by 1 / β for each unit of log-odds)."
+        "Trained on sections 0–10 and scored on 11–12, one seed, average precision of voxels. These two sections are also "
+        "held out in the third fold, so the choice has seen two of its five sections. This checks whether the network is "
+        "large enough, and chooses the best β for each actuator and density (k changes by 1 / β for each unit of log-odds)."
     )
-    return ["## Choices", text, _table(rows)]
+    return ["## Choices", text, table(rows)]
 
 
 def plot(scores: dict[str, Scores], path: Path) -> None:
@@ -425,8 +430,3 @@ def _interval(value: tuple[float, float, float]) -> str:
 
 def _signed(value: tuple[float, float, float]) -> str:
     return f"{value[0]:+.3f} ({value[1]:+.3f} to {value[2]:+.3f})"
-
-
-def _table(rows: list[Row]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *body])

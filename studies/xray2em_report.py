@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from kept import origin
+from kept import origin, table
 from scipy import stats
 
 Found = dict[tuple[str, str, int], dict[str, Any]]
@@ -40,17 +40,13 @@ def report(found: Found, missing: int, sources: dict[str, str]) -> str:
 def _head(missing: int) -> str:
     lack = f"; **{missing} runs are still missing**" if missing else ""
     return (
-        "# Do membranes segment better in EM that was made from X-ray?\n\n"
-        f"Written by `make study-xray2em` from the runs in studies/results/xray2em{lack}. All scans are simulated: how any of "
-        "this carries to real scans is unknown. Scans of `fib_medulla` at 30 nm become images at 10 nm, in which `neurons-fib`, "
-        "trained on true EM, finds membranes and neurons. Thresholds of membranes are the best ones on the choosing planes, "
-        "scores are of planes 134–169. PSNR and SSIM are after the best gain and offset; they do not decide. Mean over the "
-        "scans ± the 95 % interval (Student's t) where there are several."
+        "# Do membranes segment better in EM that was made from X-ray?\n\nWritten by `make study-xray2em` from the runs in "
+        f"studies/results/xray2em{lack}. All scans are simulated: whether any of this holds for real scans is unknown. Scans "
+        "of `fib_medulla` at 30 nm are turned into images at 10 nm, in which `neurons-fib`, trained on true EM, finds "
+        "membranes and neurons. Thresholds for membranes are the best ones on the choosing planes; scores are from planes "
+        "134–169. PSNR and SSIM are given after fitting gain and offset; nothing is decided by them. Figures are means over "
+        "the scans; where there are several, ± the 95 % interval (Student's t)."
     )
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])
 
 
 def _of(found: Found, way: str, condition: str) -> list[dict[str, Any]]:
@@ -103,28 +99,29 @@ def _worth(pairs: list[dict[str, float]]) -> str:
         )
     said = [f"{who} finds membranes better by {' and by '.join(by)}." for who, by in verdicts.items() if who]
     if "" in verdicts:
-        said.append(f"Neither is better by {' or by '.join(verdicts[''])} as far as these scans can tell.")
+        said.append(f"Neither is better by {' or by '.join(verdicts[''])}, as far as these scans can tell.")
     return (
-        f"(d) beside (e): {' '.join(said)} Three measures were looked at, each with an interval of its own that is not corrected "
-        "for that. Who has labels of the very structure in a scan, or in EM aligned with it, may train on X-ray. "
-        "Reconstruction learns from pairs of X-ray and EM, any network that knows EM can be used on the image, for "
-        "structures that nobody has labelled in X-ray, and people can look at it, proofread in it and see where it is unsure.\n\n"
-        "It is not free of labels as measured here: a part of the loss of (c) and (d) (weight 0.2) compares what `features-em` "
-        "sees in the image and in the EM, and `features-em` learned membranes from labels, those of the neurons in planes 0–109 "
-        "of `fib_medulla` among them, the planes and labels from which (e) learns. In new tissue no label is needed, but "
-        "how good reconstruction is without such a network has not been measured."
+        f"(d) compared with (e): {' '.join(said)} The intervals are not corrected for looking at three measures. If you have "
+        "labels of the structure itself, in a scan or in EM aligned with it, you can train on X-ray directly. Reconstruction "
+        "learns from pairs of X-ray and EM: any network trained on EM can then be used on the image, also for structures that "
+        "nobody has labelled in X-ray, and people can look at it, proofread in it and see where it is unsure.\n\nAs measured "
+        "here it is not free of labels: part of the loss of (c) and (d) (weight 0.2) compares what `features-em` sees in the "
+        "image and in the EM, and `features-em` learned membranes from labels, among them those of the neurons in planes "
+        "0–109 of `fib_medulla`, the planes and labels from which (e) learns. In new tissue no label is needed, but how good "
+        "reconstruction is without such a network has not been measured."
     )
 
 
 def _main(found: Found) -> list[str]:
     header = ["image", *MEASURES.values()]
-    parts = ["## Membranes and neurons", "Surrogate, 90 nm, 10 000 photons per pixel:"]
-    parts.append(_table(header, _rows(found, MAIN, list(NAMES))))
+    parts = ["## Membranes and neurons", "Scans simulated by the surrogate, 90 nm, 10 000 photons per pixel:"]
+    parts.append(table([header, *_rows(found, MAIN, list(NAMES))]))
     parts.append(
-        "(c), (e) and the single network of (d) are three networks each, of other seeds, each with a scan of its own; (a), (b) "
-        "and (d) are three scans. (e) and (c) are trained as a network of (d) is: as many updates and patches, the same "
-        "drawn conditions. (e) learns of the labelled training planes of `fib_medulla` alone, there being no other labels; it "
-        "finds membranes only, so its neurons are their watershed, with fragments joined as was best on the choosing planes."
+        "(c), (e) and the single network of (d) are three networks each, with different seeds, each with a scan of its own; "
+        "(a), (b) and (d) are three scans. (e) and (c) are trained like a network of (d): with as many updates and patches, "
+        "and the same random conditions. (e) learns from the labelled training planes of `fib_medulla` alone, since there are "
+        "no other labels. It finds only membranes, so its neurons are their watershed, with fragments joined as was best on "
+        "the choosing planes."
     )
     against = {way: _differences(found, way) for way in ("interpolation", "wiener", "plain", "direct")}
     rows = [
@@ -133,19 +130,19 @@ def _main(found: Found) -> list[str]:
         if pairs
     ]
     if rows:
-        parts.append("(d) less the others, pairs of the same scan:")
-        parts.append(_table(["less", *(MEASURES[measure] for measure in DECIDING)], rows))
+        parts.append("(d) minus each of the others, in pairs of the same scan:")
+        parts.append(table([["minus", *(MEASURES[measure] for measure in DECIDING)], *rows]))
         parts.append(
-            "In an interpolated scan `neurons-fib` finds next to nothing (its best threshold is 0, where it calls everything "
-            "membrane), so look at the Wiener filter, too. That filter is told what nobody tells the network: the resolution "
-            "and dose of the scan, and the power spectrum of this tissue's EM. It says nothing of where not to believe it."
+            "In an interpolated scan `neurons-fib` finds next to nothing (its best threshold is 0, at which everything is "
+            "membrane), so compare with the Wiener filter, too. That filter is told what the network is not told: the resolution "
+            "and dose of the scan, and the power spectrum of this tissue's EM. It does not say where not to believe it."
         )
     if against["direct"]:
         parts.append(_worth(against["direct"]))
     waves = _rows(found, "wave", ["interpolation", "wiener", "ours"])
     if waves:
-        parts.append("A scan by the wave model, which the network was not trained on (one seed):")
-        parts.append(_table(header, waves))
+        parts.append("A scan simulated by the wave model, on which the network was not trained (one seed):")
+        parts.append(table([header, *waves]))
     return parts
 
 
@@ -175,14 +172,15 @@ def _trust(found: Found) -> list[str]:
         rows.append([name, *cells, *(_mean([e[k] for e in entries]) for k in keys)])
     return [
         "## Can the uncertainty be believed?",
-        "Coverage of central intervals on the reporting planes; AUROC with which an uncertainty finds voxels whose membrane "
-        "decision is wrong: the total sd of the intensity, its mean over 5³ voxels; the variance between the membrane "
-        "probabilities that `neurons-fib` finds in the images of the three members, and the variance of the decision (that, "
-        "and the mean of p (1 - p)); beside them, how near the membrane probability is to ½.",
-        _table(header, rows),
-        "The sd of the intensity says how dark a voxel may be, not whether a membrane runs there: a thin membrane that the "
-        "scan has lost looks like sure cytoplasm. What finds wrong decisions is the membrane network's own "
-        "probability; how much it changes from member to member adds nothing to that.",
+        "Coverage of central intervals on the reporting planes. AUROC: how well an uncertainty finds the voxels where the "
+        "membrane decision is wrong. The uncertainties are the total sd of the intensity; its mean over 5³ voxels; the "
+        "variance between the membrane probabilities that `neurons-fib` finds in the images of the three members; the "
+        "variance of the decision (that plus the mean of p (1 - p)); and, for comparison, how near the membrane probability "
+        "is to ½.",
+        table([header, *rows]),
+        "The sd of the intensity says how dark a voxel may be, not whether there is a membrane: a thin membrane that the "
+        "scan has lost looks like certain cytoplasm. What finds wrong decisions is the membrane network's own "
+        "probability; how much it varies between members adds nothing to that.",
     ]
 
 
@@ -200,8 +198,8 @@ def _conditions(found: Found) -> list[str]:
         return []
     return [
         "## Other resolutions and doses",
-        "The same network; membrane F1, and coverage of its 80 % interval.",
-        _table(["scan", "interpolated", "reconstructed", "coverage"], rows),
+        "The same network: F1 of membranes, and coverage of its 80 % interval.",
+        table([["scan", "interpolated", "reconstructed", "coverage"], *rows]),
     ]
 
 
@@ -218,10 +216,13 @@ def _strange(found: Found) -> list[str]:
     ratio = f"{sd / next(iter(e['usual'] for (w, *_), e in found.items() if w == 'strange')):.1f}"
     return [
         "## Does it know what it does not know?",
-        "Median epistemic sd over that of the choosing planes, and the share of voxels beyond what is trusted, of volumes "
-        "that are no X-ray, taken as if their voxels were 30 nm.",
-        _table(
-            ["volume", "epistemic sd", "not trusted"],
-            [["a scan as trained on", ratio, f"{share:.3f}"], *rows],
+        "For volumes that are not X-ray, read as if their voxels were 30 nm: median epistemic sd, relative to that of the "
+        "choosing planes, and the share of voxels that are not trusted.",
+        table(
+            [
+                ["volume", "epistemic sd", "not trusted"],
+                ["a scan as trained on", ratio, f"{share:.3f}"],
+                *rows,
+            ]
         ),
     ]

@@ -26,7 +26,6 @@ class Command:
     shortcut: str = ""
     group: int = 0  # a separator stands where it changes
     checked: Callable[[], bool] | None = None  # a toggle: what it shows when the menu opens
-    icon_text: str = ""
 
     @property
     def palette_text(self) -> str:

@@ -32,7 +32,7 @@ from connectoscope.volumes import Level, Volume
 from connectoscope.volumes.geometry import parse_voxel_size, unit_symbol
 
 
-def short_name(source: str) -> str:
+def file_name(source: str) -> str:
     """The last part of a path or URL, with the dataset inside it."""
     path, inside, dataset = source.partition("::")
     name = PurePath(path.rstrip("/\\")).name or source
@@ -78,11 +78,12 @@ class VolumeBrowser(QWidget):
         layout.addWidget(splitter)
         self.setFocusProxy(self.tree)
 
-    def set_samples(self, samples: Sequence[tuple[str, str, str]]) -> None:
-        self._fill(self._samples, [(source, name, text) for source, name, text in samples])
+    def set_samples(self, samples: Sequence[tuple[str, str]]) -> None:
+        """Entries for ``(source, title)``."""
+        self._fill(self._samples, [(source, f"{title}\n{source}") for source, title in samples])
 
     def set_recent(self, sources: Sequence[str]) -> None:
-        self._fill(self._recent, [(source, short_name(source), "") for source in sources])
+        self._fill(self._recent, [(source, file_name(source)) for source in sources])
 
     def _group(self, title: str) -> QTreeWidgetItem:
         item = QTreeWidgetItem(self.tree, [title])
@@ -93,12 +94,12 @@ class VolumeBrowser(QWidget):
         item.setExpanded(True)
         return item
 
-    def _fill(self, group: QTreeWidgetItem, entries: Sequence[tuple[str, str, str]]) -> None:
+    def _fill(self, group: QTreeWidgetItem, entries: Sequence[tuple[str, str]]) -> None:
         group.takeChildren()
-        for source, name, text in entries:
-            item = QTreeWidgetItem(group, [f"{name}\n{text}" if text else name])
+        for source, text in entries:
+            item = QTreeWidgetItem(group, [text])
             item.setData(0, Qt.ItemDataRole.UserRole, source)
-            item.setToolTip(0, f"{text}\n{source}" if text else source)
+            item.setToolTip(0, source)
         group.setHidden(not entries)
         group.setExpanded(True)
 

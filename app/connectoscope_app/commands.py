@@ -14,7 +14,7 @@ from connectoscope.tasks.base import MenuEntry, Task, load_task, task_names
 from connectoscope.volumes.endings import FILE_ENDINGS, OTHER_ENDINGS
 from connectoscope_app import diagnostics
 from connectoscope_app.actions import Command
-from connectoscope_app.browser import short_name
+from connectoscope_app.browser import file_name
 from connectoscope_app.dialogs import AboutDialog, UrlDialog
 from connectoscope_app.guide import GuideDialog
 from connectoscope_app.palette import CommandPalette
@@ -45,7 +45,7 @@ def install_recent(window: MainWindow, recent: Sequence[str]) -> None:
     """File ▸ Open Recent, newest first."""
     entries = [
         Command(
-            "File/Open Recent", short_name(source), f"Open {source}", partial(window.open_volume, source),
+            "File/Open Recent", file_name(source), f"Open {source}", partial(window.open_volume, source),
             f"Alt+{n}" if n <= _MOST_KEYS else "", group=1,
         )
         for n, source in enumerate(recent, 1)
@@ -75,7 +75,7 @@ def _samples(window: MainWindow) -> list[Command]:
             "File/Open Sample", title, f"Open the bundled sample {source}",
             partial(window.open_volume, source), f"Ctrl+Alt+{n}" if n <= _MOST_KEYS else "", group=1,
         )
-        for n, (source, title, _) in enumerate(bundled_samples(), 1)
+        for n, (source, title) in enumerate(bundled_samples(), 1)
     ]  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def _view(window: MainWindow) -> list[Command]:
         for title, tip, kind, keys in (
             ("Dark", "Dark colours", "dark", "Ctrl+Shift+D"),
             ("Light", "Light colours", "light", "Ctrl+Shift+L"),
-            ("As the System", "Dark or light as the system says", "system", "Ctrl+Shift+Y"),
+            ("As the System", "Dark or light, as the system is set", "system", "Ctrl+Shift+Y"),
         )
     ]
     docks = [
@@ -162,11 +162,11 @@ def _tools(window: MainWindow) -> list[Command]:
     return [
         Command("Tools", title, tip, run, keys, group)
         for title, tip, run, keys, group in (
-            ("Run Task", "Start what the form says", task.run, "Ctrl+Return", 8),
+            ("Run Task", "Run the task in the form", task.run, "Ctrl+Return", 8),
             ("Preview", "Run the model on what is visible", task.run_preview, "Ctrl+Shift+Return", 8),
             ("Copy as Command", "Copy the form as a command for a terminal", task.copy_command, "Ctrl+Shift+C", 8),
             ("Cancel Job", "Stop the chosen job; what is finished is kept", jobs.cancel, "Ctrl+.", 9),
-            ("Resume Job", "Go on with the chosen job", jobs.resume, "Ctrl+Shift+R", 9),
+            ("Resume Job", "Continue the chosen job", jobs.resume, "Ctrl+Shift+R", 9),
             ("Show Result", "Put the chosen job's layers into the viewer", jobs.show_results, "Ctrl+Shift+V", 9),
             ("Open Job Folder", "Show the chosen job's result in the file browser", jobs.open_folder,
              "Ctrl+Shift+J", 9),

@@ -42,6 +42,8 @@ class Link:
         def changed(_event: object = None) -> None:
             if self.on and viewer.layers:  # an empty one looks at nothing
                 self._copy(source, target, name)
+                if name == "ndisplay":  # which moves the target's point, unheard while it is copied
+                    self._copy(source, target, "point")
 
         getattr(source.events, name).connect(changed)
 

@@ -4,7 +4,7 @@ With a display the window stays open. Without one, or with ``CONNECTOSCOPE_HEADL
 again under Xvfb, drives the journey to its end, saves ``connectoscope.png``, says what it found and exits.
 
 ``--images DIR`` makes the pictures of the guides, ``--images DIR --cascade VOLUME`` those of a cascade on a volume of cells,
-``--images DIR --adapt VOLUME`` those of new tissue.
+``--images DIR --adapt VOLUME`` those of new tissue, ``--images DIR --reconstruct VOLUME`` those of EM from X-ray.
 """
 
 from __future__ import annotations

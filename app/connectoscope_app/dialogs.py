@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QUrl
 from qtpy.QtGui import QFontDatabase, QGuiApplication, QIcon
 from qtpy.QtWidgets import (
     QDialog,
@@ -103,7 +104,8 @@ def may_lose(text: str, parent: QWidget) -> bool:
     """Ask whether the window may close although something is not saved; what is at stake is kept if in doubt."""
     buttons = QMessageBox.StandardButton
     line = (
-        f"{text}\n\nMake room, or make the folder writable, and it is saved. Close nevertheless, and lose it?"
+        f"{text}\n\nThey are saved once there is room on the disk and the folder is writable. "
+        "Close anyway and lose the unsaved labels?"
     )
     answer = QMessageBox.question(
         parent, "Connectoscope", line, buttons.Close | buttons.Cancel, buttons.Cancel
@@ -173,10 +175,16 @@ class UrlDialog(QDialog):
         _lay_out(self, hint, self.address)
 
     def accept(self) -> None:
-        address = self.address.text().strip()
+        address = unquoted(self.address.text())
         if address:
             super().accept()
             self._opened(address)
+
+
+def unquoted(text: str) -> str:
+    """A path or address as it was copied: without quotes, and ``file://`` as the path that it means."""
+    text = re.sub(r"""^(["'])(.*)\1$""", r"\2", text.strip())
+    return QUrl(text).toLocalFile() if text.lower().startswith("file://") else text
 
 
 class VolumeChoice(QDialog):

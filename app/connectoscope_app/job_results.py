@@ -15,8 +15,10 @@ from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
 from connectoscope.segmentation.trust import is_reconstruction
+from connectoscope.tasks.base import load_task
 from connectoscope.volumes.endings import short_name
 from napari_connectoscope.cascade_map import level0_text
+from napari_connectoscope.forms import in_form_words
 from napari_connectoscope.jobs import JobWatcher, gone
 from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
@@ -84,8 +86,9 @@ class JobResults(QObject):
     def name_of(self, folder: JobFolder) -> str:
         """The name of a job's result; of one that only tells, what it was about."""
         request = self._request(folder)
-        if request.destination is None and "source" in request.parameters:
-            return f"{request.task} {short_name(str(request.parameters['source']).removeprefix('sample:'))}"
+        about = request.parameters.get("source", request.parameters.get("result"))
+        if request.destination is None and about is not None:
+            return f"{request.task} {short_name(str(about).removeprefix('sample:'))}"
         return folder.path.name.removesuffix(".job")
 
     def show_points(self, path: Path) -> None:
@@ -168,11 +171,13 @@ class JobResults(QObject):
             read = level0_text(watcher.summary)
             quiet = str(folder.path) in self._quiet
             hint = ". Show result puts it into the viewer." if quiet else ""
-            window.tell(f"{name}: finished" + (f", {read}" if read else "") + hint)
+            warned = "".join(f". Warning: {text}" for text in watcher.warnings[:1]).rstrip(".")
+            window.tell(f"{name}: finished" + (f", {read}" if read else "") + warned + hint)
             if not quiet:
                 self._raise_panel(watcher.results)
         elif state.status == "failed":
-            window.show_error(state.message or f"{name} failed", _log_end(folder))
+            line = in_form_words(state.message, load_task(self._request(folder).task))
+            window.show_error(line or f"{name} failed", _log_end(folder))
         elif state.status == "paused":
             window.tell(f"{name} is paused: {state.message}")
         else:
@@ -181,7 +186,7 @@ class JobResults(QObject):
     def _raise_panel(self, told: Sequence[dict[str, Any]]) -> None:
         """The panel that says most of what a job has made."""
         kinds = {event.get("kind", event["type"]) for event in told}
-        if kinds & {"plan", "model", "ranking", "plot", "metric"}:
+        if kinds & {"plan", "model", "ranking", "scores", "plot", "metric"}:
             self._window.raise_dock("Plots", _PLOTS_HEIGHT)
         elif kinds & {"table", "points"}:
             self._window.raise_dock("Objects")

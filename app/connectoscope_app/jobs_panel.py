@@ -6,7 +6,6 @@ from qtpy.QtCore import QModelIndex, QRect, QSize, Qt, QUrl, Signal
 from qtpy.QtGui import QColor, QDesktopServices, QPainter
 from qtpy.QtWidgets import (
     QAbstractItemView,
-    QHBoxLayout,
     QHeaderView,
     QPushButton,
     QStyle,
@@ -16,6 +15,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QFlowLayout
 
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
@@ -83,12 +83,14 @@ class JobsPanel(QWidget):
         self.table.selectionModel().selectionChanged.connect(lambda *_: self._refresh_buttons())
         self.model.dataChanged.connect(lambda *_: self._refresh_buttons())
         self._buttons = {}
-        row = QHBoxLayout()
-        row.setSpacing(6)
+        row = QFlowLayout()  # of several rows where there is little room
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setHorizontalSpacing(6)
+        row.setVerticalSpacing(6)
         for name, tip, slot in (
             (
                 "Cancel",
-                "Stop after the blocks at hand; what is finished is kept, and Resume goes on",
+                "Stop after the current blocks; what is finished is kept, and Resume goes on",
                 self.cancel,
             ),
             ("Resume", "Go on where the job was cancelled, paused or failed", self.resume),
@@ -101,7 +103,6 @@ class JobsPanel(QWidget):
             button.clicked.connect(slot)
             row.addWidget(button)
             self._buttons[name] = button
-        row.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(8)
@@ -136,7 +137,7 @@ class JobsPanel(QWidget):
             self.told.emit("This job has ended")
             return
         self.model.cancel(row)
-        self.told.emit("Cancelling: the blocks at hand are finished first")
+        self.told.emit("Cancelling: the current blocks are finished first")
 
     def resume(self) -> None:
         """Resume the chosen job."""
@@ -144,7 +145,7 @@ class JobsPanel(QWidget):
         if row is None:
             return
         if not self.model.can_resume(row):
-            self.told.emit("This job needs no resuming")
+            self.told.emit("Only a paused, cancelled or failed job can be resumed")
             return
         try:
             self.model.resume(row)

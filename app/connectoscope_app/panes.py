@@ -229,7 +229,7 @@ class Panes(QWidget):
         self.activate(self.layer_panels.currentIndex())
 
     def close_panes(self) -> None:
-        """End slicing threads and GL contexts; the order matters (specs: close cleanly)."""
+        """End slicing threads and GL contexts: the layers go first, then the slicer, then the canvas."""
         self.closing = True
         self._providers.cleanup()
         for slot, relay in zip(self._slots, self._relays, strict=True):

@@ -8,9 +8,9 @@ from pathlib import Path
 from connectoscope.volumes.samples import PREFIX, sample_names, sample_path
 
 
-def bundled_samples() -> list[tuple[str, str, str]]:
-    """``(source, title, source)`` of every sample; the title is the one in its metadata."""
-    return [(PREFIX + name, _title(sample_path(name), name), PREFIX + name) for name in sample_names()]
+def bundled_samples() -> list[tuple[str, str]]:
+    """``(source, title)`` of every sample; the title is the one in its metadata."""
+    return [(PREFIX + name, _title(sample_path(name), name)) for name in sample_names()]
 
 
 def _title(folder: Path, name: str) -> str:

@@ -1,6 +1,7 @@
 """What the window remembers between two starts: one JSON file, versioned.
 
-A key that cannot be read is dropped with a warning and the others are kept; a file of a newer version is left alone.
+A key that cannot be read is dropped with a warning and the others are kept; a file of another version is not
+read, and is replaced at the next save.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class PlaceStatus(QObject):
             return
         symbol = unit_symbol(str(units[-1]))
         numbers = "   ".join(f"{a} {p:,.0f}" for a, p in zip("zyx"[-len(position) :], position, strict=True))
-        cell = meaning_at(model)
-        told = f"{cell} cell" if cell else value_text(model)
+        region = meaning_at(model)
+        told = f"{region} region" if region else value_text(model)
         self.position.setText((f"{told}   " if told else "") + f"{numbers} {symbol}".replace(",", "\u202f"))
 
 

@@ -26,6 +26,7 @@ class TablesPanel(QWidget):
         self.choice.setMinimumWidth(260)
         self.hint = QLabel(_HINT)
         self.hint.setObjectName("muted")
+        self.hint.setWordWrap(True)
         self.table = ObjectTable(None, self)
         self.table.view.setAccessibleName("Objects")
         self.table.view.verticalHeader().setDefaultSectionSize(26)
@@ -35,7 +36,6 @@ class TablesPanel(QWidget):
         top = QHBoxLayout()
         top.addWidget(self.choice)
         top.addWidget(self.hint, 1)
-        top.addStretch(1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(8, 8, 8, 8)
         layout.setSpacing(6)
@@ -53,6 +53,7 @@ class TablesPanel(QWidget):
             self.choice.insertItem(0, f"{name} — {result}", path)
             index = 0
         self.choice.setCurrentIndex(index)
+        self.hint.hide()  # first: the two beside each other are wider than a small window has room for
         self.choice.show()
         self._load(path)
 

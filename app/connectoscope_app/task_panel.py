@@ -14,7 +14,7 @@ from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, Task
 from napari_connectoscope.check import CheckController
 from napari_connectoscope.fields import PathField
-from napari_connectoscope.forms import TaskForm
+from napari_connectoscope.forms import TaskForm, in_form_words, make_error_line
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.taken import start
 
@@ -63,6 +63,7 @@ class TaskPanel(QWidget):
         self._scroll.setWidgetResizable(True)
         self._scroll.setFrameShape(QFrame.Shape.NoFrame)
         self._scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self._error = make_error_line()
         self._slider_place = QVBoxLayout()
         self._slider_place.setContentsMargins(0, 0, 0, 0)
         self._buttons = QWidget()
@@ -79,6 +80,7 @@ class TaskPanel(QWidget):
         layout.addWidget(self.title)
         layout.addWidget(self.summary)
         layout.addWidget(self._scroll, 1)
+        layout.addWidget(self._error)  # below what is scrolled: it is seen beside the field that it speaks of
         layout.addLayout(self._slider_place)
         layout.addWidget(self.needs)
         layout.addWidget(self._buttons)
@@ -87,13 +89,14 @@ class TaskPanel(QWidget):
 
     def show_task(self, task: Task, entry: MenuEntry, viewer: ViewerModel) -> None:
         """A fresh form of ``task`` with the values of ``entry``."""
-        self.title.setText(f"{entry.menu} ▸ {entry.title}" if entry.menu != entry.title else entry.title)
+        placed = entry.menu not in ("", entry.title)
+        self.title.setText(f"{entry.menu} ▸ {entry.title}" if placed else entry.title)
         self.summary.setText(task.summary)
-        self.form = TaskForm(task, viewer, entry.preset)
+        self.form = TaskForm(task, viewer, entry.preset, error_line=self._error)
         self._scroll.setWidget(self.form)  # the form before goes
         self._scroll.setMinimumWidth(self.form.minimumSizeHint().width() + _BAR)  # nothing is cut
         self._buttons.show()
-        self.preview_button.setVisible(self.form.can_preview)
+        self.preview_button.setVisible(task.previews)
         self.check_button.setVisible(task.preflight is not None)
         self._forget_needs()
         self.form.changed.connect(self._forget_needs)
@@ -197,7 +200,7 @@ class TaskPanel(QWidget):
 
     def _check_refused(self, line: str) -> None:
         self.needs.hide()
-        self.failed.emit(line)
+        self._fail(line)
 
     def _drop_preview(self) -> None:
         if self.preview is not None:
@@ -211,7 +214,7 @@ class TaskPanel(QWidget):
 
     def _refused(self, line: str) -> None:
         self.run_button.setEnabled(True)
-        self.failed.emit(line)
+        self._fail(line)
 
     def _controller(self) -> PreviewController:
         if self.preview is None:
@@ -228,7 +231,7 @@ class TaskPanel(QWidget):
     def _preview_started(self) -> None:
         self.preview_button.setEnabled(False)
         self.preview_button.setText("Previewing …")
-        self.told.emit("Preview: the model on what is visible …")
+        self.told.emit("Preview: running the model on what is visible …")
 
     def _preview_ready(self, _layers: object) -> None:
         self._preview_ended()
@@ -244,7 +247,10 @@ class TaskPanel(QWidget):
 
     def _preview_failed(self, line: str) -> None:
         self._preview_ended()
-        self.failed.emit(line)
+        self._fail(line)
+
+    def _fail(self, line: str) -> None:
+        self.failed.emit(line if self.form is None else in_form_words(line, self.form.task))
 
     def _preview_dropped(self, line: str) -> None:
         self._drop_preview()

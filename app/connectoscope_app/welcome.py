@@ -73,16 +73,16 @@ class WelcomePage(QWidget):
         layout.addLayout(cards)
         layout.addStretch(3)
 
-    def set_samples(self, samples: Sequence[tuple[str, str, str]]) -> None:
-        """Cards for ``(source, name, description)``."""
+    def set_samples(self, samples: Sequence[tuple[str, str]]) -> None:
+        """Cards for ``(source, title)``."""
         while self._cards.count():
             self._cards.takeAt(0).widget().deleteLater()
         self._heading.setVisible(bool(samples))
-        for place, (source, name, description) in enumerate(samples[:_MOST_CARDS]):
-            card = QPushButton(f"{name}\n{description}")
+        for place, (source, title) in enumerate(samples[:_MOST_CARDS]):
+            card = QPushButton(f"{title}\n{source}")
             card.setObjectName("welcomeCard")
             card.setMinimumSize(215, 62)
-            card.setToolTip(f"Open the bundled sample {name}: {description}")
+            card.setToolTip(f"Open the bundled sample {title}: {source}")
             card.clicked.connect(lambda _=False, s=source: self.chosen.emit(s))
             self._cards.addWidget(card, *divmod(place, 2))
 

@@ -24,11 +24,12 @@ from connectoscope.paths import expanded
 from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes import Volume
 from connectoscope.volumes.stores import is_url
+from connectoscope.zoo.card import CARD
 from connectoscope_app import commands
 from connectoscope_app.actions import Commands
-from connectoscope_app.browser import VolumeBrowser, for_people, short_name, with_voxel_size
+from connectoscope_app.browser import VolumeBrowser, file_name, for_people, with_voxel_size
 from connectoscope_app.comparison import Comparison
-from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, may_lose
+from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, may_lose, unquoted
 from connectoscope_app.docks import hide_stray_tabs, make_docks
 from connectoscope_app.job_results import JobResults
 from connectoscope_app.jobs_panel import JobsPanel
@@ -63,7 +64,7 @@ def app_icon() -> QIcon:
 
 
 class MainWindow(QMainWindow):
-    """One window with one viewer now; see :class:`~connectoscope_app.panes.Panes` for more of them.
+    """The main window: one viewer, or two side by side for a comparison (:class:`~connectoscope_app.panes.Panes`).
 
     Args:
         settings: What is remembered; default: the user's file.
@@ -193,10 +194,14 @@ class MainWindow(QMainWindow):
         self.log.appendPlainText(details)
 
     def show_error(self, line: str, details: str = "") -> None:
-        """The error dialog: one line, what to do, details folded."""
+        """The error dialog: one line, what to do, details folded; under a line that nobody has closed yet."""
         self.log.appendPlainText(line)
         self.statusBar().clearMessage()
         if self.error_dialog is not None:
+            if self.error_dialog.isVisible():
+                told = self.error_dialog.line.text().split("\n\n")
+                line = "\n\n".join(dict.fromkeys((*told, line)))
+                details = "\n\n".join(filter(None, (self.error_dialog.details.toPlainText(), details)))
             self.error_dialog.close()
         dialog = ErrorDialog(line, details, self)
         dialog.destroyed.connect(lambda: self._dialog_gone(dialog))
@@ -220,7 +225,7 @@ class MainWindow(QMainWindow):
             plain: A reconstruction, too, is a volume like others, not one half of a comparison.
             choices: ``channel``, ``time``, ``voxel_size`` of ``connectoscope.volumes.open_volume``.
         """
-        self.tell(f"Opening {short_name(source)[:_NAME]} …")
+        self.tell(f"Opening {file_name(source)[:_NAME]} …")
         if instead_of is not None or "://" in source or source.startswith("sample:"):
             self._open(source, instead_of, choices)
             return
@@ -230,11 +235,12 @@ class MainWindow(QMainWindow):
             """In a thread: a disk on the network may take its time."""
             try:
                 path = expanded(file).absolute()
+                _check_volume(path)
                 return path, _kind_of(path, plain=plain)
             except OSError as error:
                 why = error.strerror or type(error).__name__
                 raise UserError(
-                    f"{short_name(file)[:_NAME]} cannot be opened ({why}): check its path, and whether you may read it"
+                    f"{file_name(file)[:_NAME]} cannot be opened ({why}): check its path, and whether you may read it"
                 ) from None
 
         def seen(answer: tuple[Path, str]) -> None:
@@ -266,7 +272,9 @@ class MainWindow(QMainWindow):
                     viewer.layers.remove(layer)
                     return
                 if instead_of in viewer.layers:
+                    place = viewer.layers.index(instead_of)
                     viewer.layers.remove(instead_of)
+                    viewer.layers.move(viewer.layers.index(layer), place)  # below what was made of it
                     layer.name = re.sub(r" \[\d+\]$", "", layer.name)  # as which napari told the two apart
             else:
                 self.comparison.close()  # both panes look at one place, and their titles say at what
@@ -285,8 +293,8 @@ class MainWindow(QMainWindow):
             if isinstance(error, ColourImage):  # the panel then offers the other channels
                 self._open(source, instead_of, {**choices, "channel": "0"}, coloured=True)
                 return
-            self.tell(f"{short_name(source)} holds several volumes: choose one")
-            VolumeChoice(short_name(source), error.choices, self.open_volume, self).open()
+            self.tell(f"{file_name(source)} holds several volumes: choose one")
+            VolumeChoice(file_name(source), error.choices, self.open_volume, self).open()
 
         open_in_background(
             viewer, source, owner=self.answers, opened=opened, failed=failed, several=several, **choices
@@ -474,8 +482,8 @@ class MainWindow(QMainWindow):
         self.welcome.set_drag(False)
         mime = event.mimeData()
         urls = [u.toLocalFile() if u.isLocalFile() else u.toString() for u in mime.urls()]
-        sources = urls or [line.strip() for line in mime.text().splitlines()]
-        for source in filter(None, sources):
+        sources = urls or mime.text().splitlines()
+        for source in filter(None, map(unquoted, sources)):
             self.open_volume(source)
         event.acceptProposedAction()
 
@@ -507,6 +515,17 @@ class MainWindow(QMainWindow):
         gc.unfreeze()
         super().closeEvent(event)
         self.deleteLater()
+
+
+def _check_volume(path: Path) -> None:
+    """Raises UserError for what is opened elsewhere, and where. Raises OSError: it cannot be read."""
+    if path.name == CARD or (path / CARD).is_file():
+        name = path.parent.name if path.name == CARD else path.name
+        raise UserError(f"{name} is a model: choose it under Model, in the form of a task")
+    if path.name.endswith(".cascade.json"):
+        raise UserError(f"{path.name} is a cascade's plan: choose it under Cascade, in the form of a task")
+    if path.suffix == ".toml":
+        raise UserError(f"{path.name} is a recipe: choose it in the form of Models ▸ Prune")
 
 
 def _kind_of(path: Path, *, plain: bool) -> str:

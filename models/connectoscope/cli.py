@@ -15,7 +15,6 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from types import NoneType, UnionType
@@ -35,8 +34,8 @@ from connectoscope.terminal import JobReporter, complain, summary_text, write_li
 
 _HELP = """A desktop microscope for volumes that do not fit in memory.
 
-'connectoscope [PATH]...' opens the window, with these volumes. A command below does one thing and ends; its results
-can be opened in the window, and what the window does can be done by a command."""
+'connectoscope [PATH]...' opens the window, with these volumes. Each command below does one thing and ends; its results
+can be opened in the window, and whatever the window computes can be run as a command."""
 
 _JSON = Annotated[
     bool, typer.Option("--json", help="Print the summary as JSON on stdout, and nothing else there.")
@@ -44,7 +43,11 @@ _JSON = Annotated[
 _KEEP_JOB = Annotated[bool, typer.Option("--keep-job", help="Keep the job folder when the run is done.")]
 _DEVICE = Annotated[
     str,
-    typer.Option("--device", metavar="|".join(get_args(Device)), help="Where to compute; auto takes a GPU."),
+    typer.Option(
+        "--device",
+        metavar="|".join(get_args(Device)),
+        help="Where to compute; auto uses a GPU if there is one.",
+    ),
 ]
 _THREADS = Annotated[
     str | None,
@@ -52,14 +55,14 @@ _THREADS = Annotated[
 ]
 _DRY_RUN = Annotated[
     bool,
-    typer.Option("--dry-run", help="Run one block, say what the whole will need, and write nothing."),
+    typer.Option("--dry-run", help="Run one block, report what the whole run will need, and write nothing."),
 ]
 _WORKERS = Annotated[
     str | None,
     typer.Option(
         "--workers",
         metavar="INTEGER",
-        help="Processes (or jobs of a queue) that do blocks. Default: this one. [at least 1]",
+        help="Worker processes (or queue jobs) that share the blocks. Default: this process alone. [at least 1]",
     ),
 ]
 _SCHEDULER = Annotated[
@@ -67,16 +70,16 @@ _SCHEDULER = Annotated[
     typer.Option(
         "--scheduler",
         metavar="local|slurm|pbs|lsf|ADDRESS",
-        help="Who hands blocks to the workers: this machine, a queue, or a running dask scheduler.",
+        help="What distributes the blocks to the workers: this machine, a queue, or a running dask scheduler.",
     ),
 ]
 _OVERWRITE = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is at the destination, and start anew.")
+    bool, typer.Option("--overwrite", help="Replace what is at the destination, and start over.")
 ]
 
 
 def main() -> None:
-    """The console command; ends the process with the exit code of CONTRACTS, "Job"."""
+    """The console command; exits 0 done, 1 bug, 2 unusable input, 3 cancelled, 4 stopped and resumable."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -157,7 +160,10 @@ def _callback(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", is_eager=True, callback=lambda wanted: _print_version(wanted), help="Version."
+            "--version",
+            is_eager=True,
+            callback=lambda wanted: _print_version(wanted),
+            help="Show the version and exit.",
         ),
     ] = False,
 ) -> None:
@@ -175,7 +181,8 @@ def _run_command(
     as_json: _JSON = False,
     keep_job: _KEEP_JOB = False,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Stay, and run the job folders that come line by line on stdin.")
+        bool,
+        typer.Option("--serve", help="Keep running, and run the job folders named on stdin, one per line."),
     ] = False,
 ) -> int:
     if serve:
@@ -190,7 +197,8 @@ def _run_command(
 
 def _command(task: Task) -> Callable[..., int]:
     """A function whose signature typer turns into the task's arguments and options."""
-    fields = task.parameters.model_fields
+    mine = inspect.get_annotations(task.parameters)  # shown before those that it shares with others
+    fields = sorted(task.parameters.model_fields.items(), key=lambda field: field[0] not in mine)
     options: dict[str, tuple[Any, Any]] = {"as_json": (_JSON, False), "keep_job": (_KEEP_JOB, False)}
     if not task.in_process:
         options |= {"device": (_DEVICE, "auto"), "threads": (_THREADS, None)}
@@ -220,7 +228,7 @@ def _command(task: Task) -> Callable[..., int]:
             annotation=_annotation(name, info),
             default=inspect.Parameter.empty if info.is_required() else None,
         )
-        for name, info in fields.items()
+        for name, info in fields
     ]
     common = [
         inspect.Parameter(f"run_{name}", keyword, annotation=annotation, default=default)
@@ -235,7 +243,7 @@ def _annotation(name: str, info: FieldInfo) -> Any:
     facts = parameter_facts(info)
     type_ = _plain_type(info)
     notes = [f"In {facts['unit']}." if facts.get("unit") else "", _bounds_text(info)]
-    if not info.is_required() and info.default is not None and info.default != ():
+    if not (info.is_required() or info.default in (None, ()) or info.default is False):
         notes.append(f"[default: {info.default}]")
     help = " ".join([info.description or "", *filter(None, notes)])
     flag = "--" + name.replace("_", "-")
@@ -260,8 +268,6 @@ def _plain_type(info: FieldInfo) -> Any:
 def _metavar(type_: Any) -> str:
     if get_origin(type_) is Literal:
         return "|".join(str(choice) for choice in get_args(type_))
-    if isinstance(type_, type) and issubclass(type_, Enum):
-        return "|".join(str(choice.value) for choice in type_)
     return {int: "INTEGER", float: "NUMBER"}.get(type_, "TEXT")
 
 
@@ -282,7 +288,7 @@ def _bounds_text(info: FieldInfo) -> str:
 def _long_help(task: Task) -> str:
     """The summary, then what the task's module says of its methods."""
     module = inspect.getdoc(sys.modules[task.run.__module__]) or ""
-    method = re.sub(r":\w+:`~?([^`]*)`", r"\1", module.partition("\n")[2]).replace("``", "'")
+    method = re.sub(r" \(:mod:`[^`]*`\)", "", module.partition("\n")[2]).replace("``", "'")
     return f"{task.summary}\n\n{method.strip()}".strip()
 
 

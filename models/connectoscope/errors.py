@@ -1,4 +1,4 @@
-"""The ways in which a run can end other than well, each with its exit code (CONTRACTS, "Job")."""
+"""The ways in which a run can end other than well, each with its exit code (docs/contracts.md, "Exit codes")."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import time
 from typing import Any, TextIO
 
 from connectoscope.jobs.events import Event
+from connectoscope.words import duration
 
 PLAIN_SECONDS = 10.0  # between progress lines where they cannot be overwritten
 _CLEAR = "\r\x1b[K"
@@ -69,7 +70,7 @@ class JobReporter:
             self._line(text)
 
     def _describe(self, event: Event, now: float) -> str:
-        """``network  42 %  120/287  3.1/s  12.0 MVox/s  1:23 left``."""
+        """``network  42 %  120/287  3.1/s  12.0 MVox/s  1 min 23 s left``."""
         phase, done = event["phase"], event["done"]
         if self._phase is None or self._phase[0] != phase or done < self._phase[2]:
             self._phase = (phase, now, done)
@@ -81,7 +82,7 @@ class JobReporter:
         if "megavoxels_per_second" in event:
             parts.append(f"{event['megavoxels_per_second']:.1f} MVox/s")
         if event.get("seconds_left") is not None:
-            parts.append(f"{format_seconds(event['seconds_left'])} left")
+            parts.append(f"{duration(round(event['seconds_left']))} left")
         return "  ".join(parts)
 
     def _line(self, text: str) -> None:
@@ -92,13 +93,6 @@ class JobReporter:
         with contextlib.suppress(BrokenPipeError):
             self._stream.write(text)
             self._stream.flush()
-
-
-def format_seconds(seconds: float) -> str:
-    """``0:07``, ``12:30``, ``3:05:00``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def summary_text(summary: dict[str, Any]) -> str:

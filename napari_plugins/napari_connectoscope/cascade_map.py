@@ -1,4 +1,4 @@
-"""The map of a cascade: which cells were looked at closely, in colours that stay the same everywhere."""
+"""The map of a cascade: which regions were looked at closely, in colours that stay the same everywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Meaning(NamedTuple):
 MEANINGS: dict[int, Meaning] = {
     1: Meaning("rejected", "rejected at a coarse level: level 0 was not read", "#8a8f98", 0.35),
     2: Meaning("accepted", "accepted: the full detector looked at level 0", "#1fa2c4", 1.0),
-    3: Meaning("woken", "woken by an object that a neighbour cut", "#ee8a1d", 1.0),
+    3: Meaning("woken", "woken: an object in a neighbouring region reaches into it", "#ee8a1d", 1.0),
 }
 """Values of ``labels/cascade`` (0 is outside). Blue and orange are told apart by all eyes."""
 
@@ -40,7 +40,7 @@ def is_cascade_map(path: str) -> bool:
 
 
 def map_options() -> dict[str, Any]:
-    """Options of a labels layer that shows the map; the cell under the pointer is named in words."""
+    """Options of a labels layer that shows the map; the region under the pointer is named in words."""
     colours: dict[int | None, Any] = {None: "transparent", 0: "transparent"}
     colours |= {value: _rgba(m) for value, m in MEANINGS.items()}
     return {
@@ -48,7 +48,7 @@ def map_options() -> dict[str, Any]:
         "opacity": _OPACITY,
         "blending": "translucent_no_depth",
         "colormap": DirectLabelColormap(color_dict=colours),
-        "features": {"index": [0, *MEANINGS], "cell": ["outside", *(m.text for m in MEANINGS.values())]},
+        "features": {"index": [0, *MEANINGS], "region": ["outside", *(m.text for m in MEANINGS.values())]},
     }
 
 
@@ -59,7 +59,7 @@ def _rgba(meaning: Meaning) -> tuple[float, float, float, float]:
 
 def legend_html() -> str:
     """The meanings with their colours, for a label."""
-    return "Cells: " + " ".join(
+    return "Regions: " + " ".join(
         f'<span style="color:{m.colour}">■</span>&nbsp;{m.word}&nbsp;' for m in MEANINGS.values()
     )
 
@@ -78,7 +78,7 @@ def map_shown(viewer: ViewerModel) -> Labels | None:
 
 
 def meaning_at(viewer: ViewerModel) -> str:
-    """The word for the cell under the pointer; '' where no map is shown."""
+    """The word for the region under the pointer; '' where no map is shown."""
     layer = map_shown(viewer)
     if layer is None or viewer.dims.ndisplay == 3:
         return ""

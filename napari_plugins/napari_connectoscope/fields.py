@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
@@ -34,7 +33,8 @@ from connectoscope.tasks.base import parameter_facts
 
 AUTOMATIC = "automatic"
 _LARGEST_SPIN = 2**63 - 1
-_PATH_ROLES = ("recipe", "truth", "result", "source", "mask", "destination", "new_model")
+_WRITTEN_ROLES = ("destination", "new_model", "page")
+_PATH_ROLES = ("recipe", "truth", "result", "source", "mask", *_WRITTEN_ROLES)
 
 
 class Field(QWidget):
@@ -203,7 +203,7 @@ class ListField(TextField):
     """Several values in one line, separated by commas."""
 
     def __init__(self, *, optional: bool) -> None:
-        super().__init__(optional=optional, placeholder="one, or several with commas")
+        super().__init__(optional=optional, placeholder="one, or several separated by commas")
 
     def value(self) -> Any:
         text = self.line.text().strip()
@@ -263,7 +263,7 @@ class BoxField(TextField):
         super().__init__(optional=True, placeholder="z0:z1,y0:y1,x0:x1 (everything)")
         self._visible = visible
         self.button = QPushButton("Visible")
-        self.button.setToolTip("Only what the viewer shows: the visible y and x, through all z")
+        self.button.setToolTip("Only what the viewer shows: the visible y and x, in all z")
         self.button.clicked.connect(self._take_visible)
         self._add(self.button)
 
@@ -342,10 +342,10 @@ def _editable_combo() -> QComboBox:
 
 
 def _unwrap_optional(annotation: Any) -> tuple[Any, bool]:
+    """The type, and whether None is allowed beside it; no parameter is of two other types."""
     if get_origin(annotation) in (Union, types.UnionType):
-        rest = [a for a in get_args(annotation) if a is not type(None)]
-        optional = len(rest) < len(get_args(annotation))
-        return (rest[0] if len(rest) == 1 else str), optional
+        inner = next(a for a in get_args(annotation) if a is not type(None))
+        return inner, True
     return annotation, False
 
 
@@ -367,9 +367,9 @@ def make_field(info: FieldInfo) -> Field:
         return ModelField(optional=optional)
     if role == "cascade":
         return CascadeField()
-    if role in _PATH_ROLES and annotation in (str, Path):
+    if role in _PATH_ROLES and annotation is str:
         return PathField(
-            "save" if role in ("destination", "new_model") else "open",
+            "save" if role in _WRITTEN_ROLES else "open",
             optional=optional,
             title=info.description or "",
         )
@@ -379,9 +379,8 @@ def make_field(info: FieldInfo) -> Field:
         return CheckField()
     if get_origin(annotation) is Literal:
         return ChoiceField(get_args(annotation), optional=optional)
-    if get_origin(annotation) in (tuple, list):
-        item = get_args(annotation)[0]
-        return ChecksField(get_args(item)) if get_origin(item) is Literal else ListField(optional=optional)
+    if get_origin(annotation) is tuple:
+        return ListField(optional=optional)
     if annotation is int and not optional:
         low, high = _bounds(info)
         low, high = (-_LARGEST_SPIN if low is None else low), (_LARGEST_SPIN if high is None else high)

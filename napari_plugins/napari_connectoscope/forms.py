@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import platformdirs
 from napari.components import ViewerModel
@@ -22,6 +23,7 @@ from superqt import QCollapsible
 
 from connectoscope.errors import UserError
 from connectoscope.paths import expanded
+from connectoscope.segmentation.targets import shown
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
 from connectoscope.volumes.endings import short_name
 from connectoscope.volumes.geometry import parse_box, parse_voxel_size
@@ -39,6 +41,7 @@ from napari_connectoscope.sources import (
     check_held,
     check_inside,
     check_unmoved,
+    file_facts,
     finest,
     layer_facts,
     length_unit,
@@ -50,7 +53,9 @@ from napari_connectoscope.sources import (
 from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
 
-_WORDS = {"boundary": "membranes"}  # output name -> the target's word (CONTRACTS, "Results")
+_FILES = ("mask", "recipe", "truth", "result", "cascade")  # roles of what is read, the source apart
+_BREAK, _MAY_BREAK = "\u200b", re.compile(r"(?<=[/\\_])")  # a long path must not make the window wider
+_NAME_LENGTH = 60  # of a model: more than that says less
 
 
 class _Fold(QCollapsible):
@@ -78,6 +83,7 @@ class TaskForm(QWidget):
         task: Whose parameters.
         viewer: Its image layers can be the source, and its view the box.
         preset: Values to begin with.
+        error_line: Where the red line is shown that says what is wrong; None: in a line of its own at the end.
     """
 
     changed = Signal()  # any value, by hand or by set_values
@@ -88,6 +94,7 @@ class TaskForm(QWidget):
         viewer: ViewerModel | None = None,
         preset: Mapping[str, Any] | None = None,
         parent: QWidget | None = None,
+        error_line: QLabel | None = None,
     ) -> None:
         super().__init__(parent)
         self.task = task
@@ -109,12 +116,10 @@ class TaskForm(QWidget):
         folded.setContentsMargins(0, 0, 0, 0)
         self._advanced.setContent(inside)
         outer.addWidget(self._advanced)
-        self._error = QLabel()
-        self._error.setObjectName("form-error")
-        self._error.setWordWrap(True)
-        self._error.setStyleSheet("color: #e5534b;")
-        self._error.hide()
-        outer.addWidget(self._error)
+        self._error = make_error_line() if error_line is None else error_line
+        self.show_error("")
+        if error_line is None:
+            outer.addWidget(self._error)
 
         for name in self._order():
             info = self._infos[name]
@@ -133,7 +138,7 @@ class TaskForm(QWidget):
         if folded.rowCount() == 0:
             self._advanced.hide()
         self._advanced.collapse(animate=False)  # superqt leaves new content open
-        self.set_values(preset or {})
+        self.set_values({**dict.fromkeys(self._with_role("result"), self._newest_result()), **(preset or {})})
         self._source = self.layer()
         for name, field in self.fields.items():
             field.changed.connect(lambda name=name: self._on_changed(name))
@@ -175,20 +180,14 @@ class TaskForm(QWidget):
     def _sources(self) -> Iterator[SourceField]:
         return (field for field in self.fields.values() if isinstance(field, SourceField))
 
-    @property
-    def can_preview(self) -> bool:
-        """Whether the task is a model on a volume."""
-        model = self._infos.get("model")
-        return (
-            model is not None
-            and model.annotation is str
-            and "source" in self._infos
-            and bool(self.task.destination and self.task.name != "reconstruct")  # it shows probabilities
-        )
-
     def layer(self) -> Layer | None:
         """The layer chosen as source, if it is one."""
         return next((field.layer() for field in self._sources()), None)
+
+    def _newest_result(self) -> str:
+        """The file of the result whose layer is on top; '' where there is none."""
+        layers = self._viewer.layers if self._viewer is not None else ()
+        return next((path for la in reversed(layers) if (path := _result_file(la))), "")
 
     def _visible_box(self) -> str | None:
         layer = self.layer()
@@ -240,6 +239,7 @@ class TaskForm(QWidget):
     def _new_model_name(self, model: str, source: str) -> str:
         """A bare name that none of the models has: what it is made of, and for which volume."""
         name = "-".join(filter(None, (Path(model).name, stem_of(source))))
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:_NAME_LENGTH].strip("._-") or "model"
         return next(n for n in (name, *(f"{name}-{i}" for i in range(2, 999))) if n not in self._cards)
 
     def _take_cards(self, cards: dict[str, Any]) -> None:
@@ -270,9 +270,9 @@ class TaskForm(QWidget):
             outputs = [
                 o for o in card.outputs if not o.name.startswith("affinity_")
             ]  # neurons are made of them
-            tips = {_WORDS.get(o.name, o.name): o.meaning for o in outputs}
+            tips = {shown(o.name): o.meaning for o in outputs}
             if self.task.name == "segment" and "membranes" in tips:
-                tips["neurons"] = "cells, agglomerated from what lies between the membranes"
+                tips["neurons"] = "cells, put together from the pieces between the membranes"
             target.set_choices(list(tips), tips)
             self._show_targets()
 
@@ -293,7 +293,7 @@ class TaskForm(QWidget):
         values = {name: field.value() for name, field in self.fields.items()}
         layer = self.layer()
         if layer is not None:
-            facts = layer_facts(layer)
+            facts = file_facts(layer)
             for name, fact in (
                 ("channel", "channel"),
                 ("time", "time"),
@@ -322,10 +322,11 @@ class TaskForm(QWidget):
         try:
             for name, value in values.items():
                 if value == "" and self._infos[name].default != "":
-                    raise UserError(self._told_empty(name))
+                    self._refuse(name, self._told_empty(name))
             self._check_boxes(values)
             self._check_voxel_size(values)
-            self._check_masks(values)
+            self._check_files(values)
+            self._check_models(values)
             if (layer := self.layer()) is not None:
                 check_held(layer, values)
                 check_unmoved(layer)
@@ -335,13 +336,16 @@ class TaskForm(QWidget):
             name = str(first["loc"][0]) if first["loc"] else ""
             said = first["msg"].removeprefix("Value error, ")
             text = f"{self.label(name)}: {said}" if name in self._infos else said
-            if name in self._infos and self._is_folded(name):
-                self._advanced.expand(animate=False)
+            self.reveal(name)
             self.show_error(text)
             raise UserError(text) from None
         except UserError as error:
             self.show_error(str(error))
             raise
+
+    def _refuse(self, name: str, text: str) -> NoReturn:
+        self.reveal(name)
+        raise UserError(text)
 
     def _told_empty(self, name: str) -> str:
         label, field = self.label(name), self.fields[name]
@@ -359,17 +363,34 @@ class TaskForm(QWidget):
         for name, field in self.fields.items():
             if not isinstance(field, BoxField) or not values.get(name):
                 continue
-            box = parse_box(values[name])
-            if layer is not None and layer.ndim >= 3 and not values.get("level"):
-                z, y, x = (int(n) for n in finest(layer).shape[-3:])
-                check_inside(box, layer.name, (z, y, x))
+            try:
+                box = parse_box(values[name])
+                if layer is not None and layer.ndim >= 3 and not values.get("level"):
+                    z, y, x = (int(n) for n in finest(layer).shape[-3:])
+                    check_inside(box, layer.name, (z, y, x))
+            except UserError as error:
+                self._refuse(name, str(error))
 
-    def _check_masks(self, values: Mapping[str, Any]) -> None:
-        """Raises UserError for a mask on this machine that is not there, as a mistyped one is not."""
-        for name in self._with_role("mask"):
+    def _check_files(self, values: Mapping[str, Any]) -> None:
+        """Raises UserError for a file on this machine that is not there, as a mistyped one is not."""
+        for name, info in self._infos.items():
             path = str(values[name] or "").partition("::")[0]
-            if path and "://" not in path and not path.startswith("sample:") and not expanded(path).exists():
-                raise UserError(f"{self.label(name)}: {path} does not exist; check the name")
+            role = parameter_facts(info).get("role")
+            if role not in _FILES or not path or (role == "cascade" and path in ("off", "auto")):
+                continue
+            if "://" not in path and not path.startswith("sample:") and not expanded(path).exists():
+                self._refuse(name, f"{self.label(name)}: {path} does not exist; check the name")
+
+    def _check_models(self, values: Mapping[str, Any]) -> None:
+        """Raises UserError for a model that there is not."""
+        from connectoscope.zoo import find_model
+
+        for name in self._with_role("model"):
+            if values[name]:
+                try:
+                    find_model(str(expanded(values[name])))
+                except UserError as error:
+                    self._refuse(name, str(error))
 
     def _check_voxel_size(self, values: Mapping[str, Any]) -> None:
         """Raises UserError for one that is none: before it is asked whether a result is to be replaced."""
@@ -385,7 +406,9 @@ class TaskForm(QWidget):
         if name in self.fields:
             if self._is_folded(name):
                 self._advanced.expand(animate=False)
-            self.fields[name].setFocus()
+            field = self.fields[name]
+            field.setFocus()
+            QTimer.singleShot(0, self, lambda: _scroll_to(field))  # once it has got its place
 
     def submission(self, **options: Any) -> Submission:
         """What :meth:`Submission.run` needs to start the job, in a thread: all that is slow happens there.
@@ -423,12 +446,15 @@ class TaskForm(QWidget):
         """The same run from a terminal, quoted for its shell.
 
         Raises:
-            UserError: when the form is not valid, or its source is only in memory.
+            UserError: when the form is not valid, or its source is only in memory, or may be.
         """
         values = self.parameters().model_dump(mode="json")
         layer = self.layer()
         if layer is not None and source_of(layer) is None:
-            text = f"layer '{layer.name}' is only in memory: save it as OME-Zarr first, then copy the command"
+            if layer.source.path:  # opened by another reader; whether it is as we read it takes long to tell
+                text = f"type {layer.source.path} as source to copy the command: '{layer.name}' may differ from that file"
+            else:
+                text = f"layer '{layer.name}' is only in memory: save it as OME-Zarr first, then copy the command"
             self.show_error(text)
             raise UserError(text)
         return command_line(self.task, values)
@@ -436,26 +462,53 @@ class TaskForm(QWidget):
     @property
     def error_text(self) -> str:
         """The red line; '' where nothing is wrong."""
-        return str(self._error.text())
+        return str(self._error.text()).replace(_BREAK, "")
 
     def show_error(self, text: str) -> None:
-        """One red line under the fields; '' clears it."""
-        self._error.setText(text)
+        """One red line under the fields, which speaks of them; '' clears it."""
+        self._error.setText(_MAY_BREAK.sub(_BREAK, in_form_words(text, self.task)))
         self._error.setVisible(bool(text))
-        if text:
-            QTimer.singleShot(0, self, self._reveal_error)  # once it has got its place
 
-    def _reveal_error(self) -> None:
-        parent = self.parentWidget()
-        while parent is not None and not isinstance(parent, QScrollArea):
-            parent = parent.parentWidget()
-        if parent is not None:
-            parent.ensureWidgetVisible(self._error)
+
+def _result_file(layer: Layer) -> str:
+    path = str(layer_facts(layer).get("result") or "")
+    return path if Path(path).exists() else ""  # a preview has none
+
+
+def make_error_line() -> QLabel:
+    """A red line that says what is wrong with a form; hidden."""
+    line = QLabel()
+    line.setObjectName("form-error")
+    line.setWordWrap(True)
+    line.setStyleSheet("color: #e5534b;")
+    line.hide()
+    return line
+
+
+def _scroll_to(field: QWidget) -> None:
+    parent = field.parentWidget()
+    while parent is not None and not isinstance(parent, QScrollArea):
+        parent = parent.parentWidget()
+    if parent is not None:
+        parent.ensureWidgetVisible(field)
 
 
 def label_of(name: str, info: FieldInfo) -> str:
     """A parameter's name for people."""
-    return parameter_facts(info).get("label") or name.replace("_", " ").capitalize()
+    facts = parameter_facts(info)
+    words = "new_model" if facts.get("role") == "new_model" else name
+    return facts.get("label") or words.replace("_", " ").capitalize()
+
+
+def in_form_words(text: str, task: Task) -> str:
+    """What is said of options of the task, ``--voxel-size``, said of the form's fields, Voxel size."""
+    infos = task.parameters.model_fields
+
+    def label(option: re.Match[str]) -> str:
+        name = option[1].replace("-", "_")
+        return label_of(name, infos[name]) if name in infos else option[0]
+
+    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", label, text)
 
 
 def command_line(task: Task, values: Mapping[str, Any]) -> str:
@@ -465,13 +518,7 @@ def command_line(task: Task, values: Mapping[str, Any]) -> str:
     for name, info in task.parameters.model_fields.items():
         value = values.get(name)
         if parameter_facts(info).get("argument"):
-            words += (
-                [str(v) for v in value]
-                if isinstance(value, list | tuple)
-                else []
-                if value is None
-                else [str(value)]
-            )
+            words += [] if value is None else [str(value)]
             continue
         default = None if info.is_required() else info.get_default(call_default_factory=True)
         option = "--" + name.replace("_", "-")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +11,19 @@ from typing import Any
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QObject, Qt, QTimer, Signal
 
+from connectoscope.blockwise.destination import check_apart
 from connectoscope.detection.points import named_after
 from connectoscope.errors import Taken, UserError
-from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.jobs.folder import STATUS_OF, JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
 from connectoscope.tasks.base import load_task
 from connectoscope.volumes import read_marks
+from connectoscope.words import duration
 from napari_connectoscope.cascade_map import level0_text
 
 POLL_MS = 250
 _QUIET_SECONDS = 2.0  # so long without a word before asking whether the process is alive
 _START_SECONDS = 60.0  # so long for the first word
-_FINAL = {"finished": "done", "error": "failed", "cancelled": "cancelled", "paused": "paused"}
 
 
 def create(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
@@ -35,10 +35,12 @@ def create(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
         options: ``device``, ``threads``, ``overwrite``, ``keep_job`` of the request.
 
     Raises:
-        UserError: when the parameters are not valid, or the place is taken by another run.
+        UserError: when the parameters are not valid, or the place is the source's or taken by another run.
     """
     options = {"background": True, "keep_job": True, **options}
     request = JobRequest.make(load_task(task), dict(values), **options)
+    if request.destination is not None:  # before it is asked whether what lies there is to be replaced
+        check_apart(str(request.parameters.get(load_task(task).source) or ""), request.destination)
     _check_result(request)
     return JobFolder.create(request)
 
@@ -177,6 +179,11 @@ class JobWatcher(QObject):
         return self.state is None
 
     @property
+    def warnings(self) -> list[str]:
+        """What a run that is done has told the user to look at."""
+        return list((self.summary or {}).get("warnings", ()))
+
+    @property
     def started_again(self) -> bool:
         """Whether the job was started, by whomever, since it has ended."""
         if self.running:
@@ -195,7 +202,7 @@ class JobWatcher(QObject):
             if kind in ("started", "submitted"):
                 ended = None  # an earlier run's end
                 self._begun = kind == "started"
-            elif kind in _FINAL:
+            elif kind in STATUS_OF:
                 ended = event
             else:
                 self._tell(event)
@@ -236,7 +243,7 @@ class JobWatcher(QObject):
 
     def _end(self, state: JobState, event: dict[str, Any]) -> None:
         if not state.ended:  # the folder is gone already, or the state is read a moment too early
-            status: Any = _FINAL[event["type"]]
+            status = STATUS_OF[event["type"]]
             state = JobState(status, str(event.get("message", "")), event.get("exit_code"))
         self._timer.stop()
         self.state = state
@@ -244,16 +251,10 @@ class JobWatcher(QObject):
         self.ended.emit(state)
 
 
-def time_text(seconds: float | None) -> str:
-    """95 -> "1 min 35 s"; None -> ""."""
-    if seconds is None or not math.isfinite(seconds):
-        return ""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+def time_left(progress: Mapping[str, Any]) -> str:
+    """``1 min 35 s``, of a progress event; "" where it does not say."""
+    seconds = progress.get("seconds_left")
+    return "" if seconds is None else duration(round(seconds))
 
 
 class JobModel(QAbstractTableModel):
@@ -353,9 +354,8 @@ class JobModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.UserRole and index.column() == 3:
             return fraction
         if role == Qt.ItemDataRole.ToolTipRole:
-            return (
-                watcher.state.message if watcher.state and watcher.state.message else str(watcher.folder.path)
-            )
+            told = watcher.state.message if watcher.state else ""
+            return "\n".join([told or str(watcher.folder.path), *(f"⚠ {text}" for text in watcher.warnings)])
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         destination = request.destination
@@ -364,7 +364,7 @@ class JobModel(QAbstractTableModel):
             destination.name if destination is not None else "",
             self._state_text(watcher),
             "" if fraction is None else f"{100 * fraction:.0f} %",
-            time_text(watcher.last_progress.get("seconds_left")) if watcher.running else "",
+            time_left(watcher.last_progress) if watcher.running else "",
         )[index.column()]
 
     @staticmethod
@@ -372,7 +372,9 @@ class JobModel(QAbstractTableModel):
         if watcher.state is not None:
             status = watcher.state.status.capitalize()
             read = level0_text(watcher.summary) if watcher.state.status == "done" else ""
+            count = len(watcher.warnings)
+            warned = f"{count} warning{'s' if count > 1 else ''}" if count else ""
             why = watcher.state.message if watcher.state.status == "paused" else ""  # it waits for somebody
-            return f"{status}: {why}" if why else " · ".join(filter(None, (status, read)))
+            return f"{status}: {why}" if why else " · ".join(filter(None, (status, warned, read)))
         phase = watcher.last_progress.get("phase")
         return str(phase).capitalize() if phase else "Starting"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from napari.components import ViewerModel
-from napari.layers import Labels, Shapes
+from napari.layers import Labels, Vectors
 from napari.qt import QtViewer
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QApplication,
     QComboBox,
@@ -24,6 +25,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QElidingLabel
 
 from connectoscope.adaptation.labelling import Labelling
 from connectoscope.errors import UserError
@@ -44,8 +46,8 @@ _HINT = (
     "every voxel counts."
 )
 _HOW = {
-    False: "Paint the {what} and erase what is none, on all planes: every voxel counts.",
-    True: "A number for each cell, 0 between them, on all planes: every voxel counts.",
+    False: "Paint the {what} and erase everything else, on all planes: every voxel counts.",
+    True: "Give each cell a number of its own, and 0 between cells, on all planes: every voxel counts.",
 }
 _BOXES = "QListWidget::indicator:unchecked { border: 1px solid #8a929e; border-radius: 2px; width: 11px; height: 11px; }"
 _KEYS = "2 paint · 1 erase · 4 fill · [ ] size · Ctrl+Z undo · space + drag to move"
@@ -70,7 +72,7 @@ class LabelPanel(QWidget):
         self.labelling: Labelling | None = None
         self.layers: dict[tuple[str, str], Labels] = {}  # by output and patch
         self._saving = False
-        self._frames: Shapes | None = None
+        self._frames: Vectors | None = None
         self._current = -1
         self._make_widgets()
         self._timer = QTimer(self)
@@ -86,7 +88,7 @@ class LabelPanel(QWidget):
 
     # -- building --------------------------------------------------------------------------------------------
     def _make_widgets(self) -> None:
-        self.title = QLabel()
+        self.title = QElidingLabel()
         self.title.setObjectName("heading")
         self.hint = QLabel()
         self.hint.setObjectName("muted")
@@ -119,11 +121,12 @@ class LabelPanel(QWidget):
         for widget in (self.list, self.previous_button, self.next_button, self.done_button):
             widget.setFocusPolicy(Qt.FocusPolicy.TabFocus)  # a click leaves the keys to the canvas
         self.train_button = self._button(
-            "", "Open the form of Adapt ▸ Train on Patches with these", self._train
+            "", "Open the form of Adapt ▸ Train on Patches with these labels", self._train
         )
         self.state = QLabel()
         self.state.setObjectName("muted")
         self.state.setWordWrap(True)
+        self.state.setMinimumWidth(1)  # a long name is cut: its tooltip has it whole
         steps = QHBoxLayout()
         steps.addWidget(self.previous_button)
         steps.addWidget(self.next_button)
@@ -206,6 +209,7 @@ class LabelPanel(QWidget):
         self.output.setVisible(there is not None and len(there.outputs) > 1)
         self.open_button.setVisible(self._frames is None)
         self.title.setText("Label patches" if there is None else f"Label {there.file.source.name}")
+        self.title.setToolTip(self.title.text())  # where it has no room
         if there is None:
             self.hint.setText(_HINT)
             return
@@ -431,8 +435,25 @@ class LabelPanel(QWidget):
         if key is not None and self.flush():
             del self.layers[key]
         if event.value is self._frames and self._frames is not None:
-            if not self.close_session():
-                self.failed.emit(self.state.text())
-                self._frames = None
-                QTimer.singleShot(0, self, self._begin)
-            self._show_session()
+            self._frames = None
+            QTimer.singleShot(0, self, self._end)  # after napari, which may be taking more away
+
+    def _end(self) -> None:
+        """The session went with its frames; both are there again where its labels cannot be saved."""
+        if self._frames is not None:  # begun again meanwhile
+            return
+        if not self.close_session():
+            self.failed.emit(self.state.text())
+            self._begin()
+        self._show_session()
+
+    # -- the window ------------------------------------------------------------------------------------------
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        super().showEvent(event)
+        self.window().installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """What was painted just before its window is closed is saved: nobody looks again."""
+        if event.type() == QEvent.Type.Close:
+            self.flush()
+        return False

@@ -21,6 +21,7 @@ from napari.utils import Colormap
 from qtpy.QtCore import QObject
 
 from connectoscope.errors import SeveralVolumes, UserError
+from connectoscope.segmentation.targets import shown
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.corrupt import told_of_skipped
 from connectoscope.volumes.geometry import Box, Index3
@@ -41,7 +42,6 @@ COLOURS = {
     "cells": "#ffe14d",
 }
 _OTHER_COLOURS = ("#5aa9ff", "#ff6b5a", "#b48cff", "#2ee6e6", "#e6e62e")
-TITLES = {"boundary": "Membranes"}
 
 _FILLS = 0.9  # of the canvas, by a layer that is flown to
 _SAMPLED_VOXELS = 1 << 22
@@ -55,7 +55,7 @@ def colour_of(name: str, number: int = 0) -> str:
 
 def title_of(name: str) -> str:
     """An output's or target's name for people."""
-    return TITLES.get(name, name.replace("_", " ").capitalize())
+    return shown(name).replace("_", " ").capitalize()
 
 
 def probability_colormap(name: str, number: int = 0) -> Colormap:
@@ -133,17 +133,12 @@ def layer_data(volume: Volume, *, live: bool = False) -> tuple[Any, LivePyramid]
     return (arrays if len(arrays) > 1 else arrays[0]), pyramid
 
 
-def volume_layers(
-    volume: Volume,
-    *,
-    contrast: tuple[float, float] | None = None,
-    labels: bool = False,
-    voxel_size: str | None = None,
-) -> list[LayerData]:
+def volume_layers(volume: Volume, *, labels: bool = False, voxel_size: str | None = None) -> list[LayerData]:
     """A volume as layer data for napari: lazy, multiscale, at its place in the world.
 
+    A sample of an image is read for its contrast limits (:func:`contrast_of`).
+
     Args:
-        contrast: Contrast limits; without them a sample is read (:func:`contrast_of`).
         labels: The voxels are object numbers.
         voxel_size: What the volume was opened with, so that it can be opened again.
     """
@@ -152,6 +147,8 @@ def volume_layers(
     facts = volume_facts(volume, voxel_size=voxel_size)
     if facts["channel"] is not None:
         name += f" · {volume.channels[volume.channel or 0]}"
+    if facts["time"] is not None:
+        name += f" · time {volume.time}"
     common = {
         "name": name,
         "metadata": {"connectoscope": facts},
@@ -161,11 +158,10 @@ def volume_layers(
     if labels and volume.dtype.kind in "ui":
         colours = map_options() if is_cascade_map(volume.source) else {"opacity": 0.6}
         return [(data, {**common, **colours}, "labels")]
-    if contrast is None:
-        sampled = volume.skipping_corrupt()
-        contrast = contrast_of(sampled)
-        if corrupt := sampled.skipped_in(Box.of(volume.shape)):
-            facts["warnings"].append(told_of_skipped([str(chunk) for chunk in corrupt]))
+    sampled = volume.skipping_corrupt()
+    contrast = contrast_of(sampled)
+    if corrupt := sampled.skipped_in(Box.of(volume.shape)):
+        facts["warnings"].append(told_of_skipped([str(chunk) for chunk in corrupt]))
     return [(data, {**common, "contrast_limits": contrast, "colormap": "gray", "rgb": False}, "image")]
 
 
@@ -175,21 +171,7 @@ def make_layer(data: LayerData) -> Layer:
     return kinds[data[2]](data[0], **data[1])
 
 
-def add_volume(
-    viewer: ViewerModel,
-    volume: Volume,
-    *,
-    contrast: tuple[float, float] | None = None,
-    labels: bool = False,
-    voxel_size: str | None = None,
-) -> Layer:
-    """Show a volume; see :func:`volume_layers`. Reads unless ``contrast`` is given: :func:`open_in_background`."""
-    layer = make_layer(volume_layers(volume, contrast=contrast, labels=labels, voxel_size=voxel_size)[0])
-    _add_source(viewer, layer)
-    return layer
-
-
-def _add_source(viewer: ViewerModel, layer: Layer) -> None:
+def add_source(viewer: ViewerModel, layer: Layer) -> None:
     """Add a volume's layer; the first one, and one that lies elsewhere, is shown at its middle section."""
     first = not viewer.layers
     viewer.add_layer(layer)
@@ -240,7 +222,7 @@ def open_in_background(
             ask(answer)
             return
         volume, layer = answer
-        _add_source(viewer, layer)
+        add_source(viewer, layer)
         layer.visible = True
         if opened is not None:
             opened(layer, volume)

@@ -12,6 +12,7 @@ import tensorstore as ts
 from connectoscope.volumes.corrupt import is_corrupt, read_by_chunks
 from connectoscope.volumes.geometry import Box
 from connectoscope.volumes.stores import check_there
+from connectoscope.words import data_size
 
 _LARGEST = (
     2 << 30
@@ -49,6 +50,11 @@ class LazyArray:
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the store as it is: nothing cropped, stepped over or turned."""
+        return self._index == tuple(range(int(n)) for n in self.store.shape)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -78,7 +84,7 @@ class LazyArray:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if self.nbytes > _LARGEST:
             raise ValueError(
-                f"{self.nbytes / 2**30:.0f} GiB are too much to show or convert at once: take a part or a"
+                f"{data_size(self.nbytes)} are too much to show or convert at once: take a part or a"
                 " coarser level"
             )
         data = self._read() if self.size else np.empty(self.shape, self.dtype)

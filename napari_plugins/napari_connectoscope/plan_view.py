@@ -1,4 +1,4 @@
-"""A plan, a receipt or a ranking for people: its verdict, numbers side by side, and what can be done with it."""
+"""A plan, a receipt, a ranking or scores for people: its verdict, numbers side by side, and what can be done with it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,23 @@ from connectoscope.tasks.base import MenuEntry, Task, load_task
 
 
 def has_numbers(event: Mapping[str, Any]) -> bool:
-    """Whether a ``result`` event is a plan, a ranking or a receipt."""
-    return event["kind"] in ("plan", "ranking") or (event["kind"] == "model" and bool(event.get("table")))
+    """Whether a ``result`` event is a plan, a ranking, a receipt or scores."""
+    return event["kind"] in ("plan", "ranking", "scores") or (
+        event["kind"] == "model" and bool(event.get("table"))
+    )
 
 
 COLUMNS = {
     "plan": ("", "One level", "Cascade"),
     "model": ("", "Before", "After"),
-    "ranking": ("Model", "MMD²", "95 % of resamples", "p", "Its own halves"),
+    "scores": ("", "Score"),
+    "ranking": ("Model", "MMD²", "95 % of resamples", "p", "Within its own data"),
 }
 _TIPS = (
     "Nearest first",
     "How far your volume is from what the model was trained on: smaller is nearer",
-    "How much the distance would change with other patches; where two ranges overlap, both models are as near",
-    "How often chance alone gives such a distance; small: your volume is something else than the model knows",
+    "How much the distance would change with other patches; where two ranges overlap, neither model is clearly nearer",
+    "How often chance alone gives such a distance; small: your volume differs from what the model was trained on",
     "The yardstick: how far two halves of the model's own training data are apart",
 )
 _LEFT = Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter
@@ -45,10 +48,10 @@ _RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
 
 
 class PlanView(QWidget):
-    """A ``result`` event: ``text``, ``table`` (label and two columns), ``task`` and ``parameters`` of the form to open.
+    """A ``result`` event: ``text``, ``table`` (rows of text under ``COLUMNS``), ``task`` and ``parameters`` of the form to open.
 
     Of kind ``plan``: one level and cascade. Of kind ``model``: before and after; the model can be discarded. Of kind
-    ``ranking``: models, of which one can be chosen.
+    ``ranking``: models, of which one can be chosen. Of kind ``scores``: the figures of an evaluation, and no button.
     """
 
     run_wanted = Signal(object)  # the event
@@ -95,7 +98,7 @@ class PlanView(QWidget):
         layout.addLayout(buttons)
 
     def show_plan(self, event: Mapping[str, Any]) -> None:
-        """Show another plan or receipt."""
+        """Show another plan, receipt or ranking, or scores."""
         self.plan = event
         model, ranking = event["kind"] == "model", event["kind"] == "ranking"
         columns = COLUMNS[event["kind"]]
@@ -125,8 +128,10 @@ class PlanView(QWidget):
             self.run_button.setText("Keep and use it…")
             self.run_button.setToolTip("Open the form of the task with this model chosen")
         else:
-            self.run_button.setText("Run with this plan" if event.get("pays", True) else "Run with one level")
-            self.run_button.setToolTip("Open the form of the task with this plan filled in")
+            pays = event.get("pays", True)
+            self.run_button.setText("Run with this plan" if pays else "Run with one level")
+            what = "with this plan filled in" if pays else "without a cascade"
+            self.run_button.setToolTip(f"Open the form of the task {what}")
         there = not model or Path(event["path"]).exists()
         self.suggest_button.setVisible(ranking)
         self.run_button.setVisible(there and bool(ranking or event.get("task")))
@@ -180,7 +185,7 @@ def cell_text(value: Any) -> str:
 
 
 def planned_task(event: Mapping[str, Any]) -> tuple[Task, MenuEntry]:
-    """The task that a plan or a model is for, and its form's values; ``cascade`` is set to a plan's file.
+    """The task that a plan or a model is for, and its form's values; ``cascade`` is set to a plan's file, if it pays.
 
     Raises:
         UserError: there is no such task.
@@ -197,10 +202,11 @@ def planned_task(event: Mapping[str, Any]) -> tuple[Task, MenuEntry]:
         same = (e for e in task.menu if _same(values.get("target"), e.preset.get("target")))
     entry = next(same, None)
     if event["kind"] != "plan":
-        menu = task.menu[0].menu if task.menu else ""
-        title = entry.title if entry is not None else task.name.capitalize()
+        menu, title = (entry.menu, entry.title) if entry is not None else ("", task.name.capitalize())
         return task, MenuEntry(menu, f"{title} with {event['name']}", values)
     entry = entry or (task.menu[0] if task.menu else MenuEntry("", task.name))
+    if not event.get("pays", True):
+        return task, MenuEntry(entry.menu, entry.title, {**values, "cascade": "off"})
     return task, MenuEntry(
         entry.menu, f"{entry.title} with a plan", {**values, "cascade": str(event["path"])}
     )

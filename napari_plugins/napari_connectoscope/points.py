@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,15 @@ import numpy as np
 from napari.components import ViewerModel
 from napari.layers import Image, Points
 from napari.layers.points._points_constants import PointsProjectionMode
+from numpy.typing import NDArray
 
 from connectoscope.detection.points import HEADER
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, canonical_unit
 from napari_connectoscope.layers import LayerData, colour_of, title_of
-from napari_connectoscope.sources import length_unit, place_in_world
+from napari_connectoscope.sources import layer_facts, length_unit, place_in_world, unit_factors, unit_in_world
 from napari_connectoscope.table import Table, read_table
+from napari_connectoscope.writer import refuses_in_words
 
 _PLACE = frozenset({"z", "y", "x", "unit"})
 _SPREAD = 100  # points without a radius or a volume: this fraction of their spread
@@ -47,14 +49,14 @@ def points_layers(path: str, name: str | None = None) -> list[LayerData]:
     table = read_table(Path(path))
     column = {title: number for number, title in enumerate(table.columns)}
     if not set(column) >= _PLACE:
-        raise UserError(f"{path} is no table of points: it needs the columns z, y, x and unit")
+        raise UserError(f"{path} is not a table of points: it needs the columns z, y, x and unit")
     try:
         place = [[float(row[column[axis]]) for axis in "zyx"] for row in table.rows]
         radius = _radii(table, column)
         units = {str(row[column["unit"]]) for row in table.rows}
     except (ValueError, IndexError):
         raise UserError(
-            f"{path} is no table of points: a place, radius or volume in it is no number"
+            f"{path} is not a table of points: a position, radius or volume in it is not a number"
         ) from None
     if len(units) > 1:
         raise UserError(f"{path} mixes units ({', '.join(sorted(units))}): convert all rows to one")
@@ -69,6 +71,9 @@ def points_layers(path: str, name: str | None = None) -> list[LayerData]:
         for title, number in column.items()
         if title not in _PLACE and title != "id"
     }
+    if "radius" in features:
+        features["radius"] = np.array(radius, dtype=float)
+    size = 2 * np.array(radius, dtype=float) / scale
     stem = name or Path(path).stem
     options = {
         "name": title_of(stem),
@@ -76,8 +81,9 @@ def points_layers(path: str, name: str | None = None) -> list[LayerData]:
         "units": (canonical_unit(unit) or unit,) * 3,
         "axis_labels": ("z", "y", "x"),
         "scale": (scale,) * 3,
-        "size": 2 * np.array(radius, dtype=float) / scale,
+        "size": size[0] if len(set(size)) == 1 else size,  # one size is that of new points, too
         "features": features,
+        "feature_defaults": {title: _default(title, values) for title, values in features.items()},
         "face_color": "transparent",
         "border_color": colour_of("cells"),
         "border_width": 0.12,
@@ -87,6 +93,15 @@ def points_layers(path: str, name: str | None = None) -> list[LayerData]:
         "metadata": {"connectoscope": {"result": path, "source": path, "unit": canonical_unit(unit)}},
     }
     return [(data / scale, options, "points")]
+
+
+def _default(title: str, values: Sequence[Any]) -> Any:
+    """What a point has that is added by hand: of its radius tells its size alone."""
+    if title == "score":
+        return 1
+    if any(isinstance(value, str) for value in values):
+        return ""
+    return 0 if all(isinstance(value, int) for value in values) and len(values) else math.nan
 
 
 def _radii(table: Table, column: Mapping[str, int]) -> list[float] | None:
@@ -117,13 +132,17 @@ def fit_to_viewer(viewer: ViewerModel, layer: Points) -> None:
             layer.scale = layer.scale * factor
             layer.units = (unit,) * 3
             if "radius" in layer.features:
+                defaults = layer.feature_defaults
                 layer.features = layer.features.assign(radius=layer.features["radius"] * factor)
-        step = max(images[0].scale[-3:])
+                layer.feature_defaults = defaults
+        step = max(images[0].scale[-3:] * unit_factors(images[0].units))
         if step > layer.scale[0]:
             _rescale(layer, step)
-        layer.size = np.maximum(layer.size, 1.02 * step / layer.scale[0])
+        smallest = layer_facts(layer)["smallest"] = 1.02 * step
+        layer.size = np.maximum(layer.size, smallest / layer.scale[0])
     if not len(layer.data):
         return
+    layer.current_size = float(np.median(layer.size))
     thick = float(layer.size.max() * layer.scale[0] / 2)
     first = max(viewer.dims.ndim, 3) - 3
     for side in ("margin_left", "margin_right"):
@@ -140,28 +159,32 @@ def _rescale(layer: Points, scale: float) -> None:
     layer.scale = (scale,) * 3
 
 
+@refuses_in_words
 def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     """npe2's entry for one points layer: a CSV as ``detect`` writes it, in raster order; the paths written.
 
-    Radius and score come from the layer's features, else from the points' sizes and as 1.
+    Radius and score come from the layer's features, else from the points' sizes and as 1. Points of ours that were
+    resized or added by hand are as large as they are seen.
 
     Raises:
-        UserError: the points are not in 3D, their layer is turned, or the file cannot be written.
+        UserError: the points are not in 3D, their layer is turned, a radius or score is not a number, or the file cannot
+            be written.
     """
     name = str(attributes.get("name", "layer"))
     place = np.asarray(data, dtype=float)
     if place.ndim != 2 or place.shape[1] != 3:
-        raise UserError(f"layer '{name}' is not of points in z, y, x")
-    units = {str(unit) for unit in attributes.get("units") or ["pixel"]}
-    if len(units) > 1:
-        raise UserError(f"layer '{name}' has several units ({', '.join(sorted(units))}): give it one")
+        raise UserError(f"layer '{name}' does not hold points in z, y, x")
+    unit = unit_in_world(name, attributes)
     scale, origin = place_in_world(name, attributes)
     place = place * scale + origin
     features = attributes.get("features", {})
-    size = np.broadcast_to(attributes.get("size", 1.0), len(place)) * scale[-1]
-    radius = np.asarray(features["radius"] if "radius" in features else size / 2, dtype=float)
-    score = np.asarray(features["score"] if "score" in features else np.ones(len(place)), dtype=float)
-    unit = units.pop()
+    size = np.broadcast_to(np.asarray(attributes.get("size", 1.0), float), len(place)) * scale[-1]
+    radius = _feature(name, features, "radius", size / 2)
+    facts = attributes.get("metadata", {}).get("connectoscope", {})
+    made = np.maximum(2 * radius, facts.get("smallest", 0.0))
+    changed = ~np.isclose(size, made) if facts else np.isnan(radius)
+    radius = np.where(changed, size / 2, radius)
+    score = _feature(name, features, "score", np.ones(len(place)))
     order = np.lexsort(place.T[::-1])
     part = Path(f"{path}.part")
     try:
@@ -171,8 +194,17 @@ def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
             for number, i in enumerate(order, 1):
                 numbers = (f"{value:.10g}" for value in (*place[i], radius[i], score[i]))
                 z, y, x, r, s = numbers
-                writer.writerow((number, z, y, x, canonical_unit(unit) or unit, r, s))
+                writer.writerow((number, z, y, x, unit, r, s))
         part.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from None
     return [path]
+
+
+def _feature(name: str, features: Any, title: str, missing: NDArray[Any]) -> NDArray[Any]:
+    if title not in features:
+        return missing
+    try:
+        return np.asarray(features[title], dtype=float)
+    except (ValueError, TypeError):
+        raise UserError(f"layer '{name}' has a {title} that is not a number: correct its features") from None

@@ -21,14 +21,15 @@ from qtpy.QtWidgets import QCheckBox, QGridLayout, QLabel, QSlider, QSpinBox, QV
 
 from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder, JobState
+from connectoscope.segmentation.targets import output_of
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope import jobs
 from napari_connectoscope.layers import LayerData, probability_colormap, title_of
 from napari_connectoscope.sources import (
     LAYER_PREFIX,
     check_unmoved,
+    file_facts,
     is_source,
-    layer_facts,
     snapshot,
     source_of,
     spill,
@@ -171,8 +172,8 @@ class PreviewController(QObject):
             return folder
 
         self.started.emit()
-        background(
-            self,
+        background(  # answered in any case: a folder that nobody waits for has to go
+            None,
             prepare,
             lambda folder: self._send(folder, generation, values),
             lambda text: self._fail(generation, text),
@@ -218,7 +219,7 @@ class PreviewController(QObject):
             source = self._source() if self._source is not None else None
             if source is None or source not in self._viewer.layers:  # it may have got another name
                 self.abandon()  # of an earlier question, too: it was of the same volume
-                self.dropped.emit("The preview went with its volume, which was closed.")
+                self.dropped.emit("The preview was removed, since its volume was closed.")
             else:
                 self._stop_watching()
                 self._show(*answer, model=model, threshold=values.get("threshold"))
@@ -296,6 +297,8 @@ class PreviewController(QObject):
         return worker
 
     def _worker_ended(self, worker: QProcess) -> None:
+        if not isalive(self) or not isalive(worker):  # it ends because they went
+            return
         if self._closing or worker is not self._worker or worker.state() != QProcess.ProcessState.NotRunning:
             return
         lines = bytes(worker.readAllStandardError().data()).decode(errors="replace").strip().splitlines()
@@ -338,7 +341,7 @@ def _asked(values: Mapping[str, Any], layer: Layer, box: Box) -> dict[str, Any]:
     """The preview task's parameters, as far as it has them."""
     from connectoscope.tasks.base import load_task
 
-    facts = layer_facts(layer)
+    facts = file_facts(layer)
     wanted = {
         **{name: facts[name] for name in ("channel", "time", "voxel_size") if facts.get(name) is not None},
         **{name: value for name, value in values.items() if value is not None},
@@ -360,7 +363,7 @@ def _read_preview(path: str, model: str, outputs: list[str]) -> tuple[dict[str, 
     first = open_volume(path)
     names = first.channels or (first.name,)
     card = {output.name: output for output in find_model(model).card.outputs}
-    wanted = {"boundary" if o == "membranes" else o for o in outputs}
+    wanted = set(map(output_of, outputs))
     wanted = wanted or {name for name, output in card.items() if output.instances} or set(names)
     thresholds = {name: output.threshold for name, output in card.items()}
     found: dict[str, LayerData] = {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from napari.utils import Colormap
+from napari.utils.notifications import show_info
 
-from connectoscope.errors import UserError
+from connectoscope.errors import ColourImage, SeveralVolumes, UserError
 from connectoscope.volumes import open_volume, read_attributes
 from connectoscope.volumes.endings import FILE_ENDINGS, FOLDER_ENDINGS
 from napari_connectoscope.layers import LayerData, is_labels, volume_layers
@@ -16,6 +18,7 @@ from napari_connectoscope.points import is_points, points_layers
 from napari_connectoscope.results import label_layers, probability_layers
 
 KNOWN = (*FOLDER_ENDINGS, *FILE_ENDINGS)  # PNG and the like are rather pictures, and napari's
+_MOST = 8  # volumes of one file that are opened at once
 _CHANNELS = ("magenta", "green", "cyan", "yellow", "red", "blue")
 
 
@@ -34,10 +37,14 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
     """Layers of one or several volumes: all channels, for a result of ours its labels as well; or points.
 
     Raises:
-        UserError: one line that says what is wrong.
+        UserError: one line that says what is wrong, as for several paths, of which napari wants one stack.
     """
     paths = [path] if isinstance(path, str) else path
-    return [layer for one in paths for layer in read_volume(one)]
+    if len(paths) > 1:
+        raise UserError(
+            "volumes are not stacked: open them one by one, or with another reader, as napari's own"
+        )
+    return read_volume(paths[0])
 
 
 def read_volume(source: str) -> list[LayerData]:
@@ -47,7 +54,12 @@ def read_volume(source: str) -> list[LayerData]:
     if _is_result(source):
         layers, _ = probability_layers(source)
         return [*layers, *(label_layers(str(p), p.name)[0] for p in _labels_of(source))]
-    volume = open_volume(source)
+    try:
+        volume = open_volume(source)
+    except ColourImage:
+        volume = open_volume(source, channel=0)
+    except SeveralVolumes as several:
+        return _first_of(several)
     if is_labels(volume.source):
         return volume_layers(volume, labels=True)
     if len(volume.channels) <= 1:
@@ -55,9 +67,25 @@ def read_volume(source: str) -> list[LayerData]:
     layers = []
     for number, colour in zip(range(len(volume.channels)), _CHANNELS * len(volume.channels), strict=False):
         data, options, kind = volume_layers(open_volume(source, channel=number))[0]
+        own = volume.channels[number]
+        colour = own if own in _CHANNELS else colour  # red, green and blue of a colour image
         colormap = Colormap(["black", colour], name=f"connectoscope {colour}")
-        layers.append((data, {**options, "colormap": colormap, "blending": "additive"}, kind))
+        shown = {"colormap": colormap, "blending": "additive", "visible": own != "alpha"}
+        layers.append((data, {**options, **shown}, kind))
     return layers
+
+
+def _first_of(several: SeveralVolumes) -> list[LayerData]:
+    """The volumes of a file that holds several, the first one shown; those that cannot be opened are left out."""
+    layers: list[LayerData] = []
+    for place, _ in several.choices[:_MOST]:
+        with contextlib.suppress(UserError):
+            layers += read_volume(place)
+    if not layers:
+        raise several
+    if len(several.choices) > _MOST:
+        show_info(f"{len(several.choices)} volumes are in there; the first {_MOST} are opened")
+    return [(data, {**options, "visible": n == 0}, kind) for n, (data, options, kind) in enumerate(layers)]
 
 
 def _is_result(source: str) -> bool:

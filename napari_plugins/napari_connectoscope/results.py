@@ -14,9 +14,10 @@ from napari.layers import Image, Layer, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 
+from connectoscope.segmentation.targets import output_of
 from connectoscope.segmentation.trust import is_reconstruction
 from connectoscope.volumes import open_volume, read_marks
-from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.endings import short_name
 from napari_connectoscope.cascade_map import is_cascade_map, map_options
 from napari_connectoscope.layers import (
     LayerData,
@@ -30,33 +31,15 @@ from napari_connectoscope.layers import (
 )
 from napari_connectoscope.lazy import LivePyramid
 from napari_connectoscope.points import fit_to_viewer, points_layers
-from napari_connectoscope.sources import layer_facts, visible_box
+from napari_connectoscope.sources import layer_facts
 from napari_connectoscope.threads import background
 from napari_connectoscope.trust import reconstruction_layers
 
 Found = tuple[Layer, LivePyramid | None]
 
 REFRESH_SECONDS = 0.5
-_shown: WeakKeyDictionary[Layer, tuple[ref[ViewerModel], LivePyramid]] = WeakKeyDictionary()
+_shown: WeakKeyDictionary[Layer, LivePyramid] = WeakKeyDictionary()
 _refreshed: WeakKeyDictionary[Layer, float] = WeakKeyDictionary()
-
-
-def add_result(
-    viewer: ViewerModel, event: Mapping[str, Any], *, targets: Sequence[str] | None = None
-) -> list[Layer]:
-    """The layers of a ``result`` event; the same ones when it comes again, nothing for tables and plots.
-
-    Args:
-        event: ``kind``, ``path``, ``name``; for images ``channels``.
-        targets: Outputs of interest; the layers of others begin hidden. None: all are shown.
-    """
-    found = _prepare(event, targets)
-    present, earlier = _present(viewer, event, found)
-    if present:
-        return present
-    layers = [_add(viewer, *one) for one in found]
-    _replace(viewer, earlier, layers)
-    return layers
 
 
 def add_result_in_background(
@@ -68,9 +51,13 @@ def add_result_in_background(
     added: Callable[[list[Layer]], None] = lambda layers: None,
     failed: Callable[[str], None],
 ) -> None:
-    """:func:`add_result` with all that takes long in a thread, and one layer at a time after it.
+    """The layers of a ``result`` event; the same ones when it comes again, nothing for tables and plots.
+
+    All that takes long is done in a thread; the layers are added one at a time after it.
 
     Args:
+        event: ``kind``, ``path``, ``name``; for images ``channels``.
+        targets: Outputs of interest; the layers of others begin hidden. None: all are shown.
         owner: Nothing is added once it is gone.
         added: Called with the layers.
         failed: Called with one line for the user.
@@ -110,7 +97,7 @@ def _present(
     present = [layer for layer in there if layer_facts(layer).get("run") == run]
     for layer in present:
         if layer in _shown:
-            _shown[layer][1].live = _is_live(path)
+            _shown[layer].live = _is_live(path)
             refresh_result(layer)
     earlier = [layer for layer in there if layer not in present]
     for layer in earlier:
@@ -168,17 +155,28 @@ def _read(event: Mapping[str, Any], targets: Sequence[str] | None) -> list[Found
 
 def _add(viewer: ViewerModel, layer: Layer, pyramid: LivePyramid | None) -> Layer:
     if pyramid is not None:
-        _shown[layer] = (ref(viewer), pyramid)
+        _shown[layer] = pyramid
     active = viewer.layers.selection.active
     if isinstance(layer, Points):
         fit_to_viewer(viewer, layer)
+    _tell_apart(viewer, layer)
     viewer.add_layer(layer)
     if is_cascade_map(str(layer_facts(layer).get("result", ""))):  # below what was found, above the images
         images = [i for i, other in enumerate(viewer.layers) if isinstance(other, Image)]
         viewer.layers.move(len(viewer.layers) - 1, max(images, default=-1) + 1)
-    if active is not None:
-        viewer.layers.selection.active = active  # the source stays chosen
+    volume = layer_facts(layer).get("part") == "image"  # of its own, and the next source
+    if active is not None and not volume:
+        viewer.layers.selection.active = active
     return layer
+
+
+def _tell_apart(viewer: ViewerModel, layer: Layer) -> None:
+    """Name the result as well, where another one has a layer of this name."""
+    result = Path(str(layer_facts(layer)["result"]))
+    others = (la for la in viewer.layers if layer_facts(la).get("result") not in (None, str(result)))
+    if any(la.name == layer.name for la in others):
+        whole = next((p for p in (result, *result.parents) if p.suffix == ".zarr"), result)
+        layer.name += f" · {short_name(str(whole)).removesuffix('.csv')}"
 
 
 def _is_live(path: str) -> bool:
@@ -200,7 +198,7 @@ def probability_layers(
     names = first.channels or (first.name,)
     part = "" if first.channels else "image"  # as it is, from convert
     live = _is_live(path)
-    wanted = {"boundary" if target == "membranes" else target for target in targets or ()}
+    wanted = set(map(output_of, targets or ()))
     # What neurons are made of is not looked at, and each layer costs a tenth of a second.
     left_out = {n for n in names if n.startswith("affinity_")} - wanted if wanted else set()
     layers: list[LayerData] = []
@@ -244,14 +242,9 @@ def label_layers(path: str, name: str) -> tuple[LayerData, LivePyramid]:
     return (data, options, "labels"), pyramid
 
 
-def refresh_result(layer: Layer, box: Box | None = None) -> None:
-    """Show what is new in a growing result: at most twice a second, and only what is in view.
-
-    Args:
-        layer: From :func:`add_result`.
-        box: What was written, in voxels of the result's level 0; None: unknown.
-    """
-    if not layer.visible or (box is not None and not _in_view(layer, box)):
+def refresh_result(layer: Layer) -> None:
+    """Show what is new in a growing result that :func:`add_result_in_background` has added: at most twice a second."""
+    if not layer.visible:
         return
     now, last = time.monotonic(), _refreshed.get(layer, -1.0)
     if now < last:  # one is on its way
@@ -271,16 +264,11 @@ def refresh_result(layer: Layer, box: Box | None = None) -> None:
     QTimer.singleShot(round(wait * 1000), later)
 
 
-def _in_view(layer: Layer, box: Box) -> bool:
-    viewer = _shown[layer][0]() if layer in _shown else None
-    return viewer is None or visible_box(viewer, layer, depth=1).intersection(box).size > 0
-
-
 def finish_results(viewer: ViewerModel, destination: str) -> None:
     """A job has ended: its layers show what is stored, and once more everything."""
     for layer in viewer.layers:
         result = layer_facts(layer).get("result")
         if layer in _shown and result and Path(result).is_relative_to(destination):
             live = Path(result).exists() and _is_live(result)
-            _shown[layer][1].live = live
+            _shown[layer].live = live
             layer.refresh(extent=False)

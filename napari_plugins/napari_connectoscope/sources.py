@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from connectoscope.volumes.geometry import (
     convert_length,
     parse_voxel_size,
 )
+from connectoscope.words import data_size
+from napari_connectoscope.lazy import LazyArray
 
 LAYER_PREFIX = "layer:"
 """A form's source that is a layer in memory: ``layer:NAME``."""
@@ -46,8 +48,18 @@ def layer_facts(layer: Layer) -> dict[str, Any]:
 
 
 def source_of(layer: Layer) -> str | None:
-    """The path or URL that a layer was opened from by us; None where that is not known for sure."""
-    return layer_facts(layer).get("source") or None
+    """The path or URL that a layer was opened from by us; None where that is not known for sure.
+
+    What is made of a layer has its note, too (a projection, a crop), and its pixels can be replaced.
+    """
+    array = finest(layer)
+    shows_file = isinstance(array, LazyArray) and array.is_whole
+    return layer_facts(layer).get("source") or None if shows_file else None
+
+
+def file_facts(layer: Layer) -> dict[str, Any]:
+    """What we noted about the file that a layer shows; empty where it shows none."""
+    return layer_facts(layer) if source_of(layer) is not None else {}
 
 
 def is_source(layer: Layer) -> bool:
@@ -62,9 +74,29 @@ def finest(layer: Layer) -> Any:
 
 
 def length_unit(layer: Layer) -> str | None:
-    """The canonical unit of the last three axes; None for pixels, or where they differ."""
-    units = {canonical_unit(str(unit)) for unit in layer.units[-3:]}
-    return units.pop() if len(units) == 1 else None
+    """The canonical unit of the last three axes, where they differ that of x; None where one is no length."""
+    units = [canonical_unit(str(unit)) for unit in layer.units[-3:]]
+    return units[-1] if all(units) else None
+
+
+def unit_in_world(name: str, options: Mapping[str, Any]) -> str:
+    """The unit of :func:`place_in_world`: a canonical length, or the one that all axes have (``pixel``).
+
+    Raises:
+        UserError: the axes have several, and not all are lengths.
+    """
+    units = [canonical_unit(str(u)) or str(u) for u in (options.get("units") or ["pixel"])[-3:]]
+    if len(set(units)) > 1 and not all(unit in NANOMETRES for unit in units):
+        raise UserError(f"layer '{name}' has several units ({', '.join(sorted(set(units)))}): give it one")
+    return units[-1]
+
+
+def unit_factors(units: Sequence[Any]) -> NDArray[Any]:
+    """From the units of the last three axes to that of x: 1 where they are the same, or not all are lengths."""
+    names = [canonical_unit(str(unit)) or "" for unit in units[-3:]]
+    if not all(names):
+        return np.ones(3)
+    return np.array(last3([NANOMETRES[name] / NANOMETRES[names[-1]] for name in names], 1.0))
 
 
 def last3(values: Any, missing: float) -> tuple[float, float, float]:
@@ -75,6 +107,8 @@ def last3(values: Any, missing: float) -> tuple[float, float, float]:
 
 def place_in_world(name: str, options: Mapping[str, Any]) -> tuple[Float3, Float3]:
     """Voxel size and position of voxel 0 (z, y, x) of a layer with these options of napari's: ``scale``, ``translate``, ….
+
+    Lengths in several units are given in that of x.
 
     Raises:
         UserError: it is turned or sheared, or mirrored, which volumes are not.
@@ -93,14 +127,15 @@ def place_in_world(name: str, options: Mapping[str, Any]) -> tuple[Float3, Float
             f"layer '{name}' is turned, sheared or mirrored; tasks and files know voxel size and place alone: resample it first"
         )
     factor, more = last3(factors, 1.0), last3(shift, 0.0)
-    z, y, x = (s * f for s, f in zip(scale, factor, strict=True))
-    dz, dy, dx = (t * f + m for t, f, m in zip(translate, factor, more, strict=True))
+    units = unit_factors(options.get("units") or ())
+    z, y, x = (float(s * f * u) for s, f, u in zip(scale, factor, units, strict=True))
+    dz, dy, dx = (float((t * f + m) * u) for t, f, m, u in zip(translate, factor, more, units, strict=True))
     return (z, y, x), (dz, dy, dx)
 
 
 def check_unmoved(layer: Layer) -> None:
     """Raises UserError where a layer of a file was moved since: tasks read the file, and their results lie where it does."""
-    facts = layer_facts(layer)
+    facts = file_facts(layer)
     place, unit = facts.get("place"), facts.get("unit")
     if place is None or unit is None:
         return
@@ -200,7 +235,7 @@ def check_inside(box: Box, name: str, shape: Index3) -> None:
 
 def check_held(layer: Layer, values: Mapping[str, Any]) -> None:
     """Raises UserError for a level, channel or time point that the layer's file does not have."""
-    facts, name = layer_facts(layer), f"'{layer.name}'"
+    facts, name = file_facts(layer), f"'{layer.name}'"
     level, channel, time = (values.get(key) for key in ("level", "channel", "time"))
     if facts.get("channels") is None:  # not our own, or opened as something else
         return
@@ -253,11 +288,12 @@ class LayerSnapshot:
         return (box.size if box else math.prod(self.shape)) * self.dtype.itemsize
 
 
-def snapshot(viewer: ViewerModel | None, layer: Layer, voxel_size: str | None = None) -> LayerSnapshot:
+def snapshot(viewer: ViewerModel, layer: Layer, voxel_size: str | None = None) -> LayerSnapshot:
     """What a task needs to know of a layer.
 
     Raises:
-        UserError: the layer has no length unit (or is flat) and ``voxel_size`` is not given, or it is turned.
+        UserError: the layer has no length unit (or is flat) and ``voxel_size`` is not given, it is turned, or it has
+            nothing where the viewer stands.
     """
     array = finest(layer)
     unit = length_unit(layer) if layer.ndim >= 3 else None
@@ -274,11 +310,22 @@ def snapshot(viewer: ViewerModel | None, layer: Layer, voxel_size: str | None = 
             f"layer '{layer.name}' does not state its voxel size: give it as z,y,x with unit,"
             " for example 40,4,4nm"
         )
-    leading: tuple[int, ...] = ()
-    if len(array.shape) > 3:
-        point = viewer.dims.current_step if viewer is not None else (0,) * layer.ndim
-        leading = tuple(int(i) for i in point[-layer.ndim :][: layer.ndim - 3])
+    leading = _leading(viewer, layer)
     return LayerSnapshot(layer.name, array, leading, layer.source.path, scale, translation, unit)
+
+
+def _leading(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
+    """Where a layer's axes before z, y, x (time, say) stand: its own indices, for its series may begin elsewhere.
+
+    Raises:
+        UserError: nothing of it is shown there.
+    """
+    count = max(layer.ndim - 3, 0)
+    point = np.array(viewer.dims.point[-layer.ndim :]) * viewer_to_layer(viewer, layer)
+    leading = tuple(int(i) for i in np.round(layer.world_to_data(point)[:count]))
+    if not all(0 <= i < n for i, n in zip(leading, finest(layer).shape, strict=False)):
+        raise UserError(f"'{layer.name}' has nothing at this time point: go to one that it has")
+    return leading
 
 
 def place_by(viewer: ViewerModel, layer: Layer, voxel_size: str) -> None:
@@ -289,7 +336,7 @@ def place_by(viewer: ViewerModel, layer: Layer, voxel_size: str) -> None:
     Raises:
         UserError: as :func:`snapshot`.
     """
-    (scale, unit), facts = parse_voxel_size(voxel_size), layer_facts(layer)
+    (scale, unit), facts = parse_voxel_size(voxel_size), file_facts(layer)
     if facts.get("place") is None:
         origin = snapshot(viewer, layer, voxel_size).translation
     else:  # as the file will be opened
@@ -301,7 +348,7 @@ def place_by(viewer: ViewerModel, layer: Layer, voxel_size: str) -> None:
     with _same_view(viewer, layer):
         for one in (layer, *fellows):
             _put(one, scale, origin, unit)
-            if (said := layer_facts(one)).get("place") is not None:
+            if (said := file_facts(one)).get("place") is not None:
                 said |= {"unit": unit, "place": (scale, origin), "voxel_size": voxel_size}
                 said["warnings"] = [w for w in said.get("warnings", ()) if "--voxel-size" not in w]
 
@@ -429,7 +476,7 @@ def copy_image(
         raise UserError(f"cannot write in {path.parent} ({error.strerror}): choose another place") from None
     if image.nbytes(box) > free:
         raise UserError(
-            f"layer '{image.name}' needs {size_text(image.nbytes(box))} of disk and {size_text(free)} are free"
+            f"layer '{image.name}' needs {data_size(image.nbytes(box))} of disk and {data_size(free)} are free"
             f" in {path.parent}: choose a box or another destination"
         )
     z, y, x = (t + s * a for t, s, a in zip(image.translation, image.scale, box.start, strict=True))
@@ -473,11 +520,3 @@ def spill(
         if there.shape == part.shape and _same_pixels(there, image, part.start):
             return
     copy_image(image, path, box=box, pyramid=False, overwrite=True, progress=progress)
-
-
-def size_text(nbytes: int) -> str:
-    """12345678 -> "12 MB"."""
-    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if nbytes >= factor:
-            return f"{nbytes / factor:.3g} {unit}"
-    return f"{nbytes} bytes"

@@ -16,14 +16,15 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.tasks.base import load_task
+from connectoscope.words import data_size, duration
 from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.check import CheckController
 from napari_connectoscope.forms import TaskForm
-from napari_connectoscope.jobs import JobWatcher, time_text
+from napari_connectoscope.jobs import JobWatcher, time_left
 from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
-from napari_connectoscope.sources import layer_facts, size_text, source_of
+from napari_connectoscope.sources import layer_facts, source_of
 from napari_connectoscope.submission import SPILLED, Submission
 from napari_connectoscope.taken import start
 from napari_connectoscope.threads import background
@@ -46,6 +47,7 @@ class TaskPanel(QWidget):
     plotted = Signal(object)  # the plot event
     metric = Signal(object)  # the metric event
     layers_shown = Signal(object)  # list of layers of a result
+    rested = Signal()  # a job or something of it has come to its end
     _copied = Signal(int, int)  # of the copy of a layer: pieces done, their total (from a thread)
 
     def __init__(
@@ -63,6 +65,7 @@ class TaskPanel(QWidget):
         self.checking = CheckController(self)
         self._stop_copying = threading.Event()
         self._destination = ""
+        self._adding = 0  # results that are on their way into the viewer
         self._checked = ""  # what the check told
 
         layout = QVBoxLayout(self)
@@ -71,8 +74,8 @@ class TaskPanel(QWidget):
         self.note.setWordWrap(True)
         layout.addWidget(self.note)
         self.run_button = self._button("Run", "Start the task (it goes on when napari is closed)", self.run)
-        self.preview_button = self._button("Preview", "The model on what is visible", self._run_preview)
-        self.preview_button.setVisible(self.form.can_preview)
+        self.preview_button = self._button("Preview", "Run the model on what is visible", self._run_preview)
+        self.preview_button.setVisible(self.form.task.previews)
         self.copy_button = self._button("Copy as command", "The same run from a terminal", self.copy_command)
         self.check_button = self._button("Check", "What the run will need: time, memory, disk", self.check)
         self.check_button.setVisible(self.form.task.preflight is not None)
@@ -85,7 +88,7 @@ class TaskPanel(QWidget):
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.cancel_button = self._button(
-            "Cancel", "Stop after the blocks at hand; they are kept", self.cancel
+            "Cancel", "Stop after the current blocks; what is finished is kept", self.cancel
         )
         self.resume_button = self._button("Resume", "Go on where it stopped", self.resume)
         row = QHBoxLayout()
@@ -101,7 +104,9 @@ class TaskPanel(QWidget):
 
         self.form.changed.connect(self._tell_copy)
         self.form.changed.connect(self._forget_check)
-        self.preview.started.connect(lambda: self.status.setText("Preview: the model on what is visible …"))
+        self.preview.started.connect(
+            lambda: self.status.setText("Preview: running the model on what is visible …")
+        )
         self.preview.ready.connect(self._preview_ready)
         self.preview.failed.connect(self.form.show_error)
         self.preview.dropped.connect(self._preview_dropped)
@@ -109,7 +114,9 @@ class TaskPanel(QWidget):
         self.checking.failed.connect(self._check_refused)
         self.preview.threshold.changed.connect(self._threshold_chosen)
         self._copied.connect(self._show_copied)
+        preview, checking = self.preview, self.checking  # of the end the panel itself can hear no more
         self.destroyed.connect(self._stop_copying.set)
+        self.destroyed.connect(lambda: (preview.close(), checking.stop()))
         self._tell_copy()
         self._show_state("idle")
 
@@ -180,10 +187,11 @@ class TaskPanel(QWidget):
         if layer is not None and source_of(layer) is None:
             try:
                 submission = Submission(self.form.task, self.form.values(), self._image(layer))
-                text = (
-                    f"'{layer.name}' is read from its file if the pixels agree, else"
-                    f" {size_text(submission.spilled_bytes)} are copied beside the result first."
+                size = data_size(submission.spilled_bytes)
+                where = (
+                    "read from its file if the pixels agree, else" if layer.source.path else "only in memory:"
                 )
+                text = f"'{layer.name}' is {where} {size} are copied beside the result first."
             except UserError as error:
                 text = str(error)
         self.note.setText(text)
@@ -230,6 +238,7 @@ class TaskPanel(QWidget):
         self._show_state("idle")
         self.status.setText("")
         self.form.show_error("" if self._stop_copying.is_set() else text)
+        self.rested.emit()
 
     def _watch(self, folder: JobFolder) -> None:
         if self.watcher is not None:
@@ -248,7 +257,7 @@ class TaskPanel(QWidget):
 
     def _progressed(self, event: dict[str, Any]) -> None:
         self.bar.setValue(round(1000 * event.get("fraction", 0.0)))
-        left = time_text(event.get("seconds_left"))
+        left = time_left(event)
         self.status.setText(
             f"{event['phase']}: {event['done']} of {event['total']}" + (f", {left} left" if left else "")
         )
@@ -266,17 +275,33 @@ class TaskPanel(QWidget):
             self.plan_made.emit(event)
         if event["kind"] == "patches":
             self.patches_made.emit(event["path"])
-        if event["kind"] in ("table", "plan", "model", "ranking", "patches"):
+        if event["kind"] in ("table", "plan", "model", "ranking", "scores", "patches"):
             return
         targets = self.form.values().get("target")
+        self._adding += 1
         add_result_in_background(
             self.viewer,
             event,
             owner=self,
             targets=targets,
-            added=lambda layers: self.layers_shown.emit(layers),
-            failed=self.form.show_error,
+            added=self._added,
+            failed=self._not_added,
         )
+
+    def _added(self, layers: list[Layer]) -> None:
+        self._adding -= 1
+        self.layers_shown.emit(layers)
+        self.rested.emit()
+
+    def _not_added(self, text: str) -> None:
+        self._adding -= 1
+        self.form.show_error(text)
+        self.rested.emit()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a job, or what it made is not all shown yet."""
+        return self._adding > 0 or not self.run_button.isEnabled()
 
     def _job_ended(self, state: JobState) -> None:
         watcher = self.watcher
@@ -296,6 +321,7 @@ class TaskPanel(QWidget):
                 f"{state.status.capitalize()}: {state.message}" if state.message else state.status
             )
         self.ended.emit(state)
+        self.rested.emit()
 
     def cancel(self) -> None:
         """Stop the copy or the job; finished blocks are kept."""
@@ -343,8 +369,8 @@ def _tidy(folder: JobFolder) -> None:
 def _summary_text(summary: Mapping[str, Any]) -> str:
     objects = summary.get("objects")
     counts = ", ".join(f"{n} {name}" for name, n in objects.items()) if isinstance(objects, dict) else objects
-    seconds = time_text(summary.get("seconds"))
-    parts = [f"found {counts}" if counts not in (None, "") else "", f"in {seconds}" if seconds else ""]
-    done = " ".join(["Done", *(part for part in parts if part)])
+    seconds = summary.get("seconds")
+    found = f"Done: found {counts}" if counts not in (None, "") else "Done"
+    done = found if seconds is None else f"{found} in {duration(seconds)}"
     verdict, read = str(summary.get("verdict", "")), level0_text(summary)
     return ". ".join(part for part in (verdict.rstrip(".") or done, read) if part)

@@ -34,7 +34,11 @@ _WIDE, _NARROW = 4, 2  # columns
 _OVERLAYS = (
     ("total", "Total uncertainty", "Both together: √(aleatoric² + epistemic²)"),
     ("aleatoric", "Left open by the scan", "Aleatoric: blur and noise hide it"),
-    ("epistemic", "Unknown to the model", "Epistemic: where the networks disagree, for they never saw such"),
+    (
+        "epistemic",
+        "Unknown to the model",
+        "Epistemic: where the networks disagree, because they were not trained on anything like it",
+    ),
     ("", "No colours", "EM alone"),
 )
 

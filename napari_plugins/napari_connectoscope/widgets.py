@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
-from napari.layers import Image, Layer
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, Qt, QTimer
+from qtpy.QtWidgets import QDockWidget, QLabel, QVBoxLayout, QWidget
 
 from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, load_task
-from connectoscope.volumes.geometry import unit_symbol
+from connectoscope.volumes.geometry import canonical_unit, sizes_text, unit_symbol
 from napari_connectoscope.label_panel import LabelPanel
 from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.plan_view import PlanView, planned_task
 from napari_connectoscope.plots import Plot, PlotView
-from napari_connectoscope.sources import finest, layer_facts, length_unit, source_of
-from napari_connectoscope.table import ObjectTable, fly_to
+from napari_connectoscope.sources import file_facts, finest, length_unit, source_of
+from napari_connectoscope.table import ObjectTable, Table, fly_to, read_table
 from napari_connectoscope.task_panel import TaskPanel
+from napari_connectoscope.threads import background
 from napari_connectoscope.trust_panel import TrustPanel
 
 
@@ -27,30 +31,48 @@ class DockingPanel(TaskPanel):
 
     def __init__(self, viewer: Any, task: str, preset: dict[str, Any] | None = None) -> None:
         super().__init__(viewer, task, preset)
+        self._undocked = False
         self._tables: dict[str, ObjectTable] = {}
         self._plots: dict[str, tuple[Plot, PlotView]] = {}
-        self.table_made.connect(self._show_table)
+        self.table_made.connect(self._read_table)
         self.plan_made.connect(self._show_plan)
         self.plotted.connect(lambda event: self._show_plot(Plot.of(event)))
         self.metric.connect(self._grow_plot)
         self.patches_made.connect(self._label)
+        self.rested.connect(self._free)
+
+    def changeEvent(self, event: QEvent) -> None:  # noqa: N802
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange:
+            self._undocked = self.parent() is None
+            QTimer.singleShot(0, self, self._free)
+
+    def _free(self) -> None:
+        """End as the dock does: napari takes the widget out of it and forgets it. A job is shown to its end."""
+        if self._undocked:
+            self.close_worker()
+            if not self.is_busy:
+                self.deleteLater()
 
     def _dock(self, widget: QWidget, name: str) -> None:
         dock_below(self.viewer, widget, name)
 
-    def _show_table(self, path: str) -> None:
-        try:
-            table = self._tables.get(path)
-            if table is not None and isalive(table):
-                table.load(path)
-                return
-            table = ObjectTable(path)
-        except UserError as error:
-            self.form.show_error(str(error))
-            return
-        table.activated.connect(lambda world, unit: fly_to(self.viewer, world, unit))
-        self._tables[path] = table
-        self._dock(table, str(table.summary.text()))
+    def _read_table(self, path: str) -> None:
+        self._adding += 1
+        background(
+            self, lambda: read_table(Path(path)), lambda table: self._show_table(path, table), self._not_added
+        )
+
+    def _show_table(self, path: str, table: Table) -> None:
+        there = self._tables.get(path)
+        shown = there if there is not None and isalive(there) else ObjectTable()
+        shown.show_table(table, Path(path).stem)
+        if shown is not there:
+            shown.activated.connect(lambda world, unit: fly_to(self.viewer, world, unit))
+            self._tables[path] = shown
+            self._dock(shown, str(shown.summary.text()))
+        self._adding -= 1
+        self.rested.emit()
 
     def _show_plot(self, plot: Plot) -> None:
         _, view = self._plots.get(plot.name, (None, None))
@@ -72,22 +94,27 @@ class DockingPanel(TaskPanel):
     def _show_plan(self, event: dict[str, Any]) -> None:
         plan = PlanView()
         plan.show_plan(event)
-        plan.run_wanted.connect(self._run_plan)
-        names = {"plan": "Plan of a cascade", "ranking": "Nearest models"}
+        plan.run_wanted.connect(lambda event: self._run_plan(event))  # also when this panel has gone
+        names = {"plan": "Plan of a cascade", "ranking": "Nearest models", "scores": "Scores"}
         self._dock(plan, names.get(event["kind"], f"Receipt of {event['name']}"))
 
     def _run_plan(self, event: dict[str, Any]) -> None:
         try:
             task, entry = planned_task(event)
         except UserError as error:
-            self.form.show_error(str(error))
+            if isalive(self):
+                self.form.show_error(str(error))
             return
         dock_form(self.viewer, task.name, entry)
 
     def _label(self, path: str) -> None:
-        panel = LabelWidget(self.viewer)
+        panel = label_widget(self.viewer) or LabelWidget(self.viewer)
+        dock = _dock_of(panel)
         window = getattr(self.viewer, "window", None)
-        if window is not None:
+        if dock is not None:
+            dock.show()
+            dock.raise_()
+        elif window is not None:
             window.add_dock_widget(panel, name="Label patches")
         panel.open(path)
 
@@ -176,26 +203,84 @@ class TrainWidget(DockingPanel):
         super().__init__(napari_viewer, "adapt train")
 
 
+class EvaluateWidget(DockingPanel):
+    """*Evaluate*: a result against ground truth."""
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer, "evaluate")
+
+
 class LabelWidget(LabelPanel):
-    """*Label patches*: opens the volume, has keys in the viewer, and leads to the form of the training."""
+    """*Label patches*: opens the volume, has keys in the viewer, and leads to the form of the training.
+
+    One labels in a viewer at a time: two would save different labels of one patch to one file. The one whose dock was
+    closed goes on saving what is painted, until the next takes over.
+    """
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self.volume_wanted.connect(self._open_volume)
         self.train_wanted.connect(self._show_training)
         self.failed.connect(self.state.setText)
+        earlier = label_widget(napari_viewer)
+        if earlier is None or earlier.labelling is None:
+            self._take_over()
+            if earlier is not None and _dock_of(earlier) is None:
+                earlier.deleteLater()
+        else:
+            self.open(earlier.labelling.path)
+
+    def open(self, path: Path | str) -> None:
+        """Label these patches; what another panel labelled in this viewer is saved and closed first."""
+        earlier = label_widget(self.viewer)
+        if earlier is not self:
+            if earlier is not None and not earlier.close_session():
+                self.failed.emit(earlier.state.text())
+                return
+            self._take_over()
+            if earlier is not None:
+                if _dock_of(earlier) is not None:
+                    self.viewer.window.remove_dock_widget(earlier)
+                earlier.deleteLater()
+        super().open(path)
+
+    def _take_over(self) -> None:
+        """The viewer's keys are ours; they keep us, too, when the dock is closed."""
+        _label_widgets[_itself(self.viewer)] = ref(self)
         for key, act in (
             ("Alt-Left", lambda: self.step(-1)),
             ("Alt-Right", lambda: self.step(1)),
             ("Alt-Enter", self.finish),
         ):
-            napari_viewer.bind_key(key, lambda _, act=act: act() if isalive(self) else None, overwrite=True)
+            self.viewer.bind_key(key, lambda _, act=act: act() if isalive(self) else None, overwrite=True)
 
     def _open_volume(self, source: str) -> None:
         open_in_background(self.viewer, source, owner=self, failed=self.state.setText)
 
     def _show_training(self, values: dict[str, Any]) -> None:
         dock_form(self.viewer, "adapt train", MenuEntry("Adapt", "Train on patches", values))
+
+
+_label_widgets: WeakKeyDictionary[ViewerModel, ref[LabelWidget]] = WeakKeyDictionary()
+
+
+def label_widget(viewer: Any) -> LabelWidget | None:
+    """The panel that labels in a viewer."""
+    there = _label_widgets.get(_itself(viewer))
+    panel = there() if there is not None else None
+    return panel if panel is not None and isalive(panel) else None
+
+
+def _itself(viewer: Any) -> ViewerModel:
+    """napari hands plugins a proxy."""
+    return getattr(viewer, "__wrapped__", viewer)
+
+
+def _dock_of(widget: QWidget) -> QDockWidget | None:
+    """The dock that a widget is in; None where that was closed, for napari then takes the widget out of it."""
+    while widget is not None and not isinstance(widget, QDockWidget):
+        widget = widget.parentWidget()
+    return widget
 
 
 class InfoWidget(QWidget):
@@ -223,23 +308,32 @@ class InfoWidget(QWidget):
 
 def describe(layer: Layer) -> str:
     """A layer in a few lines for people; reads nothing."""
-    facts = layer_facts(layer)
+    facts = file_facts(layer)
     lines = [layer.name]
     source = source_of(layer) or layer.source.path
     lines.append(f"Source: {source}" if source else "Only in memory")
-    if isinstance(layer, Image) or hasattr(layer, "multiscale"):
-        array = finest(layer)
-        shape = " × ".join(str(int(n)) for n in array.shape)
-        lines.append(f"{shape} voxels ({', '.join(layer.axis_labels)}), {array.dtype}")
-        if layer.multiscale:
-            lines.append(
-                f"{len(layer.data)} levels, the coarsest {' × '.join(map(str, layer.level_shapes[-1]))}"
-            )
     unit = length_unit(layer)
-    size = " × ".join(f"{s:g}" for s in layer.scale)
-    lines.append(f"Voxel size: {size} {unit_symbol(unit)}" if unit else "Voxel size: not stated")
-    if any(layer.translate):
+    if isinstance(layer, Image | Labels):
+        array = finest(layer)
+        lines.append(f"{sizes_text(array.shape)} voxels ({', '.join(layer.axis_labels)}), {array.dtype}")
+        if layer.multiscale:
+            lines.append(f"{len(layer.data)} levels, the coarsest {sizes_text(layer.level_shapes[-1])}")
         lines.append(
-            f"Begins at: {', '.join(f'{t:g}' for t in layer.translate)} {unit_symbol(unit) if unit else ''}"
+            f"Voxel size: {_lengths(layer, layer.scale, ' × ')}" if unit else "Voxel size: not stated"
         )
+    else:  # whose data may be of any kind
+        count = len(getattr(layer, "vertices", layer.data))
+        lines.append(f"{type(layer).__name__}: {count} item{'' if count == 1 else 's'}")
+        lines.append(f"Unit: {unit_symbol(unit)}" if unit else "Unit: not stated")
+    if any(layer.translate):
+        lines.append(f"Begins at: {_lengths(layer, layer.translate, ', ')}")
     return "\n".join([*lines, *(f"Note: {warning}" for warning in facts.get("warnings", ()))])
+
+
+def _lengths(layer: Layer, values: Any, between: str) -> str:
+    """A value for each axis with its unit, which is said once where it is the same for all."""
+    symbols = [unit_symbol(canonical_unit(str(unit)) or str(unit)) for unit in layer.units]
+    symbols = ["" if symbol == "pixel" else symbol for symbol in symbols]
+    if len(set(symbols)) == 1:
+        return f"{between.join(f'{v:g}' for v in values)} {symbols[0]}".rstrip()
+    return between.join(f"{v:g} {s}".rstrip() for v, s in zip(values, symbols, strict=True))

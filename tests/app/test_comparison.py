@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Image
 from qtpy.QtWidgets import QApplication, QLabel
 
 from connectoscope.volumes import ImageSpec, create_image
+from connectoscope_app.comparison import Link
 from napari_connectoscope.sources import layer_facts
 from napari_connectoscope.trust import TITLES
 
@@ -48,6 +50,23 @@ def right(window, qtbot, tmp_path):
     )
     QApplication.processEvents()
     return window.panes.models[1]
+
+
+def test_back_from_3d_both_show_the_same_plane(qapp):
+    viewers = [ViewerModel(), ViewerModel()]
+    for number, viewer in enumerate(viewers):
+        place = {"scale": (10, 10, 10), "translate": (-10 * number, 0, 0)}
+        viewer.add_image(np.zeros((30, 8, 8), np.uint8), contrast_limits=(0, 1), **place)
+    Link(*viewers).begin()
+    viewers[0].dims.set_point(0, 200)
+    for viewer in viewers:  # from either side
+        viewer.dims.ndisplay = 3
+        viewer.dims.ndisplay = 2
+        assert [v.dims.ndisplay for v in viewers] == [2, 2]
+        assert [v.dims.point[0] for v in viewers] == [200, 200]
+    for viewer in viewers:
+        viewer.layers.clear()
+        viewer._layer_slicer.shutdown()
 
 
 def titles(window):

@@ -34,6 +34,38 @@ def test_forms_fit_into_a_small_window(window):
                 assert widget.isHidden() or visible.width() == widget.width(), entry.title
 
 
+def test_what_is_wrong_is_seen_beside_its_field(window, qtbot, tmp_path):
+    window.resize(1000, 700)
+    window.commands.trigger(window.commands.find("Reconstruct", "Simulate X-ray"))
+    panel = window.task_panel
+    panel.form.set_values({"source": "sample:fib", "destination": str(tmp_path / "x.zarr")})
+    for name, value, said in (
+        ("source_voxel_size", "8", "voxel size '8' is not"),  # folded, far below
+        ("voxel_size", "30", "Voxel size: '30' is not a length"),
+    ):
+        field, line = panel.form.fields[name], panel._error
+        before = field.value()
+        panel.form.set_values({name: value})
+        panel.run()
+        qtbot.waitUntil(lambda field=field: field.visibleRegion().boundingRect().size() == field.size())
+        assert window.focusWidget() is field.line
+        assert line.text().startswith(said)
+        assert line.visibleRegion().boundingRect().size() == line.size()
+        panel.form.set_values({name: before})
+        assert line.isHidden()
+
+
+def test_a_long_path_that_is_wrong_leaves_the_panel_as_wide(window):
+    window.commands.trigger(window.commands.find("Models", "Prune"))
+    panel, path = window.task_panel, "/home/somebody/" + "a_long_name/" * 20 + "x.toml"
+    QApplication.processEvents()
+    least = panel.minimumSizeHint().width()
+    panel.form.set_values({"destination": "new", "data": path})
+    panel.run()
+    assert panel.form.error_text.endswith(f"{path} does not exist; check the name")
+    assert panel.minimumSizeHint().width() == least
+
+
 def test_a_key_pressed_twice_starts_one_job(window, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr("connectoscope_app.task_panel.start", lambda *args, **slots: started.append(args))
@@ -83,8 +115,8 @@ def test_a_preview_goes_with_its_volume(window):
     shown = controller._layers["synapses"] = Image(np.zeros((4, 8, 8), np.uint8))
     window.viewer.add_layer(shown)
     panel.preview_button.setEnabled(False)
-    controller.dropped.emit("The preview went with its volume, which was closed.")
+    controller.dropped.emit("The preview was removed, since its volume was closed.")
     assert shown not in window.viewer.layers
     assert panel.preview_button.isEnabled()
-    assert window.statusBar().currentMessage().startswith("The preview went")
+    assert window.statusBar().currentMessage().startswith("The preview was removed")
     assert window.error_dialog is None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QDesktopServices
+from qtpy.QtWidgets import QApplication
 
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
@@ -125,6 +127,43 @@ def test_jobs_are_there_again_in_the_next_window(make_window, qtbot, job):
     assert job.path.exists()
 
 
+def test_warnings_of_a_job_are_told(window, job):
+    window.add_job(job)
+    warnings = ["a cascade is not worth it here.", "the voxels are coarse"]
+    job.events().write("finished", summary={"warnings": warnings}, exit_code=0)
+    window.jobs.model.watcher(0).poll()
+    cell = window.jobs.model.index(0, 2)
+    assert cell.data() == "Done · 2 warnings"
+    assert all(text in cell.data(Qt.ItemDataRole.ToolTipRole) for text in warnings)
+    told = window.statusBar().currentMessage()
+    assert told == "out.ome.zarr: finished. Warning: a cascade is not worth it here"
+
+
+def test_a_small_window_stays_small(window, qtbot, tmp_path, volume_file):
+    table = tmp_path / f"{'cells_' * 30}.csv"
+    table.write_text(HEADER + "1,80,40,120,nanometer,5000,0.9,1,3,8,12,28,32\n")
+    window.resize(1024, 700)
+    for source in (volume_file, table):
+        count = len(window.viewer.layers)
+        window.open_volume(str(source))
+        qtbot.waitUntil(lambda count=count: len(window.viewer.layers) > count, timeout=WAIT)
+        for dock in window.docks.values():
+            dock.raise_()
+            QApplication.processEvents()
+            assert window.width() == 1024, (source.name, dock.windowTitle())
+
+
+def test_a_failed_job_speaks_of_the_fields_of_its_form(window, job):
+    window.add_job(job)
+    job.events().write(
+        "error", message="x is coarse: correct the size with --voxel-size, or --why", exit_code=2
+    )
+    window.jobs.model.watcher(0).poll()
+    line = window.error_dialog.line.text()
+    assert line == "x is coarse: correct the size with Voxel size, or --why"
+    window.error_dialog.close()
+
+
 def test_a_failed_job_is_one_line_with_the_log_folded(window, job):
     window.add_job(job)
     job.log_path.write_text("long story")
@@ -182,12 +221,12 @@ def test_a_job_that_only_told_has_no_folder_to_open_once_it_has_gone(window, vol
 
 def test_a_finished_job_is_neither_cancelled_nor_resumed(window, job, started):
     window.jobs.add(job)
-    assert trigger(window, "Resume Job") == "This job needs no resuming"  # it runs
+    assert trigger(window, "Resume Job") == "Only a paused, cancelled or failed job can be resumed"  # it runs
     finish(job)
     window.jobs.model.watcher(0).poll()
     assert trigger(window, "Cancel Job") == "This job has ended"
     assert not job.cancel_path.exists()
-    assert trigger(window, "Resume Job") == "This job needs no resuming"
+    assert trigger(window, "Resume Job") == "Only a paused, cancelled or failed job can be resumed"
     assert (started, job.state().status) == ([], "done")
 
 

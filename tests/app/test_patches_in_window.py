@@ -7,7 +7,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from connectoscope.adaptation.labelling import labels_folder, write_labels
-from connectoscope.adaptation.patches import Patch, PatchFile, Source
+from connectoscope.adaptation.patches import Patch, PatchFile, PatchSource
 
 WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machine
 
@@ -15,7 +15,7 @@ WAIT = 60_000  # ms; a limit, not a pause: threads import slowly on a busy machi
 @pytest.fixture
 def patches(tmp_path, volume_file):
     """A file of three patches of the volume, nothing labelled."""
-    source = Source(
+    source = PatchSource(
         name="small", path=str(volume_file), shape=(4, 32, 48), voxel_size=(40, 4, 4), unit="nanometer"
     )
     found = tuple(
@@ -32,6 +32,18 @@ def patches(tmp_path, volume_file):
     for patch in found:
         write_labels(labels_folder(path) / f"{patch.id}.tif", np.zeros(patch.voxels.shape, np.uint8), source)
     return path
+
+
+def test_a_long_name_leaves_the_window_as_wide_as_it_was(window, qtbot, tmp_path, patches):
+    name = "Neuropil_of_the_left_optic_lobe_" * 6
+    long = tmp_path / f"{name}.patches.json"
+    long.write_text(patches.read_text().replace('"name":"small"', f'"name":"{name}"'))
+    least = window.labels.minimumSizeHint().width()
+    window.label_patches(long)
+    qtbot.waitUntil(lambda: len(window.viewer.layers) >= 2, timeout=WAIT)
+    window.labels.flush()
+    assert window.labels.minimumSizeHint().width() <= least + 100
+    assert window.labels.title.toolTip() == f"Label {name}"
 
 
 def test_keys_go_to_the_canvas_after_a_click(window, qtbot, patches):

@@ -144,7 +144,7 @@ def test_points_and_map_of_a_cascade(window, qtbot, make_job, volume_file, tmp_p
     window.viewer.cursor.position = (40.0, 30.0, 90.0)
     qtbot.waitUntil(lambda: meaning_at(window.viewer) == "accepted", timeout=WAIT)
     window.viewer.cursor.position = (40.0, 30.0, 94.0)
-    assert window.place.position.text().startswith("accepted cell   z 40")
+    assert window.place.position.text().startswith("accepted region   z 40")
     window.viewer.layers["Cascade map"].visible = False
     assert not window.place.legend.isVisible()
     view = window.tables.table.view

@@ -169,6 +169,31 @@ def test_dropped_paths_and_addresses_are_opened(window, qtbot, volume_file, monk
     drop(window, urls=["https://example.org/v.ome.zarr"])
     drop(window, text="https://example.org/w.ome.zarr")
     assert asked == ["https://example.org/v.ome.zarr", "https://example.org/w.ome.zarr"]
+    asked.clear()
+    drop(window, text=f'  "{volume_file}"\nfile://{volume_file.parent}/a%20b.tif\n\n')
+    assert asked == [str(volume_file), f"{volume_file.parent}/a b.tif"]
+
+
+def test_what_is_no_volume_is_told_with_where_it_belongs(window, qtbot, tmp_path):
+    (tmp_path / "small").mkdir()
+    for name in ("small/card.json", "a.cascade.json", "discs.toml"):
+        (tmp_path / name).touch()
+    told = {
+        "small": "small is a model: choose it under Model",
+        "small/card.json": "small is a model: choose it under Model",
+        "a.cascade.json": "a.cascade.json is a cascade's plan: choose it under Cascade",
+        "discs.toml": "discs.toml is a recipe: choose it in the form of Models ▸ Prune",
+        "nowhere.tif": f"{tmp_path / 'nowhere.tif'} does not exist",
+    }
+    drop(window, urls=[str(tmp_path / name) for name in told])
+
+    def lines():
+        return window.error_dialog.line.text().split("\n\n") if window.error_dialog else []
+
+    qtbot.waitUntil(lambda: len(lines()) == 4, timeout=WAIT)  # all in one dialog, and each once
+    for text in told.values():
+        assert any(line.startswith(text) for line in lines())
+    window.error_dialog.close()
 
 
 @pytest.mark.parametrize("text", ["x" * 300, "~nobody-here/a.tif", "closed/a.tif"])
@@ -332,7 +357,13 @@ def test_of_several_choices_the_last_one_is_shown_and_the_voxel_size_stays(windo
         window._reopen({"time": time})
     qtbot.waitUntil(lambda: window.browser.details.volume.time == 3, timeout=WAIT)
     qtbot.wait(500)  # the others' answers
-    assert len(window.viewer.layers) == 1
+    assert [layer.name for layer in window.viewer.layers] == ["times · time 3"]
+    above = window.viewer.add_points(np.zeros((1, 3)), units=("nm",) * 3)
+    window._reopen({"time": 1})
+    qtbot.waitUntil(lambda: window.browser.details.volume.time == 1, timeout=WAIT)
+    assert window.viewer.layers[1:] == [above]  # what was found stays over the image
+    window._reopen({"time": 3})
+    qtbot.waitUntil(lambda: window.browser.details.volume.time == 3, timeout=WAIT)
     assert window.browser.details.volume.time == 3
     assert window.browser.details.volume.unit == "nanometer"
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from plans import write_plan
 from scipy import ndimage
 
+from connectoscope.blockwise.plan import place_of
 from connectoscope.cascade.plan import read_plan
-from connectoscope.cascade.run import place_of
 from connectoscope.errors import Cancelled, UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import cascaded
@@ -295,9 +295,9 @@ def test_auto_plans_once_and_uses_the_plan_only_if_it_pays(run, planned, tmp_pat
     monkeypatch.setattr("connectoscope.cascade.pilot._time_tiles", lambda *_: 0.0)  # nothing can be saved
     dense = run(volume, tmp_path / "b.ome.zarr", cascade="auto")
     assert "cascade" not in dense
-    assert any("does not pay" in text for text in dense["warnings"])
+    assert any("is not worth it" in text for text in dense["warnings"])
     path = tmp_path / "own.cascade.json"
     planned(volume).write(path)
     given = run(volume, tmp_path / "c.ome.zarr", cascade=str(path))
     assert "cascade" not in given
-    assert any("does not pay" in text for text in given["warnings"])
+    assert any("is not worth it" in text for text in given["warnings"])

@@ -174,7 +174,7 @@ def test_overwrite_replaces_the_map_and_a_foreign_one_is_refused(tmp_path):
     foreign = tmp_path / "other.cascade.ome.zarr"
     foreign.mkdir()
     (foreign / "mine.txt").write_text("x")
-    with pytest.raises(UserError, match="no result of connectoscope"):
+    with pytest.raises(UserError, match="was not made by connectoscope"):
         detect(volume, tmp_path / "other.csv", cascade=some)
     assert (foreign / "mine.txt").exists()
 

@@ -43,7 +43,7 @@ def test_blocks_and_disk_are_counted(ask, tmp_path):
     assert found["warnings"] == []
     assert ask(box="0:8,0:8,0:9")["blocks"] == 2
     assert not (tmp_path / "out.ome.zarr").exists()
-    assert render(found).splitlines()[0] == "blocks  36 of 12 x 12 x 12 voxels on cpu"
+    assert render(found).splitlines()[0] == "blocks  36 of 12 × 12 × 12 voxels on cpu"
 
 
 def test_too_little_disk_and_memory_are_told(ask, monkeypatch):
@@ -52,7 +52,7 @@ def test_too_little_disk_and_memory_are_told(ask, monkeypatch):
     monkeypatch.setattr(module, "peak_memory_mb", lambda: 0.0)
     disk, memory = ask()["warnings"]
     assert "choose another place, or --box" in disk
-    assert "memory may not do" in memory
+    assert "memory may be too small" in memory
 
 
 def command(*words):

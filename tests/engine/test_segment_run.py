@@ -228,12 +228,12 @@ def test_an_unfinished_result_of_another_request_is_refused(run, tmp_path):
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_is_not_ours_is_never_touched(run, tmp_path, overwrite):
     volume = opened(blobs((8, 8, 8), 5))
-    file, folder = tmp_path / "file", tmp_path / "folder"
+    file, folder = tmp_path / "file.zarr", tmp_path / "folder.zarr"
     file.write_text("mine")
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
     for place in (file, folder):
-        with pytest.raises(UserError, match="no result of connectoscope"):
+        with pytest.raises(UserError, match="was not made by connectoscope"):
             run(volume, place, options={"overwrite": overwrite})
     assert file.read_text() == (folder / "notes.txt").read_text() == "mine"
 
@@ -251,7 +251,9 @@ def test_overwrite_removes_nothing_before_all_is_checked(run, tmp_path):
 
 
 def test_the_source_is_no_destination(run, tmp_path):
-    source = tmp_path / "source.ome.zarr"
+    outer = tmp_path / "outer.zarr"
+    outer.mkdir()
+    source = outer / "source.ome.zarr"
     array = blobs((8, 8, 8), 5)
     np.save(tmp_path / "a.npy", array)
     convert.run(
@@ -259,8 +261,8 @@ def test_the_source_is_no_destination(run, tmp_path):
         Context.local(tmp_path / "job"),
     )
     before = files_of(source)
-    for place in (source, source / "labels" / "x.zarr", tmp_path):
-        with pytest.raises(UserError, match=r"the source itself|no result of"):
+    for place in (source, source / "labels" / "x.zarr", outer):
+        with pytest.raises(UserError, match=r"the source itself|was not made by"):
             run(opened(str(source)), place, options={"overwrite": True})
     assert files_of(source) == before
 
@@ -359,7 +361,7 @@ def test_an_input_that_cannot_be_read_on_stops_the_run_and_it_goes_on(run, tmp_p
         return read(self, box, level)
 
     monkeypatch.setattr(type(volume), "read", fails)
-    with pytest.raises(Stopped, match=r"connection reset; finished blocks are kept: mend that, then resume"):
+    with pytest.raises(Stopped, match=r"connection reset; finished blocks are kept: fix that, then resume"):
         run(volume, out)
     monkeypatch.setattr(type(volume), "read", read)
     with Ledger(JobFolder(f"{out}.job").ledger_path) as ledger:

@@ -134,7 +134,7 @@ def test_the_permission_is_lost(folder, whole, what):
     for path, mode in modes.items():
         path.chmod(mode)
     assert process.returncode == 4, told
-    assert is_one_line(told, "is no longer accessible (permission denied); mend that, then resume")
+    assert is_one_line(told, "is no longer accessible (permission denied); fix that, then resume")
     assert 2 <= done(out) < BLOCKS
     code, told, _ = segment(folder / "volume.ome.zarr", out)
     assert code == 0, told
@@ -227,7 +227,7 @@ def test_memory_is_short(folder, whole, monkeypatch, end):
     assert code == 0, job.state().message
     restarted = [event["message"] for event in events if event["type"] == "restarted"]
     assert restarted == ["out of memory: going on with tiles of half the size"]
-    summary = job.summary()
+    summary = job.read_events()[0][-1]["summary"]
     assert "8 of 8 blocks were made with a smaller tile for want of memory" in str(summary["warnings"])
     assert {e["revision"] for e in entries(out) if e["id"].startswith("probabilities/")} == {1}
     a, b = (open_volume(path, channel=0) for path in (whole, out))

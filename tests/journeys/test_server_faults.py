@@ -104,14 +104,14 @@ def test_a_server_goes_away_and_comes_back(server, stumbled, monkeypatch):
         state = job.state()
         assert (code, state.status) == (4, "paused"), state.message
         assert "(is the connection gone?)" in state.message
-        assert state.message.endswith("finished blocks are kept: mend that, then resume")
+        assert state.message.endswith("finished blocks are kept: fix that, then resume")
         before = done(out)
         assert 2 <= before < BLOCKS
         code, _ = supervised(monkeypatch, server.url, out)
         state = job.state()
         assert (code, state.status) == (4, "paused"), state.message
         assert "check the address and the connection" in state.message
-        assert state.message.endswith("mend that, then resume")
+        assert state.message.endswith("fix that, then resume")
         assert done(out) == before
     finally:
         monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from showing import add_result, add_volume
 
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 from napari_connectoscope import readers
@@ -13,8 +14,6 @@ from napari_connectoscope.cascade_map import (
     map_shown,
     meaning_at,
 )
-from napari_connectoscope.layers import add_volume
-from napari_connectoscope.results import add_result
 
 CELLS = np.array([[[0, 1], [2, 3]]], dtype=np.uint8)
 
@@ -34,7 +33,7 @@ def map_path(request, tmp_path):
 
 @pytest.fixture
 def layer(viewer, volume_path, map_path, tmp_path):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     table = tmp_path / "cells.csv"
     table.write_text("id,z,y,x,unit,radius,score\n1,440,48,28,nanometer,30,1\n")
     add_result(viewer, {"kind": "points", "path": str(table), "name": "cells"})
@@ -66,7 +65,7 @@ def test_a_cell_is_named(viewer, layer):
     ):
         viewer.cursor.position = (620.0, *map(float, place))
         assert meaning_at(viewer) == word
-    assert "level 0 was not read" in layer.features["cell"][1]
+    assert "level 0 was not read" in layer.features["region"][1]
     assert map_shown(viewer) is layer
     layer.visible = False
     assert map_shown(viewer) is None

@@ -7,7 +7,7 @@ from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
 from napari_connectoscope import jobs
-from napari_connectoscope.jobs import JobModel, JobWatcher, time_text
+from napari_connectoscope.jobs import JobModel, JobWatcher, time_left
 
 
 @pytest.fixture
@@ -147,10 +147,10 @@ def test_model_shows_jobs(folder, qtbot, tmp_path, qtmodeltester):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(None, ""), (3.4, "3 s"), (95, "1 min 35 s"), (7300, "2 h 1 min")]
+    ("progress", "text"), [({}, ""), ({"seconds_left": None}, ""), ({"seconds_left": 3.4}, "3 s")]
 )
-def test_time_text(seconds, text):
-    assert time_text(seconds) == text
+def test_time_left(progress, text):
+    assert time_left(progress) == text
 
 
 def test_a_folder_made_anew_is_heard_from_its_beginning(folder, qapp):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from app_model.types import KeyBinding, KeyCode, KeyMod
+from qtpy.compat import isalive
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow
+from showing import add_volume
 
 from connectoscope.adaptation.labelling import DONE, Labelling, labels_folder, write_labels
-from connectoscope.adaptation.patches import Patch, PatchFile, Source, read_patches
+from connectoscope.adaptation.patches import Patch, PatchFile, PatchSource, read_patches
 from connectoscope.volumes import open_volume
 from napari_connectoscope.label_panel import LabelPanel
-from napari_connectoscope.layers import add_volume
 from napari_connectoscope.patch_layers import DONE as GREEN
 from napari_connectoscope.patch_layers import colour_frames, frames_layer
 
@@ -35,7 +37,7 @@ def patches(tmp_path, volume_path):
                 for name, at in (("start", patch.voxels.start), ("stop", patch.voxels.stop))
             }
             found.append(patch.model_copy(update={"world": faces}))
-        source = Source(
+        source = PatchSource(
             name="cell", path=str(volume_path), shape=level.shape, voxel_size=level.scale, unit="nanometer"
         )
         file = PatchFile(
@@ -75,7 +77,7 @@ def stroke(layer, at, value=1):
 
 
 def test_labels_lie_where_their_patches_are(panel, viewer, volume_path, patches):
-    image = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    image = add_volume(viewer, open_volume(volume_path))
     panel.open(patches())
     assert [layer.name for layer in viewer.layers] == ["cell", "Patches", "patch1 · membranes"]
     panel.step(1)
@@ -92,7 +94,7 @@ def test_labels_lie_where_their_patches_are(panel, viewer, volume_path, patches)
 
 
 def test_what_is_painted_is_saved_and_undone_across_patches(panel, viewer, volume_path, patches, qtbot):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     path = patches()
     panel.open(path)
     first = viewer.layers.selection.active
@@ -110,12 +112,12 @@ def test_what_is_painted_is_saved_and_undone_across_patches(panel, viewer, volum
     panel.go(0)
     assert viewer.layers.selection.active.data[2, 5, 6] == 1
     viewer.layers.clear()
-    assert panel.labelling is None
+    qtbot.waitUntil(lambda: panel.labelling is None, timeout=WAIT)
     assert Labelling(path).read("boundary", read_patches(path).patches[1])[1, 1, 1] == 1
 
 
 def test_ticks_say_what_is_trained_on_and_come_back(panel, viewer, volume_path, patches, qtbot):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     path = patches(instances=True)
     panel.open(path)
     panel.finish()
@@ -135,7 +137,7 @@ def test_ticks_say_what_is_trained_on_and_come_back(panel, viewer, volume_path, 
 
 
 def test_each_output_has_labels_of_its_own(panel, viewer, volume_path, patches):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     panel.open(patches(outputs=("synapses", "mitochondria")))
     synapses = viewer.layers.selection.active
     stroke(synapses, (3, 3, 3))
@@ -151,7 +153,7 @@ def test_each_output_has_labels_of_its_own(panel, viewer, volume_path, patches):
 def test_what_cannot_be_saved_is_told_and_tried_again(
     panel, viewer, volume_path, patches, monkeypatch, qtbot
 ):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     panel.open(patches())
     full = OSError(28, "No space left on device")
     with monkeypatch.context() as patch:
@@ -165,16 +167,38 @@ def test_a_file_that_is_no_patches_is_refused(panel, tmp_path, qtbot):
     (tmp_path / "x.patches.json").write_text("{}")
     with qtbot.waitSignal(panel.failed) as failed:
         panel.open(tmp_path / "x.patches.json")
-    assert "holds no patches" in failed.args[0]
+    assert "does not hold patches" in failed.args[0]
     assert panel.open_button.isVisibleTo(panel)
 
 
 def test_frames_are_in_every_plane_of_their_patch(patches):
     file = read_patches(patches())
     layer = frames_layer(file)
-    assert len(layer.data) == 12
+    assert len(layer.data) == 12 * 4
+    starts, along = layer.data[:4, 0], layer.data[:4, 1]
+    patch, half = file.patches[0].voxels, layer.edge_width / 2
+    low, high = np.min([starts, starts + along], axis=(0, 1)), np.max([starts, starts + along], axis=(0, 1))
+    np.testing.assert_allclose(low, [patch.start[0], patch.start[1] - 0.5, patch.start[2] - 0.5 - half])
+    np.testing.assert_allclose(high, [patch.start[0], patch.stop[1] - 0.5, patch.stop[2] - 0.5 + half])
     colour_frames(layer, {"patch2"}, "patch1")
-    np.testing.assert_allclose(layer.edge_color[4][:3], [int(GREEN[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    np.testing.assert_allclose(
+        layer.edge_color[4 * 4][:3], [int(GREEN[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    )
+
+
+def test_patches_open_again_in_a_viewer_that_is_drawn(make_napari_viewer, patches, qtbot):
+    """napari 0.9 crashed at the second frames, as they were shapes."""
+    viewer = make_napari_viewer(show=True)
+    _, panel = viewer.window.add_plugin_dock_widget("connectoscope", "Label patches")
+    canvas, path = viewer.window._qt_viewer.canvas.native, patches()
+    for _ in range(2):
+        panel.open(path)
+        qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=WAIT)
+        assert not canvas.grabFramebuffer().isNull()
+        panel.close_session()
+        assert len(viewer.layers) == 1
+        assert not canvas.grabFramebuffer().isNull()
+        viewer.layers.clear()
 
 
 def test_in_napari_itself(make_napari_viewer, volume_path, patches, qtbot):
@@ -200,7 +224,7 @@ def test_in_napari_itself(make_napari_viewer, volume_path, patches, qtbot):
 
 
 def test_labels_that_cannot_be_saved_are_kept(panel, viewer, volume_path, patches, tmp_path):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     path = patches()
     panel.open(path)
     layer = viewer.layers.selection.active
@@ -239,7 +263,97 @@ def test_a_volume_that_did_not_open_is_asked_for_again(panel, viewer, volume_pat
     panel.open(path)
     assert wanted == [str(volume_path)] * 2
     assert not panel.open_button.isHidden()
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     panel.open(path)
     assert panel.open_button.isHidden()
     assert len(wanted) == 2
+
+
+def test_frames_that_go_while_labels_cannot_be_saved_come_back(panel, viewer, volume_path, patches, qtbot):
+    add_volume(viewer, open_volume(volume_path))
+    path = patches()
+    panel.open(path)
+    layer = viewer.layers.selection.active
+    stroke(layer, (2, 5, 6))
+    (labels_folder(path) / "patch1.tif").unlink()
+    (labels_folder(path) / "patch1.tif").mkdir()
+    with qtbot.waitSignal(panel.failed, timeout=WAIT) as failed:
+        viewer.layers.remove("Patches")
+    assert "not saved yet" in failed.args[0]
+    qtbot.waitUntil(lambda: "Patches" in viewer.layers, timeout=WAIT)
+    assert panel.layers["boundary", "patch1"] is layer
+    (labels_folder(path) / "patch1.tif").rmdir()
+    qtbot.waitUntil(lambda: "Saved" in panel.state.text(), timeout=WAIT)
+    assert on_disk(panel, "patch1")[2, 5, 6] == 1
+
+
+def napari_with_patches(make_napari_viewer, path, qtbot):
+    """napari, and the label panel of its menu, with patches."""
+    viewer = make_napari_viewer()
+    dock, panel = viewer.window.add_plugin_dock_widget("connectoscope", "Label patches")
+    panel.open(path)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3, timeout=WAIT)
+    return viewer, dock, panel
+
+
+def test_a_panel_that_is_opened_again_takes_over(make_napari_viewer, patches, qtbot):
+    viewer, dock, first = napari_with_patches(make_napari_viewer, patches(), qtbot)
+    dock.destroyOnClose()  # its ✕
+    stroke(viewer.layers.selection.active, (2, 5, 6))
+    _, panel = viewer.window.add_plugin_dock_widget("connectoscope", "Label patches")
+    assert [layer.name for layer in viewer.layers] == ["cell", "Patches", "patch1 · membranes"]
+    assert viewer.layers.selection.active.data[2, 5, 6] == 1
+    stroke(viewer.layers.selection.active, (3, 3, 3))
+    assert panel.flush()
+    assert on_disk(panel, "patch1")[2, 5, 6] == on_disk(panel, "patch1")[3, 3, 3] == 1
+    qtbot.waitUntil(lambda: not isalive(first), timeout=WAIT)
+    press(viewer, KeyMod.Alt | KeyCode.RightArrow)
+    assert panel._current == 1
+    panel.close_session()
+
+
+def test_patches_that_are_made_anew_come_into_the_same_panel(make_napari_viewer, patches, qtbot):
+    path = patches()
+    viewer, dock, panel = napari_with_patches(make_napari_viewer, path, qtbot)
+    _, suggest = viewer.window.add_plugin_dock_widget("connectoscope", "Suggest patches")
+    for _ in range(2):
+        suggest.patches_made.emit(str(path))
+    dock.destroyOnClose()
+    suggest.patches_made.emit(str(path))
+    assert len(viewer.layers) == 3
+    assert list(viewer.window.dock_widgets) == ["Suggest patches (connectoscope)", "Label patches"]
+    assert viewer.window.dock_widgets["Label patches"] is panel
+    panel.close_session()
+
+
+def test_all_layers_can_be_taken_away_at_once(make_napari_viewer, patches, qtbot):
+    viewer, _, panel = napari_with_patches(make_napari_viewer, patches(), qtbot)
+    stroke(viewer.layers.selection.active, (2, 5, 6))
+    there = []
+    viewer.layers.events.removed.connect(lambda _: there.append(len(viewer.layers)))
+    viewer.layers.clear()
+    assert there == sorted(there, reverse=True)
+    qtbot.waitUntil(lambda: panel.labelling is None, timeout=WAIT)
+
+
+def test_a_stroke_before_the_window_is_closed_is_saved(panel, viewer, volume_path, patches, qtbot):
+    """Also where another panel is in front of ours."""
+    add_volume(viewer, open_volume(volume_path))
+    panel.open(patches())
+    window = QMainWindow()
+    qtbot.addWidget(window)
+    docks = [QDockWidget(window), QDockWidget(window)]
+    for dock, inside in zip(docks, (panel, QLabel()), strict=True):
+        dock.setWidget(inside)
+        window.addDockWidget(Qt.DockWidgetArea.RightDockWidgetArea, dock)
+    with qtbot.waitExposed(window):
+        window.show()
+    window.tabifyDockWidget(*docks)
+    docks[1].raise_()
+    qtbot.waitUntil(lambda: panel.visibleRegion().isEmpty(), timeout=WAIT)
+    panel._timer.stop()
+    stroke(viewer.layers.selection.active, (2, 5, 6))
+    assert on_disk(panel, "patch1")[2, 5, 6] == 0
+    window.close()
+    assert on_disk(panel, "patch1")[2, 5, 6] == 1
+    panel.setParent(None)  # the fixture closes it

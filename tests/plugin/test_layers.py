@@ -8,15 +8,15 @@ import time
 import numpy as np
 import pytest
 from qtpy.QtCore import QObject
+from showing import add_result, add_volume
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope import layers
-from napari_connectoscope.layers import add_volume, open_in_background
+from napari_connectoscope.layers import open_in_background
 from napari_connectoscope.lazy import LazyArray
 from napari_connectoscope.results import (
-    add_result,
     add_result_in_background,
     finish_results,
     probability_layers,
@@ -80,10 +80,31 @@ def test_probabilities_have_colours_of_their_own(viewer, result_path):
     assert len(viewer.layers) == 2
 
 
+def written_points(path):
+    path.write_text("id,z,y,x,unit\n1,400,80,60,nanometer\n")
+    return path
+
+
 def test_a_converted_image_keeps_its_name_and_can_be_asked(viewer, volume_path):
+    viewer.add_image(np.zeros((4, 4, 4), np.uint8), name="its source")
     (layer,) = add_result(viewer, event("image", volume_path, "image"))
     assert layer.name == open_volume(volume_path).name
     assert is_source(layer)
+    assert viewer.layers.selection.active is layer  # what was made is asked next
+    add_result(viewer, event("points", written_points(volume_path.parent / "p.csv"), "points"))
+    assert viewer.layers.selection.active is layer
+
+
+def test_layers_of_two_results_are_told_apart(viewer, tmp_path, pixels):
+    names = []
+    for stem in ("j1", "j2"):
+        add_result(viewer, make_result(tmp_path / f"{stem}.ome.zarr", pixels, Box((0, 0, 0), (8, 32, 32))))
+        add_result(viewer, event("points", written_points(tmp_path / f"{stem}.csv"), "cells"))
+        names.append([layer.name for layer in viewer.layers][len(viewer.layers) // 2 * len(names) :])
+    assert names == [
+        ["Synapses · probability", "Membranes · probability", "Cells"],
+        ["Synapses · probability · j2", "Membranes · probability · j2", "Cells · j2"],
+    ]
 
 
 def test_growing_result_is_shown_coarse_until_it_is_finished(viewer, result_path, pixels):
@@ -175,19 +196,12 @@ def test_labels_and_points(viewer, tmp_path, pixels):
     assert viewer.layers.units is not None
 
 
-def test_refresh_is_at_most_twice_a_second_and_only_in_view(viewer, result_path, qtbot, monkeypatch):
+def test_refresh_is_at_most_twice_a_second_and_only_of_what_is_shown(viewer, result_path, qtbot, monkeypatch):
     layer = add_result(viewer, event("image", result_path, "probabilities"))[0]
-    viewer.canvas.size = (100, 100)
-    viewer.scene.camera.zoom = 100 / (8 * 4)
-    viewer.scene.camera.center = (0, 40 + 4 * 10, 20 + 4 * 10)
-    viewer.dims.set_point(0, 400 + 40 * 5)
     calls = []
     monkeypatch.setattr(type(layer), "refresh", lambda self, **_: calls.append(time.monotonic()))
-    refresh_result(layer, Box((0, 0, 0), (4, 32, 32)))  # another section
-    refresh_result(layer, Box((4, 64, 64), (8, 96, 80)))  # beside the view
-    assert calls == []
     for _ in range(20):
-        refresh_result(layer, Box((4, 0, 0), (8, 32, 32)))
+        refresh_result(layer)
     assert len(calls) == 1
     qtbot.waitUntil(lambda: len(calls) == 2, timeout=2000)
     assert calls[1] - calls[0] >= 0.45
@@ -199,7 +213,7 @@ def test_refresh_is_at_most_twice_a_second_and_only_in_view(viewer, result_path,
 
 def test_visible_box_clips_and_maps_units(viewer, volume_path):
     viewer.canvas.size = (200, 100)
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     viewer.layers.units = ("um", "um", "um")
     viewer.scene.camera.zoom = 100 / 0.04  # 40 nm, ten voxels, in 100 pixels
     viewer.scene.camera.center = (0, 0.040 + 0.004 * 50, 0.020)
@@ -279,14 +293,14 @@ def test_a_corrupt_chunk_is_black_and_said(viewer, tmp_path, pixels, qtbot):
 def test_a_volume_that_lies_elsewhere_is_flown_to(viewer, volume_path, pixels):
     """A finer layer in micrometres, far away: it would not be seen."""
     viewer.canvas.size = (200, 200)
-    first = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    first = add_volume(viewer, open_volume(volume_path))
     viewer.scene.camera.center = tuple(first.data_to_world((6, 48, 40)))
     viewer.scene.camera.zoom = 0.4
     before = viewer.scene.camera.center
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     assert viewer.scene.camera.center == before  # in view: the view stays
     far = open_volume(volume_path, voxel_size="5,2,2um")
-    layer = add_volume(viewer, far, contrast=(0, 255))
+    layer = add_volume(viewer, far)
     assert in_view(viewer, layer)
     box = visible_box(viewer, layer, depth=1)
     assert box.shape[1:] == layer.data[0].shape[1:]

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import h5py
 import npe2
 import numpy as np
 import pytest
+import tifffile
 
 import napari_connectoscope
 from connectoscope.errors import UserError
@@ -64,6 +66,36 @@ def test_reader_takes_what_we_read(volume_path, tmp_path):
     assert options["multiscale"] is True
 
 
+def test_all_volumes_of_a_file_are_opened(tmp_path, pixels):
+    path = tmp_path / "many.h5"
+    with h5py.File(path, "w") as file:
+        file["raw"], file["more/labels"], file["meta"] = pixels, pixels // 2, "text"
+        file["unnamed axes"] = pixels.reshape(2, 2, 3, 96, 80)
+    layers = readers.read(str(path))
+    shown = [(options["name"], options["visible"]) for _, options, _ in layers]
+    assert shown == [("many /more/labels", True), ("many /raw", False)]
+    assert layers[1][1]["metadata"]["connectoscope"]["source"] == f"{path}::/raw"
+    with h5py.File(tmp_path / "more.h5", "w") as file:
+        for number in range(9):
+            file[f"raw{number}"] = pixels
+    assert len(readers.read(str(tmp_path / "more.h5"))) == 8
+
+
+def test_a_colour_image_is_opened_as_its_channels(tmp_path, pixels):
+    path = tmp_path / "colour.tif"
+    tifffile.imwrite(path, np.stack([pixels, pixels // 2, pixels // 3], axis=-1), photometric="rgb")
+    layers = readers.read(str(path))
+    assert [(o["name"], o["colormap"].name.split()[1]) for _, o, _ in layers] == [
+        ("colour · red", "red"), ("colour · green", "green"), ("colour · blue", "blue"),
+    ]  # fmt: skip
+    np.testing.assert_array_equal(np.asarray(layers[2][0]), pixels // 3)
+
+
+def test_a_stack_is_refused_in_words(volume_path):
+    with pytest.raises(UserError, match="not stacked"):
+        readers.read([str(volume_path)] * 2)
+
+
 def test_result_opens_with_its_outputs_and_labels(result_path, pixels):
     from connectoscope.volumes import ImageSpec, create_image
 
@@ -106,6 +138,8 @@ def test_writer_keeps_scale_units_and_place(tmp_path, pixels, labels):
 def test_writer_refuses_in_one_line(tmp_path, pixels):
     with pytest.raises(UserError, match="colour picture"):
         writer.write_image(str(tmp_path / "x.zarr"), pixels, {"name": "x", "rgb": True})
+    with pytest.raises(UserError, match="is not saved: "):  # napari would say nothing of a ValueError
+        writer.write_image(str(tmp_path / "x.zarr"), pixels, {"name": "x", "scale": "ab"})
     (tmp_path / "there.ome.zarr").mkdir()
     (tmp_path / "there.ome.zarr" / "mine.txt").write_text("precious")
     with pytest.raises(UserError, match="exists"):

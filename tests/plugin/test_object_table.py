@@ -60,6 +60,25 @@ def test_sorts_numbers_as_numbers(table):
     assert column(table, 0) == ["10", "2", "1"]
 
 
+def test_sorting_keeps_equal_rows_as_they_are_and_puts_words_last(qtbot, tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,score,word\n1,0.5,b\n2,nan,3\n3,0.25,a\n4,0.5,10\n5,0.25,a\n")
+    widget = ObjectTable(path)
+    qtbot.addWidget(widget)
+    rising, falling = Qt.SortOrder.AscendingOrder, Qt.SortOrder.DescendingOrder
+    for number, order, ids in (
+        (1, rising, "35142"),
+        (0, rising, "12345"),
+        (1, falling, "21435"),
+        (0, rising, "12345"),
+        (2, rising, "24351"),
+        (0, rising, "12345"),
+        (2, falling, "13542"),
+    ):
+        widget.view.sortByColumn(number, order)
+        assert "".join(column(widget, 0)) == ids
+
+
 def test_clicked_row_tells_its_place_after_sorting(table, qtbot):
     table.view.sortByColumn(4, Qt.SortOrder.AscendingOrder)
     with qtbot.waitSignal(table.activated) as told:

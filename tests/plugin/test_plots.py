@@ -155,6 +155,11 @@ def test_plan_leads_to_the_form_of_its_task():
         "source": "sample:vnc", "model": "synapse-vnc", "target": ["mitochondria"],
         "cascade": "/somewhere/brain.cascade.json",
     }  # fmt: skip
+    _, entry = planned_task({**PLAN, "pays": False})
+    assert (entry.title, entry.preset["cascade"]) == ("Mitochondria", "off")
+    ranked = {"kind": "ranking", "name": "neurons-fib", "task": "segment", "parameters": {}}
+    assert planned_task(ranked)[1].title == "Segment with neurons-fib"
+    assert planned_task(ranked)[1].menu == ""
     with pytest.raises(UserError, match="no task"):
         planned_task({**PLAN, "task": "cook"})
 

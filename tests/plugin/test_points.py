@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from showing import add_result
 
 from connectoscope.errors import UserError
 from napari_connectoscope import readers
 from napari_connectoscope.layers import make_layer
 from napari_connectoscope.points import is_points, points_layers, write_points
-from napari_connectoscope.results import add_result
 from napari_connectoscope.table import ObjectTable, fly_to
 
 CSV = """id,z,y,x,unit,radius,score
@@ -100,6 +100,38 @@ def test_what_is_written_is_what_was_read(path, tmp_path):
     assert list(other.features["score"]) == [0.9, 0.5, 0.25]
 
 
+def written(layer, path):
+    write_points(str(path), *layer.as_layer_data_tuple()[:2])
+    return [line.split(",")[1:] for line in path.read_text().splitlines()[1:]]
+
+
+@pytest.mark.parametrize("unit", ["um", "nm"])
+def test_points_are_saved_as_they_are_seen(viewer, pixels, path, tmp_path, unit):
+    factor = {"um": 1, "nm": 1000}[unit]
+    viewer.add_image(pixels, scale=np.array((5, 2, 2)) * factor, units=(unit,) * 3)
+    (layer,) = add_result(viewer, event(path))
+    rows = written(layer, tmp_path / "a.csv")
+    assert [[float(row[i]) / factor for i in (0, 1, 2, 4)] for row in rows] == [
+        [10, 40, 20, 6], [15, 60, 30, 8], [35, 10, 50, 1],  # the third is shown larger than it is
+    ]  # fmt: skip
+    layer.add(np.array([20, 20, 20]) * factor / layer.scale)
+    assert layer.size[3] == np.median(layer.size[:3])
+    layer.selected_data = {1}
+    layer.current_size = 30 * factor / layer.scale[0]
+    rows = written(layer, tmp_path / "b.csv")
+    assert [[float(row[4]) / factor, row[5]] for row in rows] == [
+        [6, "0.9"], [15, "0.5"], [6, "1"], [1, "0.25"],
+    ]  # fmt: skip
+
+
+def test_a_new_point_of_a_table_that_was_opened_is_as_the_others(viewer, tmp_path):
+    path = tmp_path / "cells.csv"
+    path.write_text(CSV.replace(",8.0,", ",6.0,").replace(",1.0,", ",6.0,"))
+    layer = make_layer(points_layers(str(path))[0])
+    layer.add([0, 0, 0])
+    assert written(layer, tmp_path / "again.csv")[0][4:] == ["6", "1"]
+
+
 def test_a_strangers_points_get_place_radius_and_order(viewer, tmp_path):
     layer = viewer.add_points(
         [[2, 3, 4], [1, 5, 6]], size=[4, 8], scale=(5, 2, 2), translate=(1, 0, 0), units=("um",) * 3
@@ -133,14 +165,16 @@ def test_refusals_are_one_line(tmp_path):
     for text, word in (
         ("id,z,y,x\n1,1,1,1\n", "needs the columns"),
         ("z,y,x,unit,radius\n1,1,1,nm,1\n1,1,1,um,1\n", "mixes units"),
-        ("z,y,x,unit,radius\n1,one,1,nm,1\n", "is no number"),
-        ("z,y,x,unit,radius\n1,1\n", "is no number"),
+        ("z,y,x,unit,radius\n1,one,1,nm,1\n", "is not a number"),
+        ("z,y,x,unit,radius\n1,1\n", "is not a number"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=word):
             points_layers(str(path))
-    with pytest.raises(UserError, match="not of points in z, y, x"):
+    with pytest.raises(UserError, match="does not hold points in z, y, x"):
         write_points(str(path), np.zeros((3, 2)), {})
+    with pytest.raises(UserError, match="has a radius that is not a number"):
+        write_points(str(path), np.zeros((2, 3)), {"features": {"radius": ["a", "b"]}})
     with pytest.raises(UserError, match="cannot write"):
         write_points(str(tmp_path / "no" / "p.csv"), np.zeros((3, 3)), {})
 

@@ -6,11 +6,11 @@ import signal
 import numpy as np
 import pytest
 from napari.layers import Image
+from showing import add_volume
 
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import find_model
-from napari_connectoscope.layers import add_volume
 from napari_connectoscope.preview import LARGEST_SIDE, PreviewController, ThresholdPanel, _clipped
 
 
@@ -59,7 +59,7 @@ def look_at(viewer, layer, voxels):
 
 
 def test_worker_answers_for_what_is_visible(controller, viewer, volume_path, qtbot, pixels):
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     look_at(viewer, layer, (6, 48, 40))
     values = {"source": str(volume_path), "model": "synapse-vnc", "target": ["synapses"]}
     failures = []
@@ -114,7 +114,7 @@ def test_what_cannot_be_previewed_is_one_line(controller, viewer, volume_path, q
     told = []
     controller.failed.connect(told.append)
     controller.run({"source": "elsewhere.tif", "model": "synapse-vnc"})
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     viewer.scene.camera.center = (0, 1e6, 1e6)
     controller.run({"source": str(volume_path), "model": "synapse-vnc"})
     assert len(told) == 2
@@ -127,7 +127,7 @@ def test_what_cannot_be_previewed_is_one_line(controller, viewer, volume_path, q
 
 
 def test_reconstructed_em_is_previewed_and_other_results_are_not(controller, viewer, volume_path):
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     facts = layer.metadata["connectoscope"]
     facts["result"] = str(volume_path)
     assert controller._layer_of(str(volume_path)) is None

@@ -4,19 +4,19 @@ import dask.array as da
 import numpy as np
 import pytest
 import tifffile
+from showing import add_volume
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume, pyramid_factors
 from connectoscope.volumes.geometry import Box
-from napari_connectoscope.layers import add_volume
 from napari_connectoscope.sources import (
     agreeing_source,
     check_unmoved,
     layer_facts,
     length_unit,
     place_by,
-    size_text,
     snapshot,
+    source_of,
     spill,
     visible_box,
 )
@@ -124,6 +124,69 @@ def test_other_axes_are_fixed_where_the_viewer_stands(viewer, pixels):
     np.testing.assert_array_equal(image.read(whole), 255 - pixels)
 
 
+def test_a_series_is_asked_for_what_it_shows_itself(viewer, pixels):
+    axes = {"scale": (2, 40, 4, 4), "translate": (10, 0, 0, 0), "units": ("s", *("nm",) * 3)}
+    series = viewer.add_image(np.stack([pixels, pixels + 1, pixels + 2]), name="late", **axes)
+    viewer.add_image(np.stack([pixels] * 2), scale=(1, 40, 4, 4), units=axes["units"])  # every s from 0
+    for seconds, index in ((10, 0), (12, 1), (13.4, 2), (14, 2)):
+        viewer.dims.set_point(0, seconds)
+        assert snapshot(viewer, series).leading == (index,)
+        section = pixels[round(viewer.dims.point[1] / 40)]
+        np.testing.assert_array_equal(series._slice.image.raw, section + index)  # as it is shown
+    for seconds in (0, 5):
+        viewer.dims.set_point(0, seconds)
+        with pytest.raises(UserError, match="'late' has nothing at this time point"):
+            snapshot(viewer, series)
+
+
+def test_a_series_in_another_unit_of_time(viewer, pixels):
+    axes = {"scale": (1, 40, 4, 4), "units": ("s", *("nm",) * 3)}
+    viewer.add_image(np.stack([pixels] * 4), **axes)
+    series = viewer.add_image(
+        np.stack([pixels] * 4), **{**axes, "scale": (1000, 40, 4, 4), "units": ("ms", *("nm",) * 3)}
+    )
+    viewer.dims.set_point(0, 3 * viewer.dims.range[0].step)
+    assert snapshot(viewer, series).leading == (3,)
+
+
+@pytest.mark.parametrize("made", ["projection", "inverted", "crop", "lazy crop", "turned round"])
+def test_what_is_made_of_a_file_is_not_the_file(viewer, volume_path, pixels, made):
+    layer = add_volume(viewer, open_volume(volume_path))
+    assert source_of(layer) == str(volume_path)
+    place = {"scale": layer.scale, "units": layer.units, "metadata": layer.metadata}
+    if made == "projection":
+        layer = viewer.add_image(pixels.max(axis=0), metadata=layer.metadata)
+    elif made == "inverted":
+        layer.data = [255 - np.asarray(level) for level in layer.data]
+    elif made == "crop":
+        layer = viewer.add_image(pixels[4:], **place)
+    elif made == "lazy crop":
+        layer = viewer.add_image(layer.data[0][4:], **place)
+    else:
+        layer = viewer.add_image(layer.data[0][::-1], **place)
+    assert source_of(layer) is None
+    check_unmoved(layer)
+    if layer.ndim == 3:
+        assert agreeing_source(snapshot(viewer, layer)) is None
+
+
+def test_lengths_in_several_units_are_one_place(viewer, pixels, tmp_path):
+    mixed = {"scale": (0.04, 4, 4), "translate": (0.4, 40, 20), "units": ("um", "nm", "nm")}
+    layer = viewer.add_image(pixels, **mixed)
+    image = snapshot(viewer, layer)
+    assert (image.scale, image.unit) == (pytest.approx((40, 4, 4)), "nanometer")
+    assert image.translation == pytest.approx((400, 40, 20))
+    write_image(str(tmp_path / "mixed.ome.zarr"), *layer.as_layer_data_tuple()[:2])
+    volume = open_volume(tmp_path / "mixed.ome.zarr")
+    assert volume.voxel_size_nm() == pytest.approx((40, 4, 4))
+    layer.units = ("pixel", "nm", "nm")
+    with pytest.raises(UserError, match="does not state its voxel size"):
+        snapshot(viewer, layer)
+    with pytest.raises(UserError, match=r"several units \(nanometer, pixel\)"):
+        write_image(str(tmp_path / "no.ome.zarr"), *layer.as_layer_data_tuple()[:2])
+    assert not (tmp_path / "no.ome.zarr").exists()
+
+
 def test_box_outside_is_one_line(viewer, tmp_path, pixels):
     image = snapshot(viewer, viewer.add_image(pixels, **PLACE))
     with pytest.raises(UserError, match="is not inside layer"):
@@ -131,16 +194,12 @@ def test_box_outside_is_one_line(viewer, tmp_path, pixels):
     assert not (tmp_path / "x.ome.zarr").exists()
 
 
-def test_size_text():
-    assert [size_text(n) for n in (12, 34_500_000, 2 * 10**12)] == ["12 bytes", "34.5 MB", "2 TB"]
-
-
 @pytest.mark.parametrize("file", [True, False])
 def test_a_layer_is_put_where_its_results_will_lie(viewer, tmp_path, pixels, file):
     viewer.canvas.size = (400, 400)
     if file:
         tifffile.imwrite(tmp_path / "plain.tif", pixels, photometric="minisblack")
-        layer = add_volume(viewer, open_volume(tmp_path / "plain.tif"), contrast=(0, 255))
+        layer = add_volume(viewer, open_volume(tmp_path / "plain.tif"))
     else:
         layer = viewer.add_image(pixels, translate=(0, 10, 0))
     viewer.dims.set_point(0, 5)
@@ -167,11 +226,9 @@ def test_a_layer_is_put_where_its_results_will_lie(viewer, tmp_path, pixels, fil
 
 
 def test_channels_of_a_file_are_put_together(viewer, tmp_path, pixels):
-    path = tmp_path / "two.npy"
-    layers = [
-        viewer.add_image(pixels, name=n, metadata={"connectoscope": {"source": str(path)}}) for n in "ab"
-    ]
-    moved = viewer.add_image(pixels, translate=(5, 5, 5), metadata={"connectoscope": {"source": str(path)}})
+    np.save(tmp_path / "two.npy", pixels)
+    *layers, moved = (add_volume(viewer, open_volume(tmp_path / "two.npy")) for _ in range(3))
+    moved.translate = (5, 5, 5)
     alone = viewer.add_image(np.stack([pixels, pixels]))
     place_by(viewer, layers[0], "40,4,4nm")
     assert [length_unit(layer) for layer in layers] == ["nanometer"] * 2

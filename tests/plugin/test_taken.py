@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QWidget
 
-from connectoscope.errors import Taken
+from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.tasks.base import load_task
 from connectoscope.volumes import ImageSpec, create_image
@@ -51,6 +51,17 @@ def test_what_the_user_says_is_done(submission, tmp_path, monkeypatch, answer):
     assert made.request.parameters["threshold"] == 90
     assert made.request.overwrite == (answer == taken.REPLACE)
     assert made.path.name == ("out.ome.zarr.job" if answer == taken.REPLACE else "out-3.ome.zarr.job")
+
+
+def test_the_source_itself_is_no_destination(submission, tmp_path):
+    source = tmp_path / "out.ome.zarr"  # made by a run, which could be replaced
+    values = {"source": str(source), "destination": str(source / "x.ome.zarr")}
+    for place in (source, source / "x.ome.zarr"):
+        again = Submission(load_task("convert"), {**values, "destination": str(place)})
+        with pytest.raises(UserError, match="is the source itself or lies in it") as refusal:
+            taken.attempt(again)
+        assert not isinstance(refusal.value, Taken)
+    assert list(source.iterdir()) == []
 
 
 def test_a_model_is_kept_beside_the_other_models(tmp_path, monkeypatch):
@@ -102,7 +113,6 @@ def test_a_result_without_its_job_folder_tells_of_its_request(task, tmp_path, mo
     values = {"source": "sample:vnc", "destination": str(path), "box": "0:2,0:8,0:8"}
     folder = jobs.submit(task, values)
     made = folder.request.provenance()
-    del made["parameters"]["destination"]
     if task == "segment":
         spec = ImageSpec(
             (2, 8, 8), np.dtype("u1"), (1.0,) * 3, (0.0,) * 3, "nanometer", (2, 8, 8),

@@ -5,13 +5,14 @@ import shlex
 import numpy as np
 import pytest
 import tifffile
+from qtpy.QtWidgets import QToolButton
+from showing import add_volume
 
 from connectoscope.errors import UserError
-from connectoscope.tasks.base import Parameters, Task, load_task, parameter, task_names
+from connectoscope.tasks.base import Parameters, Task, load_task, parameter, parameter_facts, task_names
 from connectoscope.volumes import open_volume
 from napari_connectoscope import fields, forms
 from napari_connectoscope.forms import TaskForm, command_line, default_destination
-from napari_connectoscope.layers import add_volume
 from napari_connectoscope.sources import length_unit
 
 
@@ -49,11 +50,13 @@ def test_form_holds_the_defaults_of_every_task(make_form, name):
 def test_form_round_trips_through_the_parameters(make_form, name, tmp_path):
     task = load_task(name)
     form = make_form(task)
-    form.set_values(
-        {n: str(tmp_path / n) for n, i in task.parameters.model_fields.items() if i.is_required()}
-    )
-    if task.destination in form.fields:
-        form.set_values({task.destination: str(tmp_path / "made") + task.ending(form.values())})
+    required = [n for n, i in task.parameters.model_fields.items() if i.is_required()]
+    for file in {"data", "recipe", "result", "truth"}.intersection(required):
+        (tmp_path / file).touch()
+    form.set_values({name: str(tmp_path / name) for name in required})
+    form.set_values({"model": "synapse-vnc"})
+    if "destination" in form.fields:
+        form.set_values({"destination": str(tmp_path / "made") + task.ending(form.values())})
     if "name" in form.fields:
         form.set_values({"name": "x"})
     parameters = form.parameters()
@@ -137,6 +140,21 @@ def test_targets_show_once_a_model_names_them(make_form, small_model):
     assert not form.fields["target"].isHidden()
 
 
+@pytest.mark.parametrize("name", task_names())
+def test_every_path_can_be_chosen_in_a_dialog(make_form, name):
+    form = make_form(name)
+    for field_name, info in form.task.parameters.model_fields.items():
+        if parameter_facts(info)["role"] not in ("plain", "model", "box", "voxel_size"):
+            assert form.fields[field_name].findChildren(QToolButton), field_name
+
+
+def test_a_report_is_saved_not_opened(make_form, monkeypatch):
+    field = make_form("prune").fields["report"]
+    monkeypatch.setattr(fields.QFileDialog, "getSaveFileName", lambda *args, **options: ("page.html", ""))
+    field.findChild(QToolButton).click()
+    assert field.value() == "page.html"
+
+
 def test_a_mask_is_chosen_like_a_volume(make_form):
     field = make_form("detect").fields["within"]
     assert isinstance(field, fields.PathField)
@@ -145,8 +163,50 @@ def test_a_mask_is_chosen_like_a_volume(make_form):
     assert field.value() == "tissue.ome.zarr"
 
 
+@pytest.mark.parametrize(
+    ("task", "values", "said"),
+    [
+        ("prune", {"data": "no.toml"}, "Recipe: no.toml does not exist; check the name"),
+        ("prune", {"model": "membrane-vcn"}, "there is no model 'membrane-vcn'; known: "),
+        ("prune", {"destination": ""}, "New model is empty: a folder, or a bare name"),
+        ("prune", {"destination": "my model"}, "New model: 'my model' is not a valid model name"),
+        ("prune", {"destination": "membrane-vnc"}, "New model: a model 'membrane-vnc' comes with"),
+        ("prune", {"report": "x.pdf"}, "Report: x.pdf: the report is a page; name it NAME.html"),
+        ("adapt train", {"patches": "no.json", "labels": "."}, "Patches: no.json does not exist"),
+        ("adapt train", {"labels": "."}, "Patches and Labels go together; without both"),
+        ("adapt suggest", {"patch": "12x12"}, "Patch: '12x12' is not z,y,x in whole voxels"),
+        ("segment", {"cascade": "no.cascade.json"}, "Cascade: no.cascade.json does not exist"),
+        ("simulate-xray", {"voxel_size": "30"}, "Voxel size: '30' is not a length with a unit"),
+        ("convert", {"destination": "a.n5", "version": "0.4"}, "Version is for OME-Zarr, and a.n5 is N5"),
+        ("segment", {"box": "0:9"}, "box '0:9' is not z0:z1,y0:y1,x0:x1"),
+    ],
+)
+def test_what_is_wrong_is_told_of_its_field(make_form, monkeypatch, tmp_path, qtbot, task, values, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").touch()
+    form = make_form(task)
+    form.show()
+    form.set_values({"source": "a.tif", "on": "a.tif", "model": "synapse-vnc", "data": "r.toml"})
+    made = "new" if form.label("destination") == "New model" else "a" + form.task.ending({})
+    form.set_values({"destination": made})
+    form.set_values(values)
+    with pytest.raises(UserError):
+        form.submission()
+    assert form.error_text.startswith(said)
+    if len(values) == 1 and "labels" not in values:
+        line = form.fields[next(iter(values))]
+        qtbot.waitUntil(lambda: line.isVisible() and form.focusWidget() is line.focusProxy())
+
+
+@pytest.mark.parametrize("name", ["Mouse 1 (left).ome.zarr", "脑.tif", "–" * 9 + "x" * 200 + ".tif", "_.tif"])
+def test_the_model_name_that_is_proposed_is_one(make_form, tmp_path, name):
+    form = make_form("adapt train")
+    form.set_values({"on": str(tmp_path / name), "model": "membrane-vnc"})
+    assert form.parameters().destination.startswith("membrane-vnc-")
+
+
 def test_layers_are_sources_and_bring_their_channel(make_form, viewer, volume_path):
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     layer.metadata["connectoscope"]["channel"] = "1"
     form = make_form("segment", viewer)
     assert form.layer() is layer
@@ -228,7 +288,7 @@ def test_cascade_is_off_auto_or_a_plan(make_form, tmp_path, monkeypatch):
 
 
 def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     form = make_form("segment", viewer)
     layer.name = "brain"
     assert form.layer() is layer
@@ -252,7 +312,7 @@ def test_a_source_follows_its_layer(make_form, viewer, volume_path, pixels):
     ],
 )
 def test_a_box_that_cannot_be_is_told_in_the_form(make_form, viewer, volume_path, box, said):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     form = make_form("segment", viewer, {"model": "synapse-vnc", "box": box})
     with pytest.raises(UserError, match=said):
         form.submission()
@@ -262,7 +322,7 @@ def test_a_box_that_cannot_be_is_told_in_the_form(make_form, viewer, volume_path
 
 
 def test_a_layer_that_was_moved_from_its_file_is_refused(make_form, viewer, volume_path):
-    layer = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    layer = add_volume(viewer, open_volume(volume_path))
     form = make_form("segment", viewer, {"model": "synapse-vnc"})
     moved = np.eye(4)
     moved[1, 3] = 5000
@@ -288,7 +348,7 @@ def test_a_long_name_does_not_widen_the_form(make_form, viewer, pixels):
 def test_the_voxel_size_that_is_given_is_the_layers(make_form, viewer, pixels, tmp_path, file):
     if file:
         tifffile.imwrite(tmp_path / "plain.tif", pixels, photometric="minisblack")
-        layer = add_volume(viewer, open_volume(tmp_path / "plain.tif"), contrast=(0, 255))
+        layer = add_volume(viewer, open_volume(tmp_path / "plain.tif"))
     else:
         layer = viewer.add_image(pixels, name="plain")
     form = make_form("segment", viewer, {"model": "synapse-vnc"})
@@ -316,12 +376,12 @@ def test_the_voxel_size_that_is_given_is_the_layers(make_form, viewer, pixels, t
         ({"level": 7}, "'cell' has no level 7; its levels are 0 to 1"),
         ({"channel": "9"}, "'cell' has no channel '9'; it has none: leave Channel empty"),
         ({"time": 77}, "'cell' has no time point 77; it has 1"),
-        ({"within": "/nowhere.ome.zarr"}, "Within: /nowhere.ome.zarr does not exist"),
+        ({"within": "/nowhere.ome.zarr"}, "Within mask: /nowhere.ome.zarr does not exist"),
         ({"voxel_size": "abc"}, "'abc' is not z,y,x with a unit"),
     ],
 )
 def test_what_the_file_has_not_is_told_in_the_form(make_form, viewer, volume_path, values, said):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     form = make_form("detect", viewer)
     form.set_values({"level": 1, "channel": "0", "time": 0})
     form.submission()

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+from napari.layers import Image
+from showing import add_volume
 
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from napari_connectoscope import jobs
-from napari_connectoscope.layers import add_volume
 from napari_connectoscope.task_panel import _tidy
-from napari_connectoscope.widgets import SegmentWidget, TaskPanel, describe
+from napari_connectoscope.widgets import InfoWidget, SegmentWidget, TaskPanel, describe
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def make_panel(qtbot, viewer):
 
 
 def test_layer_of_a_file_is_run_from_the_file(make_panel, viewer, volume_path, started, qtbot):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     panel = make_panel(SegmentWidget)
     assert panel.note.isHidden()
     with qtbot.waitSignal(panel.submitted, timeout=10_000):
@@ -66,7 +67,7 @@ def test_layer_in_memory_is_copied_with_its_size_told_first(
 
 
 def test_what_a_check_tells_goes_with_the_form_it_was_of(make_panel, viewer, volume_path, monkeypatch, qtbot):
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     panel = make_panel(SegmentWidget)
     monkeypatch.setattr(
         panel.checking, "run", lambda submission: panel.checking.told.emit("Trying one block …")
@@ -100,6 +101,8 @@ def test_a_model_by_its_name_is_trained_on_a_copy_in_its_own_job_folder(
     make_panel, viewer, pixels, small_model, started, qtbot, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.patches.json").touch()
+    (tmp_path / "a").mkdir()
     viewer.add_image(pixels, name="mine", scale=(40, 4, 4), units=("nm",) * 3)
     panel = make_panel(TaskPanel, "adapt train")
     values = {"patches": "a.patches.json", "labels": "a", "target": ("synapses",)}
@@ -135,7 +138,7 @@ def test_refusal_leaves_nothing_behind(make_panel, viewer, pixels, started, qtbo
 
 
 def test_results_appear_and_the_end_is_told(make_panel, viewer, volume_path, result_path, started, qtbot):
-    source = add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    source = add_volume(viewer, open_volume(volume_path))
     panel = make_panel(SegmentWidget)
     with qtbot.waitSignal(panel.submitted, timeout=10_000):
         panel.run()
@@ -162,7 +165,7 @@ def test_results_appear_and_the_end_is_told(make_panel, viewer, volume_path, res
     events.write("finished", summary={"objects": {"synapses": 7}, "seconds": 95.0}, exit_code=0)
     with qtbot.waitSignal(panel.ended):
         panel.watcher.poll()
-    assert panel.status.text() == "Done found 7 synapses in 1 min 35 s"
+    assert panel.status.text() == "Done: found 7 synapses in 1 min 35 s"
     assert panel.resume_button.isHidden()
     qtbot.waitUntil(lambda: not started[0].path.exists(), timeout=5000)
 
@@ -178,7 +181,9 @@ def test_a_layer_that_was_planned_for_stays_to_be_run(make_panel, viewer, pixels
     assert open_volume(started[0].request.parameters["source"]).shape == pixels.shape
 
 
-@pytest.mark.parametrize(("task", "can"), [("segment", True), ("detect", False), ("plan-cascade", False)])
+@pytest.mark.parametrize(
+    ("task", "can"), [("segment", True), ("adapt suggest", True), ("detect", False), ("reconstruct", False)]
+)
 def test_preview_is_offered_where_there_is_a_model(make_panel, task, can):
     assert make_panel(TaskPanel, task).preview_button.isHidden() != can
 
@@ -186,10 +191,28 @@ def test_preview_is_offered_where_there_is_a_model(make_panel, task, can):
 def test_copy_as_command(make_panel, viewer, volume_path, qtbot):
     from qtpy.QtGui import QGuiApplication
 
-    add_volume(viewer, open_volume(volume_path), contrast=(0, 255))
+    add_volume(viewer, open_volume(volume_path))
     panel = make_panel(SegmentWidget)
     panel.copy_button.click()
     assert QGuiApplication.clipboard().text().startswith(f"connectoscope segment {volume_path} ")
+
+
+def test_a_file_that_napari_opened_is_not_said_to_be_in_memory_only(make_panel, viewer, pixels, tmp_path):
+    path = tmp_path / "plain.tif"
+    layer = Image(pixels, name="plain", scale=(40, 4, 4), units=("nm",) * 3)
+    object.__setattr__(layer, "_source", layer.source.model_copy(update={"path": str(path)}))
+    viewer.add_layer(layer)
+    panel = make_panel(SegmentWidget)
+    assert panel.note.text().startswith(
+        "'plain' is read from its file if the pixels agree, else 92.2 kB are copied"
+    )
+    panel.copy_button.click()
+    assert panel.form.error_text.startswith(f"type {path} as source to copy the command")
+    viewer.layers.clear()
+    viewer.add_image(pixels, name="mine", scale=(40, 4, 4), units=("nm",) * 3)
+    assert panel.note.text().startswith("'mine' is only in memory: 92.2 kB are copied")
+    panel.copy_button.click()
+    assert "only in memory" in panel.form.error_text
 
 
 def test_description_of_a_stranger(viewer, pixels):
@@ -197,6 +220,31 @@ def test_description_of_a_stranger(viewer, pixels):
     assert text.splitlines() == [
         "mine", "Only in memory", "12 × 96 × 80 voxels (-3, -2, -1), uint8", "Voxel size: not stated",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("add", "said"),
+    [
+        (lambda viewer: viewer.add_shapes([np.zeros((4, 3))], shape_type="polygon"), "Shapes: 1 item"),
+        (lambda viewer: viewer.add_surface((np.eye(4, 3), np.array([[0, 1, 2]]))), "Surface: 4 items"),
+        (lambda viewer: viewer.add_points(np.eye(3)), "Points: 3 items"),
+        (lambda viewer: viewer.add_vectors(np.zeros((2, 2, 3))), "Vectors: 2 items"),
+        (lambda viewer: viewer.add_tracks(np.array([[1, 0, 0, 0], [1, 1, 1, 1.0]])), "Tracks: 2 items"),
+    ],
+)
+def test_description_of_what_has_no_voxels(qtbot, viewer, add, said):
+    info = InfoWidget(viewer)
+    qtbot.addWidget(info)
+    viewer.layers.selection.active = add(viewer)
+    assert info.text.text().splitlines()[1:] == ["Only in memory", said, "Unit: not stated"]
+
+
+def test_description_of_mixed_lengths(viewer, pixels):
+    layer = viewer.add_image(
+        pixels, scale=(0.04, 4, 4), translate=(1, 0, 0), units=("um", "nm", "nm"), name="mine"
+    )
+    lines = describe(layer).splitlines()[-2:]
+    assert lines == ["Voxel size: 0.04 µm × 4 nm × 4 nm", "Begins at: 1 µm, 0 nm, 0 nm"]
 
 
 def test_whole_journey_in_plain_napari(make_napari_viewer, small_model, pixels, qtbot, tmp_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QPushButton, QVBoxLayout, QWidget
+from showing import add_result
 from tiny_xray import MODEL, write_model, write_xray
 
-from napari_connectoscope.results import add_result
 from napari_connectoscope.trust_panel import TrustPanel
 
 WAIT = 90_000  # ms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from connectoscope.errors import UserError
-from connectoscope.training.checkpoint import read_state, restore, save_state
+from connectoscope.training.checkpoint import check_same, read_state, restore, save_state
 
 
 def save(
     path: Path,
-    identity: str,
+    identity: Mapping[str, str],
     stage: int,
     step: int,
     table: NDArray[np.int64],
@@ -23,20 +24,19 @@ def save(
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write everything that an exact resume needs; patches are drawn from stage and step, so there is no random state."""
-    facts = {"identity": identity, "stage": str(stage), "step": str(step)}
+    facts = {"identity": json.dumps(identity), "stage": str(stage), "step": str(step)}
     save_state(path, facts, network, optimizer, {"table": torch.from_numpy(table)})
 
 
 def load(
-    path: Path, identity: str, network: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, identity: Mapping[str, str], network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[int, int, NDArray[np.int64]]:
     """Restore network and optimizer; give stage, step and table.
 
     Raises:
-        UserError: when the file is damaged, or is of another request.
+        UserError: when the file is damaged, or something that decides the result changed since.
     """
     facts, tensors = read_state(path)
-    if facts["identity"] != identity:
-        raise UserError(f"checkpoint {path} is of another model or other labels; start anew with --overwrite")
+    check_same(path, facts["identity"], identity)
     restore(tensors, network, optimizer)
     return int(facts["stage"]), int(facts["step"]), tensors["table"].numpy()

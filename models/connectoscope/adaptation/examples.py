@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from connectoscope.adaptation.features import intensity_of
 from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.resample import resample_axis, taps
+from connectoscope.blockwise.tile import finite
 from connectoscope.networks.normalise import normalise
 from connectoscope.training.labels import HALF
 from connectoscope.volumes.geometry import Box, Index3
@@ -29,11 +30,13 @@ class Example:
         image: (z, y, x) float32, normalised; square in y and x.
         label: (z, y, x) bool: the object.
         known: (z, y, x) bool: inside of the patch, where the label counts.
+        not_finite: How many voxels of the image were not finite and were taken as 0.
     """
 
     image: NDArray[np.float32]
     label: NDArray[np.bool_]
     known: NDArray[np.bool_]
+    not_finite: int = 0
 
 
 def make_examples(
@@ -58,12 +61,12 @@ def make_examples(
     for box, inside, mask in zip(boxes, on_grid, masks, strict=True):
         start = _three([a - (n - m) // 2 for a, n, m in zip(inside.start, shape, inside.shape, strict=True)])
         region = Box(start, start).grown((0, 0, 0), shape)
-        image = grid.read(region)
+        image, bad = finite(grid.read(region))
         label, known = np.zeros(shape, bool), np.zeros(shape, bool)
-        where = inside.shifted((-region.start[0], -region.start[1], -region.start[2])).slices
+        where = inside.within(region).slices
         label[where] = _on_grid(grid, mask, box, inside) >= HALF
         known[where] = _on_grid(grid, np.ones_like(mask), box, inside) > 1 - 1e-3
-        examples.append(Example(normalise(image, low, high), label & known, known))
+        examples.append(Example(normalise(image, low, high), label & known, known, bad))
     return examples
 
 
@@ -75,9 +78,7 @@ def _on_grid(grid: Grid, mask: NDArray[np.bool_], box: Box, inside: Box) -> NDAr
     read = Box(_three([r.start for r in rows]), _three([r.stop for r in rows]))
     array = np.zeros(read.shape, np.float32)
     common = read.intersection(box)
-    target = common.shifted((-read.start[0], -read.start[1], -read.start[2]))
-    source = common.shifted((-box.start[0], -box.start[1], -box.start[2]))
-    array[target.slices] = mask[source.slices]
+    array[common.within(read).slices] = mask[common.within(box).slices]
     for axis in range(3):
         array = resample_axis(array, axis, rows[axis], read.start[axis])
     return array

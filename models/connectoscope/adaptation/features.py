@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.errors import UserError
-from connectoscope.networks.normalise import intensity_range, normalise
+from connectoscope.networks.normalise import normalise
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.volumes import Volume
-from connectoscope.volumes.geometry import Box, Index3
+from connectoscope.volumes.geometry import Box, Index3, sizes_text
 from connectoscope.zoo import Card
+from connectoscope.zoo.intensity import wanted_range
 
 VECTORS = 512  # feature vectors of a volume
 FEWEST = 16  # of them that tell what a volume looks like
@@ -47,8 +48,7 @@ def sees(card: Card, volume: Volume) -> Grid:
 
 def intensity_of(card: Card, grid: Grid) -> tuple[float, float]:
     """(low, high) of the normalisation of a whole grid, as the card wants it."""
-    wanted = card.inputs.normalisation
-    return intensity_range(grid.read, grid.shape, wanted.low, wanted.high)
+    return wanted_range(card.inputs.normalisation, grid.read, grid.shape)
 
 
 def sample_patches(
@@ -74,25 +74,27 @@ def sample_patches(
     name = grid.volume.name
     if any(2 * n < p for n, p in zip(part.shape, shape, strict=True)):
         raise UserError(
-            f"{name} is too small: {_text(part.shape)} voxels on the grid of '{card.name}', "
-            f"whose patches are {_text(shape)}; take a larger volume"
+            f"{name} is too small: {sizes_text(part.shape)} voxels on the grid of '{card.name}', "
+            f"whose patches are {sizes_text(shape)}; take a larger volume"
         )
     room = [max(n - p, 0) for n, p in zip(part.shape, shape, strict=True)]
     if math.prod(r + 1 for r in room) < fewest:
         raise UserError(
-            f"{name} is too small for {fewest} different patches of {_text(shape)} voxels: "
-            f"{_text(part.shape)} on the grid of '{card.name}'; take a larger volume"
+            f"{name} is too small for {fewest} different patches of {sizes_text(shape)} voxels: "
+            f"{sizes_text(part.shape)} on the grid of '{card.name}'; take a larger volume"
         )
     low, high = intensity_of(card, grid)
     rng = np.random.default_rng(seed)
     found: dict[Index3, NDArray[np.float32]] = {}
     seen: set[tuple[int, ...]] = set()
-    # In rounds, each in raster order: neighbours come from chunks that are still in the cache.
-    for size in (count, (TRIES - 1) * count):
+    # In rounds, each in raster order: neighbours come from chunks that are still in the cache. A round holds no more
+    # places than are missing and is looked at to its end, or the last ones in raster order would be chosen less often.
+    left = TRIES * count
+    while left and len(found) < count:
+        size = min(count - len(found), left)
+        left -= size
         places = {tuple(int(rng.integers(0, r + 1)) for r in room) for _ in range(size)}
-        for place in sorted(places - found.keys()):
-            if len(found) == count:
-                break
+        for place in sorted(places - seen):
             seen.add(place)
             start = tuple(a + b for a, b in zip(part.start, place, strict=True))
             patch = grid.read(Box(start, start).grown((0, 0, 0), shape))  # type: ignore[arg-type]
@@ -100,7 +102,7 @@ def sample_patches(
                 found[place] = normalise(patch, low, high)  # type: ignore[index]
     if len(found) < fewest:
         raise UserError(
-            f"{name} shows hardly any tissue: {len(found)} of {len(seen)} patches; take another part or volume"
+            f"{name} shows hardly any tissue: {len(found)} of {len(seen)} patches do; choose another part or volume"
         )
     return np.stack([found[place] for place in sorted(found)])
 
@@ -135,7 +137,3 @@ def embed(
         if report is not None:
             report(min(start + step, len(patches)), len(patches))
     return np.concatenate(rows)
-
-
-def _text(shape: Index3) -> str:
-    return " x ".join(map(str, shape))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precisi
 from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.training.augment import intensity, turn, warp
+from connectoscope.training.losses import check_finite
 
 FOLDS_FROM = 4  # patches: fewer are too few to hold one back
 POINTS = 10  # of each stage at which it is scored
@@ -44,7 +45,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class TuningSchedule:
     """How it is trained: ``steps`` updates at most, learning rate, seed."""
 
     steps: int
@@ -113,16 +114,16 @@ class FineTuning:
         examples: The labelled patches, of one shape.
         channel: The output that is learned; the others go along.
         unlabelled: Normalised patches of the target (n, z, y, x).
-        identity: Whatever decides the result; a checkpoint of another one is refused.
+        identity: Whatever decides the result, called as a user would; a checkpoint of anything else is refused.
     """
 
     source: UNet3d
     examples: Sequence[Example]
     channel: int
     unlabelled: NDArray[np.float32]
-    plan: Plan
+    schedule: TuningSchedule
     device: str
-    identity: str
+    identity: Mapping[str, str]
     stage: int = 0
     step: int = 0
     table: Counts = field(init=False)  # (folds, points + 1, 2, 256)
@@ -130,7 +131,7 @@ class FineTuning:
     def __post_init__(self) -> None:
         n = len(self.examples)
         self.folds = n if n >= FOLDS_FROM else 0
-        self.table = np.zeros((self.folds, self.plan.points + 1, 2, 256), np.int64)
+        self.table = np.zeros((self.folds, self.schedule.points + 1, 2, 256), np.int64)
 
     def run(self, checkpoint: Path, report: Report) -> Outcome:
         """Train, from the checkpoint where there is one; ``report`` may raise to stop."""
@@ -149,7 +150,7 @@ class FineTuning:
             learned = [e for e in self.examples if e is not held]
             if self.step == 0:
                 self.table[self.stage, 0] = self._counts(network, held)
-            for point in self._train(network, optimizer, learned, self.plan.points, checkpoint, report):
+            for point in self._train(network, optimizer, learned, self.schedule.points, checkpoint, report):
                 self.table[self.stage, point] = self._counts(network, held)
                 report(
                     self.stage,
@@ -158,7 +159,7 @@ class FineTuning:
                 )
             self.stage, self.step = self.stage + 1, 0
             network, optimizer = self._fresh()
-        last = self.plan.points
+        last = self.schedule.points
         if self.folds:
             held_out = [_curve_of(self.table[:, p].sum(axis=0)) for p in range(last + 1)]
             last = max(range(last + 1), key=lambda p: (held_out[p].average_precision, -p))
@@ -169,11 +170,11 @@ class FineTuning:
         # Never worse than the source: of equals the one that was changed least.
         kept = max(("source", "statistics", "trained"), key=lambda name: curves[name].average_precision)
         networks = {"source": source, "statistics": renewed, "trained": network}
-        return Outcome(networks[kept], kept, curves, bool(self.folds), self.plan.update_of(last))
+        return Outcome(networks[kept], kept, curves, bool(self.folds), self.schedule.update_of(last))
 
     def _fresh(self) -> tuple[UNet3d, torch.optim.Optimizer]:
         network = copy.deepcopy(self.start).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        rate = self.plan.learning_rate
+        rate = self.schedule.learning_rate
         return network, torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-3)
 
     def _train(
@@ -187,13 +188,13 @@ class FineTuning:
     ) -> Iterator[int]:
         """From :attr:`step` on; gives each point as it is reached, and saves when it is asked for the next one."""
         losses: list[float] = []
-        while self.step < self.plan.update_of(points):
+        while self.step < self.schedule.update_of(points):
             losses.append(self._update(network, optimizer, examples))
             self.step += 1
-            if self.step % self.plan.every == 0 or self.step == self.plan.steps:
+            if self.step % self.schedule.every == 0 or self.step == self.schedule.steps:
                 report(self.stage, self.step, {"loss": sum(losses) / len(losses)})
                 losses.clear()
-                yield math.ceil(self.step / self.plan.every)
+                yield math.ceil(self.step / self.schedule.every)
                 states.save(checkpoint, self.identity, self.stage, self.step, self.table, network, optimizer)
 
     def _update(
@@ -201,7 +202,7 @@ class FineTuning:
     ) -> float:
         self._train_mode(network)
         for group in optimizer.param_groups:
-            group["lr"] = self.plan.learning_rate * min((self.step + 1) / WARM_UP, 1)
+            group["lr"] = self.schedule.learning_rate * min((self.step + 1) / WARM_UP, 1)
         batch = [self._patch(examples, place) for place in range(min(BATCH, len(examples)))]
         image = torch.stack([i for i, _ in batch])[:, None].to(self.device)
         labels, known = torch.stack([t for _, t in batch]).to(self.device).unbind(1)
@@ -210,9 +211,10 @@ class FineTuning:
         loss = masked_loss(logits.float(), labels, known)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        gradient = nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        value = check_finite(loss, gradient, self.step + 1)
         optimizer.step()
-        return float(loss.detach())
+        return value
 
     def _train_mode(self, network: UNet3d) -> None:
         network.train()
@@ -221,10 +223,10 @@ class FineTuning:
 
     def _patch(self, examples: Sequence[Example], place: int) -> tuple[Tensor, Tensor]:
         """image (Z, Y, X) and (2, Z, Y, X): label, known."""
-        text = f"{self.plan.seed}/{self.stage}/{self.step}/{place}"
+        text = f"{self.schedule.seed}/{self.stage}/{self.step}/{place}"
         digest = hashlib.sha256(text.encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        order = np.random.default_rng([self.plan.seed, self.stage, self.step])
+        order = np.random.default_rng([self.schedule.seed, self.stage, self.step])
         example = examples[int(order.permutation(len(examples))[place])]
         both = torch.from_numpy(np.stack([example.label, example.known])).float()
         image = torch.from_numpy(example.image)

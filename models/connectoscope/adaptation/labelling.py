@@ -19,12 +19,12 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from connectoscope.adaptation.patches import Patch, PatchFile, Source, read_patches
+from connectoscope.adaptation.patches import Patch, PatchFile, PatchSource, read_patches
 from connectoscope.blockwise.destination import write_file
 from connectoscope.errors import UserError
-from connectoscope.segmentation.targets import SHOWN_AS
+from connectoscope.segmentation.targets import shown
 from connectoscope.volumes import open_volume
-from connectoscope.volumes.geometry import Box, unit_symbol
+from connectoscope.volumes.geometry import Box, sizes_text, unit_symbol
 
 Labels = NDArray[np.integer[Any]]
 DONE = "done.patches.json"
@@ -41,7 +41,7 @@ def folder_of(folder: Path, output: str, outputs: tuple[str, ...]) -> Path:
     return folder / output if len(outputs) > 1 else folder
 
 
-def write_labels(path: Path, labels: Labels, source: Source) -> None:
+def write_labels(path: Path, labels: Labels, source: PatchSource) -> None:
     """Labels (z, y, x) of a patch as TIFF with the voxel size of its volume; whole or not at all, durable on return."""
     facts: dict[str, Any] = {"axes": "ZYX"}
     if source.voxel_size is not None and source.unit is not None:
@@ -85,7 +85,7 @@ class Labelling:
             return np.zeros(shape, np.uint16 if self.file.instances else np.uint8)
         labels = open_volume(path)
         if labels.shape != shape or labels.dtype.kind != "u":
-            raise UserError(f"{path} holds no labels of {patch.id} ({' x '.join(map(str, shape))} voxels)")
+            raise UserError(f"{path} holds no labels of {patch.id} ({sizes_text(shape)} voxels)")
         array = labels.read(Box.of(shape))
         self._saved[output, patch.id] = array.copy()
         return array
@@ -126,7 +126,7 @@ class Labelling:
             "on": self.file.source.path,
             "patches": str(self._folder(output) / DONE),
             "labels": str(self._folder(output)),
-            "target": () if output == "labels" else (SHOWN_AS.get(output, output),),
+            "target": () if output == "labels" else (shown(output),),
             "instances": self.file.instances,
         }
 

@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 
 from connectoscope.adaptation.patches import Patch
 from connectoscope.errors import UserError
-from connectoscope.training.labels import boundaries
+from connectoscope.segmentation.targets import output_of, shown
+from connectoscope.training.labels import (
+    boundaries,
+    check_classes,
+    check_voxel_size,
+    check_whole_numbers,
+)
 from connectoscope.volumes import Volume, open_volume
-from connectoscope.volumes.geometry import Box, Float3, convert_length
+from connectoscope.volumes.geometry import Box, convert_length, sizes_text
 from connectoscope.volumes.labels import without_nothing
 from connectoscope.zoo import Card
 
@@ -33,14 +39,13 @@ def output_index(card: Card, target: str | None) -> int:
         UserError: there is none of that name, or it has to be said which.
     """
     names = [o.name for o in card.outputs]
-    wanted = {"membranes": "boundary"}.get(target or "", target)
+    wanted = None if target is None else output_of(target)
     if wanted is None:
         wanted = "boundary" if "boundary" in names or len(names) > 1 else names[0]
     if wanted not in names:
-        shown = ", ".join({"boundary": "membranes"}.get(n, n) for n in names)
-        asked = {"boundary": "membranes"}.get(wanted, wanted)
+        there = ", ".join(map(shown, names))
         raise UserError(
-            f"model '{card.name}' makes {shown}, not {asked}; choose another model, or say --target"
+            f"model '{card.name}' makes {there}, not {shown(wanted)}; choose another model or --target"
         )
     return names.index(wanted)
 
@@ -60,32 +65,36 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
     is_volume = path.is_file() or any(
         (path / name).exists() for name in ("zarr.json", ".zattrs", ".zgroup", ".zarray")
     )
-    read = _from_volume if is_volume else _from_folder
-    arrays = read(path, patches, volume, REACH if instances else 0)
+    arrays = (
+        _from_volume(path, patches, volume, REACH if instances else 0)
+        if is_volume
+        else _from_folder(path, patches, volume)
+    )
     masks = []
     for patch, (array, inside) in zip(patches, arrays, strict=True):
-        if array.dtype.kind not in "biu":
-            raise UserError(
-                f"labels {path} of {patch.id} hold {array.dtype} values; labels are whole numbers"
-            )
+        check_whole_numbers(array.dtype, f"labels {path} of {patch.id}")
         known, _ = without_nothing(array)  # what nobody knows is no membrane, and counts as one more cell
         mask = boundaries(known, wall=array == 0) if instances else known.astype(bool)
         masks.append(mask[inside.slices])
-    share = np.concatenate([m.ravel() for m in masks]).mean()
-    if share in (0, 1):
-        what = "of one segment only, so there are no boundaries" if instances else "all background"
-        if share == 1:
-            what = "all membrane, without cells" if instances else "all of one class, without background"
-        raise UserError(
-            f"labels {path} are {what} in the {len(masks)} patches: there is nothing to learn from them"
-        )
+    share = float(np.concatenate([m.ravel() for m in masks]).mean())
+    check_classes(share, f"labels {path}", f"the {len(masks)} patches", instances=instances)
     return masks
 
 
 def _from_folder(
-    folder: Path, patches: Sequence[Patch], volume: Volume, reach: int
+    folder: Path, patches: Sequence[Patch], volume: Volume
 ) -> list[tuple[NDArray[np.generic], Box]]:
-    found = {p.name.split(".")[0]: p for p in sorted(folder.iterdir()) if p.suffix != ".part"}
+    wanted = {patch.id for patch in patches}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = path.name.split(".")[0]
+        if name not in wanted or path.suffix == ".part":
+            continue
+        if name in found:
+            raise UserError(
+                f"{folder} has two files for patch {name}, {found[name].name} and {path.name}: move one of them away"
+            )
+        found[name] = path
     missing = [p.id for p in patches if p.id not in found]
     if missing:
         raise UserError(
@@ -98,9 +107,9 @@ def _from_folder(
         shape = patch.voxels.shape
         if labels.shape != shape:
             raise UserError(
-                f"labels {found[patch.id]} are {_text(labels.shape)} voxels, patch {patch.id} is {_text(shape)}"
+                f"labels {found[patch.id]} are {sizes_text(labels.shape)} voxels, patch {patch.id} is {sizes_text(shape)}"
             )
-        _check_voxel_size(labels, volume)
+        check_voxel_size(labels, volume)
         arrays.append((labels.read(Box.of(shape)), Box.of(shape)))
     return arrays
 
@@ -123,19 +132,18 @@ def _from_volume(
     arrays = []
     for box in boxes:
         wide = box.grown((reach, reach, reach)).intersection(whole)
-        back = (-wide.start[0], -wide.start[1], -wide.start[2])
-        arrays.append((labels.read(wide), box.shifted(back)))
+        arrays.append((labels.read(wide), box.within(wide)))
     return arrays
 
 
 def _offset(labels: Volume, volume: Volume) -> tuple[int, int, int]:
     """What is added to voxel indices of the volume to get those of the labels."""
-    _check_voxel_size(labels, volume)
+    check_voxel_size(labels, volume)
     if labels.unit is None or volume.unit is None:
         if labels.shape != volume.shape:
             raise UserError(
-                f"labels {labels.name} state no voxel size and are {_text(labels.shape)} voxels, {volume.name} is "
-                f"{_text(volume.shape)}: save them in the frame of the volume, or a file for each patch in a folder"
+                f"labels {labels.name} state no voxel size and are {sizes_text(labels.shape)} voxels, {volume.name} is "
+                f"{sizes_text(volume.shape)}: save them in the frame of the volume, or a file for each patch in a folder"
             )
         return (0, 0, 0)
     level = volume.levels[0]
@@ -147,22 +155,3 @@ def _offset(labels: Volume, volume: Volume) -> tuple[int, int, int]:
             f"(shifted by {', '.join(f'{s:.2f}' for s in shift)} voxels): save them in the frame of the volume"
         )
     return (round(shift[0]), round(shift[1]), round(shift[2]))
-
-
-def _check_voxel_size(labels: Volume, volume: Volume) -> None:
-    if labels.unit is None or volume.unit is None:
-        return
-    size = convert_length(labels.levels[0].scale, labels.unit, volume.unit)
-    if not np.allclose(size, volume.levels[0].scale, rtol=1e-3):
-        raise UserError(
-            f"labels {labels.name} have voxels of {_sizes(size)}, {volume.name} of "
-            f"{_sizes(volume.levels[0].scale)} {volume.unit}: they must be on the voxels of the volume"
-        )
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _sizes(values: Float3) -> str:
-    return " x ".join(f"{v:g}" for v in values)

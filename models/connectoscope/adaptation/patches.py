@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import Volume
-from connectoscope.volumes.geometry import Box, Float3, Index3, parse_box
+from connectoscope.volumes.geometry import Box, Float3, Index3, parse_box, sizes_text
 
 Rule = Literal["median-mean", "top-median", "random", "highest", "k-centre"]
 ANISOTROPIC = ((8, 128, 128), (8, 64, 64), (4, 64, 64))  # patches by data, large ones first
@@ -46,7 +46,7 @@ class Patch(_Part):
         return parse_box(self.box)
 
 
-class Source(_Part):
+class PatchSource(_Part):
     """The volume that patches were chosen in."""
 
     name: str
@@ -61,7 +61,7 @@ class PatchFile(_Part):
 
     schema_: Literal[1] = Field(1, alias="schema")
     kind: Literal["patches"] = "patches"
-    source: Source
+    source: PatchSource
     model: dict[str, Any] = {}
     target: str | None = None
     outputs: tuple[str, ...] = ()  # of which there are labels to begin with
@@ -87,7 +87,7 @@ def read_patches(path: Path) -> PatchFile:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise UserError(
-            f"{path} holds no patches of 'adapt suggest' ({where}{first['msg']}); make them anew"
+            f"{path} does not hold patches of 'adapt suggest' ({where}{first['msg']}); make them again"
         ) from None
     boxes = [(p.id, p.voxels) for p in file.patches]
     for index, (name, box) in enumerate(boxes):
@@ -104,15 +104,15 @@ def check_source(file: PatchFile, volume: Volume) -> None:
     source = file.source
     if source.shape != volume.shape:
         raise UserError(
-            f"the patches are of {source.name}, {_text(source.shape)} voxels; "
-            f"{volume.name} has {_text(volume.shape)}: name the volume they were chosen in"
+            f"the patches are of {source.name}, {sizes_text(source.shape)} voxels; "
+            f"{volume.name} has {sizes_text(volume.shape)}: name the volume they were chosen in"
         )
     if source.unit == volume.unit and source.voxel_size is not None:
         own = volume.levels[0].scale
         if not np.allclose(own, source.voxel_size, rtol=1e-3):
             raise UserError(
-                f"the patches are of {source.name} with voxels of {_sizes(source.voxel_size)}, "
-                f"{volume.name} has {_sizes(own)} {volume.unit}: name the volume they were chosen in"
+                f"the patches are of {source.name} with voxels of {sizes_text(source.voxel_size)}, "
+                f"{volume.name} has {sizes_text(own)} {volume.unit}: name the volume they were chosen in"
             )
 
 
@@ -135,7 +135,7 @@ def candidates(part: Box, scale: Float3, count: int, shape: Index3 | None = None
     size, counts = next((f for f in fitting if math.prod(f[1]) >= CHOICE * count), fitting[-1])
     if math.prod(counts) < count:
         raise UserError(
-            f"{count} patches of {_text(size)} voxels do not fit into {_text(part.shape)} "
+            f"{count} patches of {sizes_text(size)} voxels do not fit into {sizes_text(part.shape)} "
             f"without overlap ({math.prod(counts)} do): ask for fewer, or take more of the volume"
         )
     spare = [n - c * s for n, c, s in zip(part.shape, counts, size, strict=True)]
@@ -205,11 +205,3 @@ def world_of(box: Box, volume: Volume) -> dict[Literal["start", "stop"], Float3]
         return (z, y, x)
 
     return {"start": face(box.start), "stop": face(box.stop)}
-
-
-def _text(shape: Index3) -> str:
-    return " x ".join(map(str, shape))
-
-
-def _sizes(values: Float3) -> str:
-    return " x ".join(f"{v:g}" for v in values)

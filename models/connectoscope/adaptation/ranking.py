@@ -79,4 +79,4 @@ def check_common_output(bundles: Sequence[Bundle]) -> None:
         told = "; ".join(
             f"'{b.card.name}' makes {', '.join(sorted(n))}" for b, n in zip(bundles, names, strict=True)
         )
-        raise UserError(f"these models have no output in common, so none can stand for another: {told}")
+        raise UserError(f"these models have no output in common, so none can replace another: {told}")

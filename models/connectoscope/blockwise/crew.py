@@ -139,7 +139,8 @@ class Crew:
                             done = future.result()
                     except distributed.KilledWorker:
                         raise Stopped(
-                            f"block {id} killed worker after worker, for want of memory perhaps; give workers more, then resume"
+                            f"block {id} ended one worker after another, perhaps for lack of memory; "
+                            "give the workers more, then resume"
                         ) from None
                     yield id, done
         finally:

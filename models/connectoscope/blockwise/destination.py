@@ -49,7 +49,7 @@ def found_at(path: Path) -> dict[str, Any] | None:
     """
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return None
-    elsewhere = f"{path} exists and is no result of connectoscope: choose another destination"
+    elsewhere = f"{path} exists and was not made by connectoscope: choose another destination"
     try:
         ours = read_marks(path)
     except UserError:
@@ -69,7 +69,9 @@ def check_marks(path: Path) -> None:
     except UserError:
         ours = False
     if not ours:
-        raise UserError(f"{place} is in the way, and not of connectoscope: choose another destination")
+        raise UserError(
+            f"{place} is in the way and was not made by connectoscope: choose another destination"
+        )
 
 
 def check_same(path: Path, old: Signature, new: Signature) -> None:
@@ -78,7 +80,7 @@ def check_same(path: Path, old: Signature, new: Signature) -> None:
     if difference is not None:
         raise UserError(
             f"{path} was made by another request: {difference}. "
-            "Choose another destination, or use --overwrite to start anew"
+            "Choose another destination, or use --overwrite to start over"
         )
 
 
@@ -87,7 +89,7 @@ def check_skipped(path: Path, summary: Mapping[str, Any], skip_corrupt: bool) ->
     if (count := len(summary.get("skipped_chunks", ()))) and not skip_corrupt:
         raise UserError(
             f"{path} was made with --skip-corrupt and lacks {count} damaged chunk{'s' if count > 1 else ''} of its "
-            "source. Ask for that again, choose another destination, or use --overwrite to start anew"
+            "source. Ask for that again, choose another destination, or use --overwrite to start over"
         )
 
 

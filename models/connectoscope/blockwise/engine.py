@@ -121,7 +121,7 @@ class Engine:
                 raise
             except Unreadable as error:
                 doing.abandon()
-                raise Stopped(f"{error}; finished blocks are kept: mend that, then resume") from error
+                raise Stopped(f"{error}; finished blocks are kept: fix that, then resume") from error
             finally:
                 reducer.shutdown(wait=False, cancel_futures=True)
         return doing.voxels

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from connectoscope.blockwise.resample import Taps, resample_axis, resampled_length, taps
 from connectoscope.errors import UserError
-from connectoscope.volumes.geometry import Box, Float3, Index3
+from connectoscope.volumes.geometry import Box, Float3, Index3, sizes_text
 
 if TYPE_CHECKING:
     from connectoscope.volumes import Volume
@@ -144,9 +144,9 @@ class Grid:
         own = self.volume.voxel_size_nm(self.level)
         seen = _three(lambda a: own[a] * float(self.factor[a]))
         if self.factor != (ONE, ONE, ONE):
-            return f"resampled from {_sizes(own)} to {_sizes(seen)} for the model"
+            return f"resampled from {sizes_text(own)} nm to {sizes_text(seen)} nm for the model"
         if any(abs(seen[a] / wanted[a] - 1) > 0.01 for a in range(3)):
-            return f"voxel size {_sizes(seen)} is taken as it is; the model was trained at {_sizes(wanted)}"
+            return f"voxel size {sizes_text(seen)} nm is taken as it is; the model was trained at {sizes_text(wanted)} nm"
         return None
 
 
@@ -166,8 +166,8 @@ def choose_grid(volume: Volume, voxel_size: Float3, *, planes: bool = False) -> 
     axes = (1, 2) if planes else (0, 1, 2)
     if any(sizes[0][a] > TOO_COARSE * voxel_size[a] for a in axes):
         raise UserError(
-            f"{volume.name} has voxels of {_sizes(sizes[0])}, more than twice the model's "
-            f"{_sizes(voxel_size)}: use a finer volume or another model, or correct the size with --voxel-size"
+            f"{volume.name} has voxels of {sizes_text(sizes[0])} nm, more than twice the model's "
+            f"{sizes_text(voxel_size)} nm: use a finer volume or another model, or correct the size with --voxel-size"
         )
 
     def distance(level: int) -> tuple[float, float]:
@@ -178,8 +178,8 @@ def choose_grid(volume: Volume, voxel_size: Float3, *, planes: bool = False) -> 
     size = sizes[level]
     if any(size[a] < TOO_FINE * voxel_size[a] for a in axes):
         raise UserError(
-            f"{volume.name} has voxels of {_sizes(size)}, finer than 1/32 of the model's "
-            f"{_sizes(voxel_size)}: convert it to a coarser volume first, or correct the size with --voxel-size"
+            f"{volume.name} has voxels of {sizes_text(size)} nm, finer than 1/32 of the model's "
+            f"{sizes_text(voxel_size)} nm: convert it to a coarser volume first, or correct the size with --voxel-size"
         )
     return Grid(volume, level, _three(lambda a: _factor(voxel_size[a] / size[a]) if a in axes else ONE))
 
@@ -212,7 +212,3 @@ def _three(of: Callable[[int], T]) -> tuple[T, T, T]:
 def _float32(array: NDArray[np.generic]) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinity and is counted as not finite
         return np.asarray(array).astype(np.float32)
-
-
-def _sizes(values: Float3) -> str:
-    return " × ".join(f"{v:g}" for v in values) + " nm"

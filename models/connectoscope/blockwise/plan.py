@@ -28,6 +28,8 @@ from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.volume import CORRUPT
 
+Place = tuple[int, int, int]  # of a block on its lattice: z, y, x
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -86,18 +88,22 @@ class Lattice:
             anchor: Where a core begins; only previews have another than voxel 0. A multiple of the stride.
         """
         made = []
-        for place in _morton(_cells(box.shifted(_minus(anchor)), self.core)):
+        for place in _morton(_cells(box.shifted((-anchor[0], -anchor[1], -anchor[2])), self.core)):
             core = _cell(place, self.core).shifted(anchor)
             kept = core.intersection(box)
-            made.append(
-                Block(
-                    "_".join(map(str, place)),
-                    core.grown(self.halo),
-                    kept.shifted(_minus(box.start)),
-                    kept.shifted(_minus(core.start)),
-                )
-            )
+            made.append(Block(id_of(place), core.grown(self.halo), kept.within(box), kept.within(core)))
         return made
+
+
+def place_of(id: str) -> Place:
+    """The place that a block's id names."""
+    z, y, x = (int(part) for part in id.split("_"))
+    return (z, y, x)
+
+
+def id_of(place: Place) -> str:
+    """The id of the block at a place."""
+    return "_".join(map(str, place))
 
 
 def blocks_of(shape: Index3, block: Index3) -> list[Block]:
@@ -108,7 +114,7 @@ def blocks_of(shape: Index3, block: Index3) -> list[Block]:
     for place in _morton(_cells(Box.of(shape), block)):
         cell = _cell(place, block)
         box = cell.intersection(Box.of(shape))
-        made.append(Block("_".join(map(str, place)), box, box, box.shifted(_minus(cell.start))))
+        made.append(Block(id_of(place), box, box, box.within(cell)))
     return made
 
 
@@ -127,22 +133,18 @@ def _cells(box: Box, cell: Index3) -> tuple[range, range, range]:
     return (z, y, x)
 
 
-def _cell(place: Index3, cell: Index3) -> Box:
+def _cell(place: Place, cell: Index3) -> Box:
     z, y, x = (place[a] * cell[a] for a in range(3))
     return Box((z, y, x), (z + cell[0], y + cell[1], x + cell[2]))
 
 
-def _minus(index: Index3) -> Index3:
-    return (-index[0], -index[1], -index[2])
-
-
-def _morton(cells: tuple[range, range, range]) -> Iterator[Index3]:
+def _morton(cells: tuple[range, range, range]) -> Iterator[Place]:
     """Places in Z order: neighbours come soon after one another, so chunks of coarse levels complete
     early.
     """
     bits = max(max(r.stop for r in cells), 1).bit_length()
 
-    def key(place: Index3) -> int:
+    def key(place: Place) -> int:
         code = 0
         for bit in range(bits):
             for axis, index in enumerate(reversed(place)):
@@ -235,7 +237,7 @@ class Plan:
             return cls(lattice=lattice, **data)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"{path} is damaged or of another version ({error}): start anew with --overwrite"
+                f"{path} is damaged or of another version ({error}): start over with --overwrite"
             ) from error
 
 

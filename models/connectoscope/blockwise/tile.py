@@ -54,6 +54,15 @@ def read_tile(grid: Grid, lattice: Lattice, block: Block) -> Tile:
     return Tile(tile, bad, skipped)
 
 
+def finite(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """The array, changed in place, with 0 where it is no number or infinite, and how many voxels that were."""
+    bad = ~np.isfinite(array)
+    count = int(np.count_nonzero(bad))
+    if count:
+        array[bad] = 0
+    return array, count
+
+
 def kept_box(lattice: Lattice, block: Block) -> Box:
     """The part of the grid that the block answers for, grid voxels."""
     z, y, x = (i + h for i, h in zip(block.read.start, lattice.halo, strict=True))

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectoscope.blockwise.grid import ONE, Grid, reflected
+from connectoscope.blockwise.plan import Place
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.pyramid import downsample, pyramid_factors
 
-Place = tuple[int, int, int]  # of a cell on the lattice of its level
 MAX_RUNGS = 3
 MIN_CELLS = 2  # along the longest axis; a coarser level would be one cell
 

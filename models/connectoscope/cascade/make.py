@@ -13,6 +13,7 @@ from connectoscope.cascade.run import Cascade, Step
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.volumes.geometry import Box
+from connectoscope.words import duration
 
 
 def make_plan(
@@ -47,7 +48,7 @@ def make_plan(
         raise UserError("the mask leaves nothing of the volume: there is nothing to plan")
     if not gates:
         raise UserError(
-            f"the volume is too small for a cascade: its {len(fine.blocks(box))} cells have no coarser level; "
+            f"the volume is too small for a cascade: its {len(fine.blocks(box))} regions have no coarser level; "
             "run it with one level (--cascade off)"
         )
     if any(rung.made for rung, _ in gates):
@@ -58,8 +59,8 @@ def make_plan(
     pilot = take_pilot(fine, best, gates, box, context, seed=seed, startup_seconds=startup_seconds)
     if not pilot.positives.any():
         raise UserError(
-            f"nothing was found in the pilot ({int(pilot.children[pilot.units].sum())} of {pilot.level0_cells} cells): "
-            f"with 95 % confidence at most {100 * upper_bound(pilot):.3g} % of the cells hold an object. "
+            f"nothing was found in the pilot ({int(pilot.children[pilot.units].sum())} of {pilot.level0_cells} regions): "
+            f"with 95 % confidence at most {100 * upper_bound(pilot):.3g} % of the regions hold an object. "
             "No recall can be promised for a cascade; run with one level, or plan on a --box that holds objects"
         )
     planner = Planner(pilot, floor, seed)
@@ -114,27 +115,21 @@ def make_plan(
 
 def _verdict(pilot: Pilot, option: Option, pays: bool, floor: float) -> str:
     low, high = option.recall_interval
-    saved = f"{_minutes(option.seconds)} instead of {_minutes(pilot.one_level_seconds)}"
+    saved = f"{duration(option.seconds)} instead of {duration(pilot.one_level_seconds)}"
     if not pays:
         share = 100 * pilot.weights @ pilot.positives / (pilot.weights @ pilot.children[pilot.units])
         return (
-            f"A cascade does not pay here: objects lie in {share:.3g} % of the cells, and the best one would take "
+            f"A cascade is not worth it here: objects lie in {share:.3g} % of the regions, and the best one would take "
             f"{saved}. One level is the better choice."
         )
     kept = "all" if low > 0.9995 else f"{100 * low:.3g} to {100 * high:.3g} %"
     text = f"A cascade will take {saved} and should keep {kept} of what the full detector finds."
     if not option.enough:
         text += (
-            f" The pilot saw {int(pilot.children[pilot.units].sum())} of {pilot.level0_cells} cells, "
+            f" The pilot saw {int(pilot.children[pilot.units].sum())} of {pilot.level0_cells} regions, "
             f"{int(pilot.positives.sum())} with objects: too few to promise {100 * floor:g} %."
         )
     return text
-
-
-def _minutes(seconds: float) -> str:
-    if seconds >= 150:
-        return f"{seconds / 60:.0f} minutes"
-    return f"{seconds:.0f} seconds" if seconds >= 10 else f"{seconds:.1f} seconds"
 
 
 def _plot(
@@ -163,8 +158,8 @@ def _label(option: Option) -> str:
 def table(plan: CascadePlan) -> list[list[str]]:
     """What is predicted, as rows (what, one level, cascade) for people."""
     p = plan.predicted
-    rows = [
-        ["time", _minutes(p.one_level_seconds), _minutes(p.seconds)],
+    return [
+        ["time", duration(p.one_level_seconds), duration(p.seconds)],
         ["calls of the detector", f"{p.cells}", f"{p.calls[0]:.0f}"],
         *(
             [f"calls of the gate '{g.gate}' at {'×'.join(map(str, g.factor))}", "0", f"{n:.0f}"]
@@ -176,7 +171,6 @@ def table(plan: CascadePlan) -> list[list[str]]:
             f"{100 * p.recall:.1f} % ({100 * p.recall_interval[0]:.1f}–{100 * p.recall_interval[1]:.1f})",
         ],
     ]
-    return rows
 
 
 def cascade_of(plan: CascadePlan, gates: Sequence[Candidate], lattice: Lattice) -> Cascade:

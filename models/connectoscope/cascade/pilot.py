@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from connectoscope.blockwise.engine import Engine, Output, Phase
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Block, Lattice
+from connectoscope.blockwise.plan import Block, Lattice, Place, id_of, place_of
 from connectoscope.cascade.gates import Gate
-from connectoscope.cascade.ladder import Place, Rung
-from connectoscope.cascade.run import id_of, place_of, score_phase
+from connectoscope.cascade.ladder import Rung
+from connectoscope.cascade.run import score_phase
 from connectoscope.jobs.context import Context
 from connectoscope.volumes.geometry import Box
 
@@ -106,7 +106,6 @@ class _Quiet:
     """Reports nothing of its phases; the pilot has its own progress."""
 
     context: Context
-    done: int = field(default=0)
 
     def progress(self, done: int, total: int, phase: str, **extra: Any) -> None: ...
 
@@ -155,7 +154,7 @@ def take_pilot(
             sampled = [sampled[i] for i in sorted(chosen)]
         gates = []
         for number, (rung, gate) in enumerate(candidates):
-            gates.append(_score(engine, ledger, fine, blocks, under, sampled, first, rung, gate, number))
+            gates.append(_score(engine, ledger, fine, blocks, under, sampled, rung, gate, number))
             context.progress(number + 1, len(candidates), "gates")
         strata = _strata(gates, rng)
         units: list[int] = []
@@ -221,7 +220,6 @@ def _score(
     blocks: dict[Place, Block],
     under: dict[Place, list[Place]],
     sampled: list[Place],
-    first: Rung,
     rung: Rung,
     gate: Gate,
     number: int,

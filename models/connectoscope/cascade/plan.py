@@ -98,13 +98,13 @@ def read_plan(path: Path) -> CascadePlan:
     except OSError as error:
         raise UserError(f"cascade plan {path} cannot be read ({error.strerror}); {again}") from None
     except ValueError:
-        raise UserError(f"{path} is no cascade plan; {again}") from None
+        raise UserError(f"{path} is not a cascade plan; {again}") from None
     try:
         return CascadePlan.model_validate(data)
     except ValidationError as error:
         where = ".".join(map(str, error.errors()[0]["loc"]))
         raise UserError(
-            f"{path} is no cascade plan of this version ({where}: {error.errors()[0]['msg']}); {again}"
+            f"{path} is not a cascade plan of this version ({where}: {error.errors()[0]['msg']}); {again}"
         ) from None
 
 

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from connectoscope.blockwise.engine import Engine, Output, Phase
 from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Block, Lattice
+from connectoscope.blockwise.plan import Block, Lattice, Place, id_of, place_of
 from connectoscope.cascade.gates import Gate
-from connectoscope.cascade.ladder import Place, Rung
+from connectoscope.cascade.ladder import Rung
 from connectoscope.volumes.corrupt import chunk_name
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.ome_zarr_write import ImageSpec
@@ -44,15 +44,6 @@ class Step:
     rung: Rung
     gate: Gate
     threshold: float
-
-
-def place_of(id: str) -> Place:
-    z, y, x = (int(part) for part in id.split("_"))
-    return (z, y, x)
-
-
-def id_of(place: Place) -> str:
-    return "_".join(map(str, place))
 
 
 def score_phase(name: str, places: Iterable[Place], rung: Rung, gate: Gate, core: Index3) -> Phase[Any]:

@@ -54,11 +54,6 @@ class Expectation:
     relative_time: float
 
 
-def independent_prevalences(p: float, covers: Sequence[int]) -> tuple[float, ...]:
-    """π_k = 1 - (1 - p)^M_k, where the cells of level 0 are independent; finest first, ``covers[0]`` is 1."""
-    return tuple(-math.expm1(m * math.log1p(-p)) if p < 1 else 1.0 for m in covers)
-
-
 def expect(levels: Sequence[Rates], prevalences: Sequence[float], covers: Sequence[int]) -> Expectation:
     """The averages of a cascade of any number of levels, for any label field, also a clustered one.
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from connectoscope.blockwise.destination import make_image
 from connectoscope.blockwise.grid import Grid
-from connectoscope.blockwise.plan import Lattice, Signature
-from connectoscope.cascade.ladder import Place
+from connectoscope.blockwise.plan import Lattice, Place, Signature
 from connectoscope.cascade.plan import CascadePlan, check_plan, read_plan
 from connectoscope.cascade.run import cell_map, map_image
 from connectoscope.jobs.context import Context

@@ -31,7 +31,6 @@ class CellDetector:
 
     Attributes:
         grid: What is searched.
-        box: The part of it that was asked for.
         lattice: Blocks are its cores; the points do not depend on it.
         blob: What a cell looks like.
         noise: Of each plane of the grid, (z,) float32.
@@ -42,7 +41,6 @@ class CellDetector:
     """
 
     grid: Grid
-    box: Box
     lattice: Lattice
     blob: Blob
     noise: NDArray[np.float32]

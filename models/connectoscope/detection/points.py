@@ -1,4 +1,4 @@
-"""Points as files: CSV (CONTRACTS, "Results"), and the XML that cellfinder and its relatives read."""
+"""Points as files: CSV (docs/contracts.md, "Tables"), and the XML that cellfinder and its relatives read."""
 
 from __future__ import annotations
 
@@ -89,20 +89,20 @@ def _from_csv(data: bytes, path: Path) -> Points:
         _check_positions(numbers[:, :3])
     except (ValueError, csv.Error) as error:
         raise UserError(
-            f"{path} is no table of points with the columns z,y,x and perhaps unit ({error})"
+            f"{path} is not a table of points with the columns z,y,x and optionally unit ({error})"
         ) from None
     if len(units) > 1:
-        raise UserError(f"{path} mixes units ({', '.join(sorted(units))}); use one")
+        raise UserError(f"{path} mixes units ({', '.join(sorted(units))}): convert all rows to one")
     text = units.pop() if units else ""
     unit = "" if text in ("", "pixel") else canonical_unit(text)  # napari says pixel where it knows no unit
     if unit is None:
-        raise UserError(f"{path} has the unit '{text}', which is no known length")
+        raise UserError(f"{path} has the unit '{text}', which is not a known unit of length")
     return Points(numbers[:, :3], numbers[:, 3], numbers[:, 4], unit)
 
 
 def _check_positions(position: NDArray[np.float64]) -> None:
     if not (np.abs(position) < 1e15).all():  # also not a number
-        raise ValueError("a position is no number, or absurdly large")
+        raise ValueError("a position is not a number, or absurdly large")
 
 
 def _from_xml(data: bytes, path: Path) -> Points:
@@ -123,7 +123,7 @@ def _from_xml(data: bytes, path: Path) -> Points:
         LookupError,
         OverflowError,
     ) as error:  # LookupError: no such encoding
-        raise UserError(f"{path} is no file of markers as cellfinder writes it ({error})") from None
+        raise UserError(f"{path} is not a file of markers as cellfinder writes it ({error})") from None
     if not kinds:
         raise UserError(f"{path} holds no markers of type {CELL}, which are cells")
     nothing = np.full(len(position), np.nan)

@@ -36,12 +36,11 @@ from connectoscope.blockwise.engine import Engine
 from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask, read_mask
-from connectoscope.blockwise.plan import Signature
+from connectoscope.blockwise.plan import Place, Signature, place_of
 from connectoscope.blockwise.tile import told_of_tiles
-from connectoscope.cascade.ladder import Place
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
-from connectoscope.cascade.run import Cascade, place_of, read_share
+from connectoscope.cascade.run import Cascade, read_share
 from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
 from connectoscope.detection.blobs import Blob, plane_noise
 from connectoscope.detection.cascaded import candidates, plan_detection
@@ -49,7 +48,7 @@ from connectoscope.detection.cells import NAME, CellDetector, large_core, lattic
 from connectoscope.detection.points import Points, named_after, points_csv, points_xml
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume
-from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box
+from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box, sizes_text
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -103,7 +102,6 @@ class Search:
         lattice = lattice_of(core or large_core(self.grid.shape), self.blob)
         return CellDetector(
             self.grid,
-            self.box,
             lattice,
             self.blob,
             np.array(noise, np.float32),
@@ -137,9 +135,8 @@ def search_for(volume: Volume, *, box: str | None, level: int, diameter: float, 
     size = volume.voxel_size_nm(level)
     grid = Grid(volume, level)
     if min(grid.shape) < LEAST:
-        shape = " x ".join(map(str, grid.shape))
         raise UserError(
-            f"{volume.name} is {shape} voxels; cells need a volume of at least {LEAST} voxels a side"
+            f"{volume.name} is {sizes_text(grid.shape)} voxels; cells need a volume of at least {LEAST} voxels a side"
         )
     across = [diameter * NANOMETRES["micrometer"] / s for s in size]
     if min(across) < SMALLEST:
@@ -227,7 +224,7 @@ def _found(destination: Path) -> dict[str, Any] | None:
     if not os.path.lexists(beside):
         if os.path.lexists(destination):
             raise UserError(
-                f"{destination} exists and is no result of connectoscope: choose another destination"
+                f"{destination} exists and was not made by connectoscope: choose another destination"
             )
         return None
     try:
@@ -369,11 +366,9 @@ class _Run:
         write_file(self.destination, data)
 
     def _mark(self, **more: Any) -> None:
-        request = self.context.json
-        asked = {k: v for k, v in request.get("parameters", {}).items() if k != "destination"}
         about = {
             "file": self.destination.name,
-            "request": {**request, "parameters": asked},
+            "request": self.context.provenance,
             "signature": self.signature,
             **more,
         }

@@ -41,6 +41,7 @@ from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.plan import Block, Lattice, chunk_of
 from connectoscope.blockwise.pyramid import Pyramid
+from connectoscope.blockwise.tile import finite
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import sample_boxes
 from connectoscope.volumes.geometry import Box, Index3, parse_box
@@ -133,7 +134,7 @@ def choose_rule(grid: Grid) -> Rule:
         UserError: the sample is constant.
     """
     halo = (WINDOW, WINDOW, WINDOW)
-    tiles = [_finite(grid.read(box.grown(halo)))[0] for box in sample_boxes(grid.shape)]
+    tiles = [finite(grid.read(box.grown(halo)))[0] for box in sample_boxes(grid.shape)]
     low = min(float(tile.min()) for tile in tiles)
     if low == max(float(tile.max()) for tile in tiles):
         raise UserError(
@@ -230,7 +231,6 @@ def _make(
     z, y, x = (min(c, n) for c, n in zip(CORE, grid.shape, strict=True))
     halo = (WINDOW, WINDOW, WINDOW)
     lattice = Lattice((z + 2 * WINDOW, y + 2 * WINDOW, x + 2 * WINDOW), halo)
-    asked = {k: v for k, v in context.json.get("parameters", {}).items() if k != "destination"}
     factors = pyramid_factors(box.shape, grid.scale)
     spec = ImageSpec(
         shape=box.shape,
@@ -245,7 +245,7 @@ def _make(
         attributes={
             "connectoscope": {
                 "finished": False,
-                "request": {**context.json, "parameters": asked},
+                "request": context.provenance,
                 "signature": identity,
                 "rule": vars(rule),
             }
@@ -256,13 +256,13 @@ def _make(
     everywhere = rule.depth < DEPTH
     if everywhere:
         context.warn(
-            "no border between tissue and background was found in brightness or texture: all is marked"
+            "no border between tissue and background was found in brightness or texture: everything is marked as tissue"
         )
     else:
         context.log(f"tissue is told by its {rule.feature}")
 
     def read(block: Block) -> tuple[NDArray[np.float32], int]:
-        return _finite(grid.read(block.read))
+        return finite(grid.read(block.read))
 
     def compute(block: Block, data: tuple[NDArray[np.float32], int]) -> Output:
         array, bad = data
@@ -301,12 +301,3 @@ def _make(
 def _origin(grid: Grid, box: Box) -> tuple[float, float, float]:
     z, y, x = (t + i * s for t, i, s in zip(grid.translation, box.start, grid.scale, strict=True))
     return (z, y, x)
-
-
-def _finite(array: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-    """The array with 0 where it is not finite, and how many voxels that were."""
-    bad = ~np.isfinite(array)
-    count = int(bad.sum())
-    if count:
-        array[bad] = 0
-    return array, count

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from connectoscope.errors import Cancelled, UserError
-from connectoscope.jobs.events import Event, Listener
+from connectoscope.jobs.events import Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.limits import cores
 from connectoscope.jobs.memory import is_out_of_memory
@@ -76,8 +76,8 @@ class Context:
         return self.job.scratch
 
     @property
-    def json(self) -> dict[str, Any]:
-        """The request as JSON for the attributes of results: no times, no host."""
+    def provenance(self) -> dict[str, Any]:
+        """The request as JSON for the attributes of results: no times, no host, no destination."""
         return self.request.provenance()
 
     @functools.cached_property
@@ -188,10 +188,6 @@ class Context:
             marked: Points that stand out, by label: drawn as stars.
         """
         self._events.write("plot", name=name, x=x, y=y, marked=dict(marked), series=dict(series))
-
-    def event(self, type: str, **facts: Any) -> Event:
-        """Write an event of another type."""
-        return self._events.write(type, **facts)
 
     def check_cancelled(self) -> None:
         """Raises Cancelled when the user asked to stop; call between blocks."""

@@ -130,7 +130,7 @@ def _of_system(error: BaseException | None, job: JobFolder) -> ConnectoscopeErro
         where = getattr(error, "filename", None) or "the destination"
         reason = (getattr(error, "strerror", None) or told or "permission denied").lower()
         if job.has_begun():
-            return Stopped(f"{where} is no longer accessible ({reason}); mend that, then resume")
+            return Stopped(f"{where} is no longer accessible ({reason}); fix that, then resume")
         return UserError(
             f"{where} is not accessible ({reason}); choose another place or ask for the permission"
         )
@@ -144,7 +144,7 @@ def _without_input(error: BaseException, unreadable: Unreadable, job: JobFolder)
         text += ". --skip-corrupt takes damaged chunks as 0"
     if isinstance(error, Stopped):
         return Stopped(text)
-    return Stopped(f"{text}; mend that, then resume") if job.has_begun() else UserError(text)
+    return Stopped(f"{text}; fix that, then resume") if job.has_begun() else UserError(text)
 
 
 def die_with_parent(parent: int) -> None:

@@ -2,10 +2,11 @@
 
 Every line holds ``v`` (version), ``time`` (seconds since 1970), ``type`` and what belongs to that type:
 
-* ``started`` pid, host, resumed, tile_scale
+* ``submitted`` (written by a window before it starts the job)
+* ``started`` pid, resumed, tile_scale, background
 * ``progress`` done, total, phase, fraction (0..1 over all phases), seconds_left (null: not known yet)
 * ``log``, ``warning`` message
-* ``result`` kind (image, labels, points, table, plan, model), path (absolute), name, and facts
+* ``result`` kind (image, labels, points, table, plan, model, ranking, patches), path (absolute), name, and facts
 * ``metric`` name, step, values; ``plot`` name, series, x, y, marked
 * ``restarted`` message, tile_scale (after out-of-memory)
 * and at the end one of ``finished`` (summary), ``error``, ``cancelled``, ``paused`` (message, exit_code)

@@ -20,7 +20,7 @@ from connectoscope.jobs.request import JobRequest
 Status = Literal["queued", "running", "done", "failed", "cancelled", "paused"]
 REMOVE_SECONDS = 5.0  # what a run that has told its end gets to be gone before its folder is removed
 _NOTHING = (0, 0)  # what is replaced where nothing is
-_STATUS_OF: dict[str, Status] = {
+STATUS_OF: dict[str, Status] = {
     "finished": "done", "error": "failed", "cancelled": "cancelled", "paused": "paused",
 }  # fmt: skip
 
@@ -134,7 +134,7 @@ class JobFolder:
         if event is not None and event["type"] in FINAL_EVENTS:
             default = 0 if event["type"] == "finished" else 1
             return JobState(
-                _STATUS_OF[event["type"]], str(event.get("message", "")), int(event.get("exit_code", default))
+                STATUS_OF[event["type"]], str(event.get("message", "")), int(event.get("exit_code", default))
             )
         if self.holder() is not None:
             return JobState("running")
@@ -176,11 +176,6 @@ class JobFolder:
     def read_events(self, offset: int = 0) -> tuple[list[Event], int]:
         """Events in whole lines after byte ``offset``, and the offset to go on from."""
         return read_events(self.events_path, offset)
-
-    def summary(self) -> dict[str, object] | None:
-        """The summary of the last finished run; None when it did not finish."""
-        event = last_event(self.events_path, lambda e: e["type"] in FINAL_EVENTS)
-        return event["summary"] if event is not None and event["type"] == "finished" else None
 
     def has_begun(self) -> bool:
         """Whether some block was finished, so that there is something to resume."""
@@ -236,7 +231,7 @@ class JobFolder:
         """Raises UserError when what is here is no job folder, or runs."""
         if not self.request_path.is_file():
             raise UserError(
-                f"{self.path} exists and is no job folder; move it away or choose another destination"
+                f"{self.path} exists and is not a job folder; move it away or choose another destination"
             )
         holder = self.holder()
         if holder is not None:
@@ -294,7 +289,7 @@ class JobFolder:
             shutil.rmtree(new, ignore_errors=True)
             if self.request_path.is_file():
                 raise UserError(
-                    f"{self.path} was made by somebody else at the same moment; try again"
+                    f"{self.path} was made by another program at the same moment; try again"
                 ) from None
             raise UserError(f"cannot make {self.path} ({error.strerror})") from None
 

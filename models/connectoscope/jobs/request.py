@@ -90,7 +90,7 @@ class JobRequest(BaseModel):
             request = cls.model_validate_json(path.read_bytes())
         except OSError as error:
             raise UserError(
-                f"{path.parent} is no job folder: {path.name} cannot be read ({error.strerror})"
+                f"{path.parent} is not a job folder: {path.name} cannot be read ({error.strerror})"
             ) from None
         except ValidationError as error:
             raise UserError(f"{path} is damaged or of another version: {validation_message(error)}") from None
@@ -102,10 +102,14 @@ class JobRequest(BaseModel):
         return self.model_dump_json(by_alias=True, indent=2) + "\n"
 
     def provenance(self) -> dict[str, Any]:
-        """What results carry: the request without times and without what does not change the bytes."""
-        return self.model_dump(
+        """What results carry: the request without times, without what does not change the bytes, and without the
+        destination, as a result may be moved.
+        """
+        told = self.model_dump(
             mode="json", by_alias=True, include={"schema_version", "task", "parameters", "software"}
         )
+        told["parameters"].pop("destination", None)
+        return told
 
     @property
     def destination(self) -> Path | None:
@@ -161,7 +165,8 @@ def validation_message(error: ValidationError, model: type[Parameters] | None = 
     if first["type"] == "extra_forbidden":
         return f"there is no parameter {name}"
     text = first["msg"].removeprefix("Value error, ").partition(", unable")[0]
-    text = text[:1].lower() + text[1:]
+    if first["type"] != "value_error":  # whose words are our own, and may begin with a name
+        text = text[:1].lower() + text[1:]
     if first["type"] == "value_error" or isinstance(first["input"], dict):
         return f"{name}: {text}" if name else text
     return f"{name}: {text}, got {first['input']}"
@@ -190,9 +195,9 @@ def _absolute(value: Any, role: str) -> Any:
         return value
     bare = Path(value).name == value and value not in ("..", "~")
     if role == "new_model" and bare:
-        from connectoscope.zoo.places import user_models
+        from connectoscope.zoo.places import new_model
 
-        return str((user_models() / value).absolute())
+        return str(new_model(value))
     if role in ("destination", "new_model", "page"):
         if "://" in value or value.startswith("sample:"):
             what = "a sample" if value.startswith("sample:") else "a URL"

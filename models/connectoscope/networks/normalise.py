@@ -1,4 +1,4 @@
-"""Intensity normalisation by percentiles of the grid that the network sees (CONTRACTS, "Network and tile")."""
+"""Intensity normalisation by percentiles of the grid that the network sees."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from connectoscope.volumes.geometry import Box, Index3
 
 WHOLE = 16 * 2**20  # voxels up to which the whole grid is the sample
 SIDE = 64  # else: boxes of this side, clipped, centred on an even 4 x 4 x 4 grid
+APART = 1e-6  # relative: float32 rounding alone makes less of a constant volume that is resampled
 
 
 def sample_boxes(shape: Index3) -> Iterator[Box]:
@@ -43,13 +44,17 @@ def intensity_range(
     """
     sample = finite_sample(read, shape)
     a, b = (float(v) for v in np.percentile(sample, (low, high)))
-    if not b > a:
+    if not _apart(a, b):
         a, b = float(sample.min()), float(sample.max())
-    if not b > a:
+    if not _apart(a, b):
         raise UserError(
             f"the volume is constant (every sampled voxel is {a:g}): there is nothing to find in it"
         )
     return a, b
+
+
+def _apart(low: float, high: float) -> bool:
+    return high - low > APART * max(abs(low), abs(high))
 
 
 def finite_sample(read: Callable[[Box], NDArray[np.generic]], shape: Index3) -> NDArray[Any]:

@@ -275,7 +275,7 @@ def checked_operators(data: bytes) -> set[str]:
             for node in graph.node:
                 if node.domain not in domains:
                     raise UserError(
-                        f"the ONNX file needs operators of '{node.domain}', which onnxruntime has not"
+                        f"the ONNX file needs operators of '{node.domain}', which onnxruntime does not have"
                     )
                 found.add(node.op_type)
                 attributes += node.attribute
@@ -289,7 +289,7 @@ def checked_operators(data: bytes) -> set[str]:
     except UserError:
         raise
     except Exception:  # protobuf's errors have no base of their own
-        raise UserError("the network of the model is no ONNX file; get it again") from None
+        raise UserError("the network of the model is not an ONNX file; get it again") from None
     return found
 
 

@@ -21,7 +21,7 @@ def parse_architecture(name: str, arguments: dict[str, Any]) -> UNet3dArguments:
         raise UserError(onnx_network.ONLY_SEGMENTS)
     if name != "unet3d":
         raise UserError(
-            f"architecture '{name}' is not known here; known: unet3d (is the bundle from a newer version?)"
+            f"architecture '{name}' is not known here; known: unet3d (is the model from a newer version of connectoscope?)"
         )
     try:
         return UNet3dArguments.parse(arguments)

@@ -110,8 +110,15 @@ class Pruner:
             UserError: the density cannot be reached, or whole channels are asked for by a rule without activity.
         """
         if self.structured and self.rule in ("magnitude", "rigl", "set"):
-            raise UserError(f"rule {self.rule} takes single connections; whole channels go by activity only")
-        if self.rule in ("budgeted-broadcast", "shuffled", "reversed") and not self.structured:
+            raise UserError(
+                f"rule {self.rule} removes single connections only; whole channels (--structured) need "
+                "--rule budgeted-broadcast, shuffled or reversed"
+            )
+        if self.rule in ("magnitude", "rigl", "set"):
+            for layer in self.wiring.prunable:
+                if not self._kept(layer):
+                    raise self._lost(layer.name)
+        elif not self.structured:
             even = {layer.name: np.full(layer.outputs, 0.5) for layer in self.wiring.layers}
             choose(self.wiring, even, self.strengths(), self.density, self.actuator, self.beta)
 
@@ -196,9 +203,7 @@ class Pruner:
         chosen = self._exchanged(step, rng) if exchange else self._chosen(rng)
         for name, mask in chosen.items():
             if not mask.any():
-                raise UserError(
-                    f"at density {self.density} the layer {name} would lose all its inputs; take more"
-                )
+                raise self._lost(name)
         self._show()
         for name, mask in chosen.items():
             weight = self._weights[name]
@@ -221,6 +226,11 @@ class Pruner:
         if self.structured:
             return choose_channels(self.wiring, rates, strengths, self.density)
         return choose(self.wiring, rates, strengths, self.density, self.actuator, self.beta)
+
+    def _lost(self, name: str) -> UserError:
+        return UserError(
+            f"at density {self.density} the layer {name} would lose all its inputs; choose a higher --density"
+        )
 
     def _kept(self, layer: Layer) -> int:
         if self.layers is not None:

@@ -72,7 +72,8 @@ def figures(
 
     Args:
         curves: Of each output, on planes that were not trained on.
-        rates, likeness: Of each layer, on the same planes (:mod:`connectoscope.pruning.rates`).
+        rates, likeness: Of each layer, on the same planes (:mod:`connectoscope.pruning.rates`); of likeness there is none
+            where no layer has two units that change.
     """
     units = np.concatenate(list(rates.values()))
     kept, total = weights_kept(network.arguments, network.state_dict())
@@ -83,7 +84,7 @@ def figures(
         "macs_per_voxel": round(macs(network.arguments), 1),
         "seconds_per_megavoxel": round(seconds_per_megavoxel(network, tile, device), 4),
         "entropy": round(coding_entropy(units) / len(units), 4),
-        "likeness": round(float(np.mean(list(likeness.values()))), 4),
+        "likeness": round(float(np.mean(list(likeness.values()))), 4) if likeness else None,
         "average_precision": {name: round(curve.average_precision, 4) for name, curve in curves.items()},
         "f1": {name: round(curve.best()[0], 4) for name, curve in curves.items()},
     }
@@ -105,7 +106,7 @@ def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[list[str]]
         ("coding entropy of a unit, bits", "entropy"),
         ("mean |correlation| of units", "likeness"),
     ):
-        table.append([what, f"{before[key]:.3f}", f"{after[key]:.3f}"])
+        table.append([what, *("-" if side[key] is None else f"{side[key]:.3f}" for side in (before, after))])
     for name in after["average_precision"]:
         for metric, key in (("average precision", "average_precision"), ("best F1", "f1")):
             table.append([f"{name}: {metric}", f"{before[key][name]:.3f}", f"{after[key][name]:.3f}"])

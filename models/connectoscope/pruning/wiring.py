@@ -33,7 +33,8 @@ class Link:
 class Layer:
     """A convolution: its name in the network (``encoders.0.1``), channels out and in, voxels of its kernel.
 
-    ``prunable``: all but the first convolution and the head, which stay dense (specs: first and 1x1x1 head).
+    ``prunable``: all but the first convolution and the head, which stay dense: they hold few of the
+    weights.
     """
 
     name: str

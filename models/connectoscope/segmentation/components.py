@@ -24,9 +24,9 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
+from connectoscope.blockwise.plan import Place
 from connectoscope.volumes.geometry import Box, Index3
 
-Place = tuple[int, int, int]  # of a block on its lattice
 Labels = NDArray[np.uint32]
 
 _STEPS = (-1, 0, 1)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from connectoscope.blockwise.destination import write_file
 from connectoscope.blockwise.engine import Output, Phase
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Block
+from connectoscope.blockwise.plan import Block, Place, id_of, place_of
 from connectoscope.blockwise.pyramid import Pyramid
-from connectoscope.segmentation.components import Objects, Parts, Place, describe, join, local_labels, relabel
+from connectoscope.segmentation.components import Objects, Parts, describe, join, local_labels, relabel
 from connectoscope.segmentation.probabilities import read_probabilities
 from connectoscope.volumes.geometry import Box
 
@@ -78,13 +78,13 @@ class ObjectMaker:
         """Join the parts of all blocks; the first pass must be complete."""
         prefix = f"{self.parts_name}/"
         counts: dict[Place, int] = {
-            _place(entry["id"].removeprefix(prefix)): entry["parts"]
+            place_of(entry["id"].removeprefix(prefix)): entry["parts"]
             for entry in ledger.entries(prefix)
             if entry["parts"]
         }
 
         def load(place: Place) -> Parts:
-            return Parts.from_bytes(self._file("_".join(map(str, place))).read_bytes())
+            return Parts.from_bytes(self._file(id_of(place)).read_bytes())
 
         return join(counts, load, self.min_voxels)
 
@@ -94,7 +94,7 @@ class ObjectMaker:
         """Second pass: final labels into ``store`` (z, y, x)."""
 
         def compute(block: Block, probabilities: NDArray[np.uint8]) -> Output:
-            numbers = objects.numbers.get(_place(block.id))
+            numbers = objects.numbers.get(place_of(block.id))
             if numbers is None or not numbers.any():
                 return Output(np.zeros(block.write.shape, objects.dtype))
             return Output(relabel(local_labels(probabilities, self.threshold), numbers, objects.dtype))
@@ -107,8 +107,3 @@ class ObjectMaker:
 
     def _file(self, id: str) -> Path:
         return self.scratch / f"{id}.npz"
-
-
-def _place(id: str) -> Place:
-    z, y, x = (int(part) for part in id.split("_"))
-    return (z, y, x)

@@ -20,6 +20,8 @@ from connectoscope.segmentation.probabilities import ProbabilityMaker
 from connectoscope.segmentation.setup import device_of, set_up
 from connectoscope.segmentation.targets import choose_targets
 from connectoscope.volumes import open_volume
+from connectoscope.volumes.geometry import sizes_text
+from connectoscope.words import data_size, duration
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -39,7 +41,8 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
     the result has uncompressed, which it never exceeds. Memory is the peak so far, and the blocks that are read ahead.
 
     Returns:
-        ``blocks``, ``tile``, ``seconds``, ``memory_mb``, ``disk_mb_at_most``, ``free_*``, ``warnings``.
+        ``blocks``, ``tile``, ``halo_share``, ``device``, ``seconds``, ``memory_mb``, ``memory_left_mb``,
+        ``disk_mb_at_most``, ``disk_left_mb`` (None: unknown), ``warnings``.
 
     Raises:
         UserError: as the run itself would.
@@ -79,15 +82,15 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
     memory = (peak_memory_mb() or 0.0) + READ_AHEAD * tile
     disk_left, memory_left = _free_disk(Path(parameters.destination)), free_memory() / MEBI
     if any(target.evidence for target in targets):
-        context.warn("the time to make neurons of the affinities comes on top")
+        context.warn("the time to make neurons of the affinities is not included")
     if disk_left is not None and disk > disk_left:
         context.warn(
-            f"the disk of {parameters.destination} may not do: up to {_size(disk)}, {_size(disk_left)} are free; "
+            f"the disk of {parameters.destination} may be too small: up to {_size(disk)} needed, {_size(disk_left)} free; "
             "choose another place, or --box"
         )
     if memory > memory_left + (peak_memory_mb() or 0.0):
         context.warn(
-            f"memory may not do: {_size(memory)}, {_size(memory_left)} are free; close other programs "
+            f"memory may be too small: {_size(memory)} needed, {_size(memory_left)} free; close other programs "
             "(with too little the run goes on with smaller tiles, more slowly)"
         )
     return {
@@ -111,9 +114,9 @@ def render(summary: dict[str, Any]) -> str:
     lines = [
         (
             "blocks",
-            f"{summary['blocks']:,} of {' x '.join(map(str, summary['tile']))} voxels on {summary['device']}",
+            f"{summary['blocks']:,} of {sizes_text(summary['tile'])} voxels on {summary['device']}",
         ),
-        ("time", f"about {_duration(summary['seconds'])}"),
+        ("time", f"about {duration(summary['seconds'])}"),
         ("memory", f"about {_size(summary['memory_mb'])} ({_size(summary['memory_left_mb'])} free)"),
         (
             "disk",
@@ -133,14 +136,4 @@ def _free_disk(destination: Path) -> float | None:
 
 
 def _size(mebi: float) -> str:
-    for unit, factor in (("TB", MEBI), ("GB", 1024)):
-        if mebi >= factor:
-            return f"{mebi / factor:.1f} {unit}"
-    return f"{mebi:.0f} MB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} seconds"
-    minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.1f} hours"
+    return data_size(mebi * MEBI)

@@ -33,13 +33,12 @@ from connectoscope.blockwise.destination import (
 from connectoscope.blockwise.engine import Engine, Phase
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask, read_mask
-from connectoscope.blockwise.plan import Plan, Signature, as_begun, blocks_of
+from connectoscope.blockwise.plan import Block, Place, Plan, Signature, as_begun, blocks_of, place_of
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.blockwise.tile import skipped_chunks, told_of_tiles
-from connectoscope.cascade.ladder import Place
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
-from connectoscope.cascade.run import Cascade, place_of, read_share, touched
+from connectoscope.cascade.run import Cascade, read_share, touched
 from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
 from connectoscope.errors import UserError
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
@@ -134,19 +133,19 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     with Ledger(context.job.ledger_path) as ledger, context.crew() as crew:
         engine = Engine(context, ledger, crew, revision=plan.revision)
         run = _Run(
-            setup,
-            plan,
-            predictor,
-            targets,
-            destination,
-            context,
-            ledger,
-            engine,
-            warnings,
-            within,
-            cascade,
-            planned,
-            Uncertainty.of(volume, setup.grid),
+            setup=setup,
+            plan=plan,
+            predictor=predictor,
+            targets=targets,
+            destination=destination,
+            context=context,
+            ledger=ledger,
+            engine=engine,
+            warnings=warnings,
+            mask=within,
+            cascade=cascade,
+            planned=planned,
+            uncertainty=Uncertainty.of(volume, setup.grid),
         )
         return run.all()
 
@@ -202,6 +201,9 @@ class _Run:
     cascade: Cascade | None
     planned: CascadePlan | None
     uncertainty: Uncertainty | None
+    blocks: list[Block] = field(
+        default_factory=list
+    )  # of objects; of the whole image, until some are left out
     skipped: dict[str, Any] = field(default_factory=dict)
 
     def all(self) -> dict[str, Any]:
@@ -261,12 +263,10 @@ class _Run:
 
     def _attributes(self, **more: Any) -> dict[str, Any]:
         card = self.setup.bundle.card
-        request = self.context.json
-        asked = {k: v for k, v in request.get("parameters", {}).items() if k != "destination"}
         return {
             "connectoscope": {
                 "finished": False,
-                "request": {**request, "parameters": asked},
+                "request": self.context.provenance,
                 "model": {"name": card.name, "version": card.version, "hash": self.setup.bundle.hash},
                 **more,
             }

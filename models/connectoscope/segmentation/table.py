@@ -1,4 +1,4 @@
-"""``tables/<target>.csv``: one line an object (CONTRACTS, "Results")."""
+"""``tables/<target>.csv``: one line an object (docs/contracts.md, "Tables")."""
 
 from __future__ import annotations
 

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING
 
 from connectoscope.errors import UserError
 from connectoscope.segmentation.neurons.evidence import NEURONS, Evidence, choose_evidence
-from connectoscope.zoo.card import Neurons
+from connectoscope.zoo.card import NeuronRule
 
 if TYPE_CHECKING:
     from connectoscope.zoo import Card
 
-SHOWN_AS = {"boundary": "membranes"}
-"""Outputs that people know by another name."""
+_SHOWN_AS = {"boundary": "membranes"}
+_OUTPUT_OF = {target: output for output, target in _SHOWN_AS.items()}
+
+
+def shown(output: str) -> str:
+    """An output by the name that people know it by, that of its target."""
+    return _SHOWN_AS.get(output, output)
+
+
+def output_of(target: str) -> str:
+    """The output that a target's objects are made of; neurons are made of several."""
+    return _OUTPUT_OF.get(target, target)
 
 
 @dataclass(frozen=True)
@@ -43,16 +53,15 @@ def choose_targets(
         UserError: the model has no output of that name, or none that neurons are made of.
     """
     outputs = {output.name: output for output in card.outputs}
-    own = {shown: name for name, shown in SHOWN_AS.items() if name in outputs}
-    given = [own.get(name, name) for name in names if name != NEURONS]
+    given = [output_of(name) if output_of(name) in outputs else name for name in names if name != NEURONS]
     wanted = given if names else [o.name for o in card.outputs if o.instances]
     unknown = [name for name in wanted if name not in outputs]
     if unknown:
         made = [NEURONS] if _makes_neurons(card) else []
-        there = ", ".join([*(SHOWN_AS.get(name, name) for name in outputs), *made])
+        there = ", ".join([*map(shown, outputs), *made])
         raise UserError(f"model '{card.name}' has no target '{unknown[0]}'; it has {there}")
     warnings = [
-        f"{SHOWN_AS.get(name, name)}: probabilities only, the model makes no objects of them"
+        f"{shown(name)}: probabilities only, the model makes no objects of them"
         for name in dict.fromkeys(wanted)
         if not outputs[name].instances
     ]
@@ -67,7 +76,7 @@ def choose_targets(
         if output.name in wanted and output.instances
     ]
     if NEURONS in names:
-        evidence, usual = choose_evidence(card), card.neurons or Neurons()
+        evidence, usual = choose_evidence(card), card.neurons or NeuronRule()
         targets.append(
             Target(
                 NEURONS,

@@ -95,16 +95,51 @@ def parameter_facts(info: FieldInfo) -> dict[str, Any]:
     return dict(info.json_schema_extra) if isinstance(info.json_schema_extra, dict) else {}
 
 
-def _zarr_name(text: str) -> str:
+def checked_by(check: Callable[[str], object]) -> AfterValidator:
+    """A validator that leaves a text as it is; what ``check`` says against it is told of its field.
+
+    What needs no file is checked so, before there is a job: forms say it beside the field, and the terminal leaves no
+    folder behind.
+    """
+
+    def validate(text: str | None) -> str | None:
+        try:
+            if text is not None:
+                check(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None  # pydantic adds which field it is
+        return text
+
+    return AfterValidator(validate)
+
+
+def _check_zarr_name(text: str) -> None:
     from connectoscope.blockwise.destination import check_zarr_name
 
     check_zarr_name(expanded(text))
-    return text
 
 
-ZarrName = Annotated[str, AfterValidator(_zarr_name)]
-"""A destination that is an OME-Zarr. Names are checked here, before there is a job: forms say it beside the field, and
-the terminal leaves no folder behind."""
+def _check_model_name(text: str) -> None:
+    from connectoscope.zoo.places import new_model
+    from connectoscope.zoo.writing import check_name
+
+    check_name(new_model(text))
+
+
+def _check_length(text: str) -> None:
+    from connectoscope.volumes.geometry import parse_length
+
+    parse_length(text)
+
+
+ZarrName = Annotated[str, checked_by(_check_zarr_name)]
+"""A destination that is an OME-Zarr."""
+
+NewModel = Annotated[str, checked_by(_check_model_name)]
+"""A destination that is a model."""
+
+length = checked_by(_check_length)
+"""For a text that is one length with its unit, or None."""
 
 
 def skip_corrupt() -> Any:
@@ -113,7 +148,7 @@ def skip_corrupt() -> Any:
         False,
         advanced=True,
         addable=True,
-        help="Take damaged chunks of the source as 0, and say which, instead of stopping there.",
+        help="Read damaged chunks of the source as 0 and list them, instead of stopping.",
     )
 
 
@@ -121,7 +156,9 @@ class OnVolume(Parameters):
     """Parameters shared by the tasks that read a volume."""
 
     box: str | None = parameter(
-        None, role="box", help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (half-open)."
+        None,
+        role="box",
+        help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (z1, y1, x1 not included).",
     )
     level: int = parameter(0, ge=0, help="Resolution level that --box refers to (0 is the finest).")
     voxel_size: str | None = parameter(
@@ -140,7 +177,8 @@ class Searching(OnVolume):
         None,
         role="mask",
         advanced=True,
-        help="Only where this mask (a volume of the same extent, for example of 'detect --detector tissue') is not 0.",
+        label="Within mask",
+        help="Only where this mask is not 0: a volume of the same extent, for example of 'detect --detector tissue'.",
     )
 
 
@@ -191,6 +229,8 @@ class Task:
     """The task, of the same parameters, that says what this one will need (``--dry-run``)."""
     elsewhere: bool = False
     """Its blocks can be done by other processes and machines (``--workers``, ``--scheduler``)."""
+    previews: bool = False
+    """Its model makes probabilities of its source, which the window shows of a small part beforehand."""
     render: Callable[[dict[str, Any]], str] | None = None
     """The summary as text for people, where key and value a line will not do."""
 

@@ -1,14 +1,14 @@
-"""Convert any readable volume to another format, with a pyramid (:mod:`connectoscope.volumes.targets`)."""
+"""Convert any readable volume to another format, with a pyramid (:mod:`connectoscope.volumes.formats`)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator
+from pydantic import model_validator
 
 from connectoscope.errors import Stopped, UserError
 from connectoscope.paths import expanded
-from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter, skip_corrupt
+from connectoscope.tasks.base import MenuEntry, Parameters, Task, checked_by, parameter, skip_corrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,32 +17,33 @@ if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
     from connectoscope.volumes import ImageSpec, Volume
     from connectoscope.volumes.conversion import Progress, Read
+    from connectoscope.volumes.formats import Chunked, Format, WriteFile
     from connectoscope.volumes.geometry import Box, Index3
-    from connectoscope.volumes.targets import Chunked, Target, WriteFile
     from connectoscope.volumes.volume import Level
 
 CHUNKS = (64, 128, 128)
 SHARDS = (64, 512, 512)
 
 
-def _format_name(text: str) -> str:
-    from connectoscope.volumes.targets import target_of
+def _format_of(text: str) -> Format:
+    from connectoscope.volumes.formats import format_of
 
-    target_of(expanded(text))
-    return text
+    return format_of(expanded(text))
 
 
 class Convert(Parameters):
     """A volume as OME-Zarr, or another format: chunked, compressed, with a pyramid where the format has one."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
-    destination: Annotated[str, AfterValidator(_format_name)] = parameter(
+    destination: Annotated[str, checked_by(_format_of)] = parameter(
         role="destination",
         argument=True,
-        help="Volume that is made; its ending tells the format: NAME.ome.zarr, .n5, .precomputed, .ome.tif or .h5.",
+        help="Volume to write; its ending tells the format: NAME.ome.zarr, .n5, .precomputed, .ome.tif or .h5.",
     )
     box: str | None = parameter(
-        None, role="box", help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (half-open)."
+        None,
+        role="box",
+        help="Only this part, in voxels of --level: z0:z1,y0:y1,x0:x1 (z1, y1, x1 not included).",
     )
     level: int = parameter(
         0, ge=0, help="Resolution level that becomes the finest (0 is the source's finest)."
@@ -61,6 +62,13 @@ class Convert(Parameters):
         "0.5", advanced=True, help="OME-Zarr version: 0.5 (zarr 3) or 0.4 (zarr 2) for older programs."
     )
     skip_corrupt: bool = skip_corrupt()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.version != "0.5" and (wanted := _format_of(self.destination)).name != "OME-Zarr":
+            name = expanded(self.destination).name
+            raise UserError(f"--version is for OME-Zarr, and {name} is {wanted.name}: leave it out")
+        return self
 
 
 def run(parameters: Convert, context: Context) -> dict[str, Any]:
@@ -84,13 +92,13 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     from connectoscope.blockwise.tile import skipped_chunks
     from connectoscope.volumes.conversion import Array, Lead
     from connectoscope.volumes.corrupt import chunk_name, told_of_skipped
+    from connectoscope.volumes.formats import Chunked, format_of
     from connectoscope.volumes.framing import frame
     from connectoscope.volumes.marks import set_marks
     from connectoscope.volumes.opening import read_image
-    from connectoscope.volumes.targets import Chunked, target_of
 
     destination = expanded(parameters.destination).absolute()
-    target = target_of(destination)
+    wanted = format_of(destination)
 
     volumes: dict[tuple[int, int], Volume] = {}
     image = read_image(parameters.source)  # once: of many times, not each a file that is held open
@@ -99,21 +107,21 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         volume = frame(image, channel=channel, time=time, voxel_size=parameters.voxel_size)
         return volume.skipping_corrupt() if parameters.skip_corrupt else volume
 
-    if parameters.version != "0.5" and target.name != "OME-Zarr":
-        raise UserError(f"--version is of OME-Zarr, and {destination.name} is {target.name}: leave it out")
     first = opened(parameters.channel, parameters.time)
     if parameters.labels and first.dtype.kind == "f":
-        raise UserError(f"{first.name} holds {first.dtype}, no labels: leave --labels out, or give integers")
+        raise UserError(
+            f"{first.name} holds {first.dtype} values, not labels: leave out --labels, or give integers"
+        )
     check_apart(first.source, destination)
     box = _box(parameters, first)
-    spec = _spec(parameters, first, box, target)
-    target.check(spec)
+    spec = _spec(parameters, first, box, wanted)
+    wanted.check(spec)
     for warning in first.warnings:
         if not ("channels" in warning and spec.channels) and not ("time points" in warning and spec.times):
             context.warn(warning)
     if not parameters.labels and first.dtype.name in ("uint32", "uint64"):
         context.warn(f"{first.dtype} voxels look like labels; if they are, convert them with --labels")
-    if note := target.note(spec):
+    if note := wanted.note(spec):
         context.warn(note)
 
     request = parameters.model_dump(mode="json", exclude={"destination", "skip_corrupt"})
@@ -131,12 +139,12 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
             return {**found["summary"], "destination": str(destination)}
         if found.get("skip_corrupt") and not context.job.ledger_path.exists():
             raise UserError(
-                f"{destination} is unfinished, and which chunks it lacks stood in its job folder, which is gone: "
-                "use --overwrite to start anew"
+                f"{destination} is unfinished, and its job folder, which listed the damaged chunks, is gone: "
+                "use --overwrite to start over"
             )
     else:
         check_writable(destination)
-        if not isinstance(target.write, Chunked):
+        if not isinstance(wanted.write, Chunked):
             check_marks(destination)
         context.job.forget_progress()
     context.scratch.mkdir(parents=True, exist_ok=True)
@@ -169,7 +177,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     chunks = _chunks(first.levels[parameters.level])
     summary = {
         "task": "convert",
-        "format": f"{target.name} {spec.version}" if target.name == "OME-Zarr" else target.name,
+        "format": f"{wanted.name} {spec.version}" if wanted.name == "OME-Zarr" else wanted.name,
         "axes": spec.axes,
         "shape": [*spec.lead_shape, *spec.shape],
         "dtype": first.dtype.name,
@@ -184,11 +192,11 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         return summary
 
     with Ledger(context.job.ledger_path) as ledger:
-        if isinstance(target.write, Chunked):
-            _fill(destination, marked, target.write, read, chunks, progress, context, new=found is None)
+        if isinstance(wanted.write, Chunked):
+            _fill(destination, marked, wanted.write, read, chunks, progress, context, new=found is None)
             set_marks(destination, finished=True, summary=finished())
         else:
-            _write_file(destination, marked, target.write, read, chunks, progress, context, finished)
+            _write_file(destination, marked, wanted.write, read, chunks, progress, context, finished)
             _tell(context, destination, spec)
     return {**summary, "destination": str(destination)}
 
@@ -283,7 +291,7 @@ def _box(parameters: Convert, volume: Volume) -> Box:
     return box
 
 
-def _spec(parameters: Convert, volume: Volume, box: Box, target: Target) -> ImageSpec:
+def _spec(parameters: Convert, volume: Volume, box: Box, wanted: Format) -> ImageSpec:
     from connectoscope.volumes import ImageSpec
 
     level = volume.levels[parameters.level]
@@ -298,7 +306,7 @@ def _spec(parameters: Convert, volume: Volume, box: Box, target: Target) -> Imag
         shards=SHARDS if parameters.version == "0.5" else None,
         channels=volume.channels if parameters.channel is None and len(volume.channels) > 1 else (),
         times=volume.times if parameters.time is None and volume.times > 1 else None,
-        factors=target.factors(box.shape, level.scale),
+        factors=wanted.factors(box.shape, level.scale),
         name=volume.name,
         is_labels=parameters.labels,
         version=parameters.version,
@@ -308,7 +316,7 @@ def _spec(parameters: Convert, volume: Volume, box: Box, target: Target) -> Imag
 def _marked(spec: ImageSpec, signature: dict[str, Any], context: Context, *, skip_corrupt: bool) -> ImageSpec:
     from dataclasses import replace
 
-    asked = {**context.json, "parameters": signature["parameters"]}  # a result may be moved
+    asked = {**context.provenance, "parameters": signature["parameters"]}
     marks = {"finished": False, "signature": signature, "request": asked}
     marks |= {"skip_corrupt": True} if skip_corrupt else {}
     return replace(spec, attributes={"connectoscope": marks})

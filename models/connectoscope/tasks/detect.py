@@ -24,7 +24,7 @@ class Detect(Searching):
     destination: str = parameter(
         role="destination",
         argument=True,
-        help="What is made. Cells: a table NAME.csv, or NAME.xml as cellfinder reads it. Tissue: a mask NAME.ome.zarr.",
+        help="File to write. Cells: a table NAME.csv, or NAME.xml as cellfinder reads it. Tissue: a mask NAME.ome.zarr.",
     )
     detector: Literal["cells", "tissue"] = parameter(
         "cells", help="What to look for: bright cell bodies or nuclei, or where there is tissue at all."
@@ -36,13 +36,13 @@ class Detect(Searching):
     threshold: float = parameter(
         3.5,
         gt=0,
-        help="Cells answer at least this strongly, in multiples of the noise of a voxel; less finds more.",
+        help="How much a cell must stand out, in multiples of the noise of a voxel; a lower value finds more.",
     )
     cascade: str = parameter(
         "off",
         role="cascade",
-        help="For cells, look coarsely first: off, auto (plan first, and use the plan only if it pays) or a plan file "
-        "of plan-cascade.",
+        help="For cells, look coarsely first: off, auto (plan first, and use the plan only if it is worth it) or a plan "
+        "file of plan-cascade.",
     )
 
     @model_validator(mode="after")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from connectoscope.errors import UserError
-from connectoscope.tasks.base import Parameters, Task, parameter
+from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,10 +18,23 @@ if TYPE_CHECKING:
     from connectoscope.volumes import Volume
 
 SLAB = 32 * 2**20  # voxels read at once
-KEYS = (
-    "average_precision", "best_f1", "best_threshold", "f1", "precision", "recall", "object_f1", "object_tp",
-    "object_fp", "object_fn", "matching", "vi_split", "vi_merge", "vi", "arand",
-)  # fmt: skip
+KEYS = {
+    "average_precision": "Average precision",
+    "best_f1": "Best F1 of all thresholds",
+    "best_threshold": "Threshold of the best F1",
+    "f1": "F1",
+    "precision": "Precision",
+    "recall": "Recall",
+    "object_f1": "Objects: F1",
+    "object_tp": "Objects: true positives",
+    "object_fp": "Objects: false positives",
+    "object_fn": "Objects: false negatives",
+    "matching": "Objects: matched by",
+    "vi_split": "Variation of information: split (bits)",
+    "vi_merge": "Variation of information: merge (bits)",
+    "vi": "Variation of information (bits)",
+    "arand": "Adapted Rand error",
+}  # of the summary, and for people
 
 
 class Evaluate(Parameters):
@@ -29,7 +43,7 @@ class Evaluate(Parameters):
     result: str = parameter(
         role="result",
         argument=True,
-        help="A segmentation made here, any label volume, or points: a table or cellfinder's XML.",
+        help="A segmentation made by 'segment', any label volume, or points: a table or cellfinder's XML.",
     )
     truth: str = parameter(
         role="truth",
@@ -47,16 +61,33 @@ class Evaluate(Parameters):
     )
     within: str | None = parameter(
         None,
-        help="Of points: farthest a found one may be from a true one, with unit, e.g. 10um. Default: the cells' radius.",
+        label="Maximum distance",
+        help="For points: how far a found point may be from a true one, with unit, for example 10um. Default: the cells' "
+        "radius.",
     )
     matching: Literal["overlap", "iou0.3"] = parameter(
         "overlap",
-        help="When a found object counts as a true one: any common voxel, or intersection over union of 0.3; one to one.",
+        help="When a found object counts as a true one (one to one): with any common voxel, or with an intersection over "
+        "union of at least 0.3.",
     )
 
 
 def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
-    """Returns the keys of CONTRACTS, "Results"; None where one does not apply."""
+    """Returns ``KEYS`` and what was scored; None where a key does not apply."""
+    summary = _score(parameters, context)
+    rows = [[name, _shown(summary[key])] for key, name in KEYS.items() if summary[key] is not None]
+    what = " ".join(filter(None, (Path(parameters.result).name, parameters.target)))
+    context.result(
+        "scores", context.folder, what, text=f"{what} against {Path(parameters.truth).name}", table=rows
+    )
+    return summary
+
+
+def _shown(value: float | int | str) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _score(parameters: Evaluate, context: Context) -> dict[str, Any]:
     if is_points(parameters.result) or is_points(parameters.truth):
         return _score_points(parameters, context)
     if parameters.within is not None:
@@ -73,8 +104,8 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
 
     if outputs := _facts(parameters.truth).get("outputs"):
         raise UserError(
-            f"{parameters.truth} is a segmentation: the truth comes second (evaluate RESULT TRUTH), and of a segmentation "
-            f"one of its labels can be one, for example {parameters.truth}/labels/{outputs[0]['name']}"
+            f"{parameters.truth} is a segmentation: the truth comes second (evaluate RESULT TRUTH); to take a "
+            f"segmentation as truth, name one of its labels, for example {parameters.truth}/labels/{outputs[0]['name']}"
         )
     truth = open_volume(parameters.truth, voxel_size=parameters.voxel_size)
     probability, labels, threshold, instances = _open_result(parameters.result, parameters.target)
@@ -104,12 +135,12 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
     true = np.asarray(truth.read(common))
     if true.dtype.kind == "f" and not (np.isfinite(true) & (true == np.floor(true))).all():
         raise UserError(
-            f"{truth.name} holds {true.dtype} values that are no whole numbers; a truth is a mask or labels"
+            f"{truth.name} holds {true.dtype} values that are not whole numbers; a truth is a mask or labels"
         )
     true, nothing = without_nothing(true)
     if nothing:
         context.warn(
-            f"{truth.name}: {nothing} voxels hold -1 or the like, or the highest uint64 (as CREMI marks what is no object): "
+            f"{truth.name}: {nothing} voxels hold -1 or the like, or the highest uint64 (as CREMI marks what is not an object): "
             "they count as 0"
         )
     ids = np.unique(true)
@@ -118,7 +149,8 @@ def run(parameters: Evaluate, context: Context) -> dict[str, Any]:
         probability = None
         if labels is None:
             raise UserError(
-                f"{truth.name} holds objects, and what is scored is no object: give a mask as truth, or another --target"
+                f"{truth.name} holds objects, and what is scored is not made of objects: give a mask as truth, "
+                "or another --target"
             )
     if not binary:
         _check_labels(true, truth.name)
@@ -195,7 +227,7 @@ def _score_points(parameters: Evaluate, context: Context) -> dict[str, Any]:
     if not (is_points(parameters.result) and is_points(parameters.truth)):
         raise UserError("points are scored against points (.csv, .xml), labels against labels or a mask")
     if parameters.target is not None or parameters.matching != "overlap":
-        raise UserError("--target and --matching are for volumes; of points --within says which are found")
+        raise UserError("--target and --matching are for volumes; for points use --within")
     paths = parameters.result, parameters.truth
     tables = [read_points(expanded(path)) for path in paths]
     within, unit = _within(parameters, tables[0])
@@ -206,10 +238,10 @@ def _score_points(parameters: Evaluate, context: Context) -> dict[str, Any]:
         voxel = np.array(size) * NANOMETRES[its]
     elif in_voxels or parameters.box is not None:
         what = f"{in_voxels[0]} holds voxel indices" if in_voxels else "--box is in voxels of the truth"
-        raise UserError(f"{what}: say with --voxel-size of which size, for example 5,2,2um")
+        raise UserError(f"{what}: give the voxel size, for example --voxel-size 5,2,2um")
     if len(in_voxels) == 1:
         context.warn(
-            f"{in_voxels[0]} holds voxel indices: taken to start where the other table's positions do"
+            f"{in_voxels[0]} holds voxel indices: voxel 0 is taken to lie where the positions of the other table begin"
         )
     places = [p.position * (NANOMETRES[p.unit] if p.unit else voxel) for p in tables]
     if parameters.box is not None:
@@ -238,13 +270,14 @@ def _within(parameters: Evaluate, found: Points) -> tuple[float, str]:
     radius = found.radius.max()
     if not (radius > 0 and found.unit):  # or not known
         raise UserError(
-            f"{parameters.result} states no radius: say how far is found, for example --within 10um"
+            f"{parameters.result} states no radius: give the maximum distance, for example --within 10um"
         )
     return float(radius), found.unit
 
 
 def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume | None, int | None, bool]:
     """Probabilities and labels of a target, the threshold that made the labels, and whether it is one of objects."""
+    from connectoscope.segmentation.targets import output_of, shown
     from connectoscope.volumes import open_volume
     from connectoscope.volumes.stores import Location
 
@@ -253,20 +286,20 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
         volume = open_volume(path)
         if volume.dtype.kind not in "iu":
             raise UserError(
-                f"{path} holds {volume.dtype}, no labels; score a segmentation or an integer label volume"
+                f"{path} holds {volume.dtype} values, not labels; score a segmentation or an integer label volume"
             )
         return None, volume, None, True
     outputs = {str(o["name"]): o for o in facts["outputs"]}
-    name = {"membranes": "boundary"}.get(target or "", target)
+    name = None if target is None else output_of(target)
     if name is None and len(outputs) == 1:
         name = next(iter(outputs))
     labels = None if name is None else root.child(f"labels/{name}")
     has_labels = labels is not None and labels.read_json("zarr.json") is not None
     if name is None or labels is None or not (name in outputs or has_labels):
-        shown = ", ".join({"boundary": "membranes"}.get(n, n) for n in outputs)
+        there = ", ".join(map(shown, outputs))
         if target is None:
-            raise UserError(f"{path} holds {shown}; say which one with --target")
-        raise UserError(f"{path} has no target '{target}'; it has {shown}")
+            raise UserError(f"{path} holds {there}; say which one with --target")
+        raise UserError(f"{path} has no target '{target}'; it has {there}")
     if facts.get("finished") is False:
         raise UserError(f"{path} is unfinished: resume the run that makes it, then evaluate")
     return (
@@ -279,8 +312,6 @@ def _open_result(path: str, target: str | None) -> tuple[Volume | None, Volume |
 
 def _facts(path: str) -> dict[str, Any]:
     """What a result of ours says of itself; empty for others."""
-    from pathlib import Path
-
     from connectoscope.volumes.ome_zarr_write import KEY
     from connectoscope.volumes.stores import Location, is_url
 
@@ -297,7 +328,7 @@ def _check_labels(voxels: NDArray[Any], name: str) -> None:
     """
     if voxels.shape[2] > 1 and (voxels[:, :, 1:] == voxels[:, :, :-1]).mean() < 1 / 3:
         raise UserError(
-            f"{name} looks like an image, no labels: most neighbouring voxels differ (evaluate RESULT TRUTH)"
+            f"{name} looks like an image, not like labels: most neighbouring voxels differ (evaluate RESULT TRUTH)"
         )
 
 
@@ -336,4 +367,5 @@ TASK = Task(
     parameters=Evaluate,
     run=run,
     in_process=True,
+    menu=(MenuEntry("Tools", "Evaluate"),),
 )

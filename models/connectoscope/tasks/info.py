@@ -1,4 +1,4 @@
-"""Say what a volume is: levels, axes, voxel size, chunks, statistics (:mod:`connectoscope.volumes`)."""
+"""Describe a volume: levels, axes, voxel size, chunks, statistics (:mod:`connectoscope.volumes`)."""
 
 from __future__ import annotations
 
@@ -123,16 +123,14 @@ def _sample(volume: Volume) -> np.ndarray[Any, Any]:
 
 def render(summary: dict[str, Any]) -> str:
     """The summary as a short text for people."""
-    from connectoscope.volumes.geometry import unit_symbol
-
-    def across(values: list[Any], ending: str = "") -> str:
-        return " × ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values) + ending
+    from connectoscope.volumes.geometry import sizes_text, unit_symbol
+    from connectoscope.words import data_size
 
     unit = unit_symbol(summary["unit"]) if summary["unit"] else None
-    known = across(summary["voxel_size"], f" {unit}") if unit else "unknown (give it with --voxel-size)"
+    known = f"{sizes_text(summary['voxel_size'])} {unit}" if unit else "unknown (give it with --voxel-size)"
     lines = [
         f"{summary['name']}: {summary['format']}, axes {summary['axes']}",
-        f"  shape       {across(summary['shape'])} {summary['dtype']} (z, y, x), {summary['megabytes']:g} MB",
+        f"  shape       {sizes_text(summary['shape'])} {summary['dtype']} (z, y, x), {data_size(1e6 * summary['megabytes'])}",
         f"  voxel size  {known}",
     ]
     if len(summary["channels"]) > 1:
@@ -142,9 +140,9 @@ def render(summary: dict[str, Any]) -> str:
     if unit and any(summary["translation"]):
         lines.append(f"  begins at   {', '.join(f'{t:g}' for t in summary['translation'])} {unit}")
     for k, level in enumerate(summary["levels"]):
-        size = across(level["scale"], f" {unit}" if unit else "")
+        size = sizes_text(level["scale"]) + (f" {unit}" if unit else "")
         lines.append(
-            f"  level {k}     {across(level['shape'])}, voxel {size}, chunks {across(level['chunks'])}"
+            f"  level {k}     {sizes_text(level['shape'])}, voxel {size}, chunks {sizes_text(level['chunks'])}"
         )
     facts = summary["statistics"]
     if "mean" in facts:
@@ -160,7 +158,7 @@ def render(summary: dict[str, Any]) -> str:
 
 TASK = Task(
     name="info",
-    summary="Say what a volume is: levels, axes, voxel size, chunks, statistics.",
+    summary="Describe a volume: levels, axes, voxel size, chunks, statistics.",
     parameters=Info,
     run=run,
     in_process=True,

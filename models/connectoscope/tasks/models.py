@@ -1,8 +1,8 @@
 """Which models there are, what is on their cards, and how they come and leave (:mod:`connectoscope.zoo`).
 
-A bioimage.io package that was exported here gives back the very model. Of other packages those with ONNX weights can be
-imported, with one channel in and probabilities out; they segment, but cannot be trained, adapted or pruned. Nothing of a
-package is executed.
+A bioimage.io package that was exported here gives back the same model. Other packages can be imported if they have ONNX
+weights, one input channel and probabilities as output; such models segment, but cannot be trained, adapted or pruned. No
+code of a package is executed.
 """
 
 from __future__ import annotations
@@ -24,24 +24,25 @@ class Models(Parameters):
     action: Literal["list", "show", "export", "import", "remove"] = parameter(
         "list",
         argument=True,
-        help="list, show NAME, export NAME FILE.onnx or FILE.zip, import FILE.zip [NAME], or remove NAME (one of your own).",
+        help="list, show NAME, export NAME FILE.onnx or FILE.zip, import FILE.zip [NAME], or remove NAME (a model of your own).",
     )
     name: str | None = parameter(
         None,
         argument=True,
-        help="Model: a name or a folder. Of import: the bioimage.io package, a zip or a folder.",
+        help="Model: a name or a folder. For import: the bioimage.io package, a zip or a folder.",
     )
     file: str | None = parameter(
         None,
         argument=True,
-        help="Of export: the file to write, .onnx (the network) or .zip (a bioimage.io package). Of import: the new model, "
+        help="For export: the file to write, .onnx (the network) or .zip (a bioimage.io package). For import: the new model, "
         "a bare name or a folder.",
     )
     author: tuple[str, ...] = parameter(
-        (), help="Of export to .zip: who made the model (repeat for several)."
+        (), help="For export to .zip: who made the model (repeat for several)."
     )
     voxel_size: str | None = parameter(
-        None, help="Of import: z,y,x with unit that the model was made for, where the package states none."
+        None,
+        help="For import: voxel size z,y,x with unit that the model was made for, where the package states none.",
     )
 
 
@@ -64,7 +65,7 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
     }[action]
     given = (name is not None) + (parameters.file is not None)
     if given not in words:
-        raise UserError(f"say: connectoscope models {wanted} ('models list' names them)")
+        raise UserError(f"use: connectoscope models {wanted} ('models list' names them)")
     for option, value, of in (
         ("--author", parameters.author, "export"),
         ("--voxel-size", parameters.voxel_size, "import"),
@@ -96,7 +97,7 @@ def _own(name: str) -> Bundle:
     from connectoscope.zoo.places import named_model
 
     if Path(name).name == name and named_model(name) is None and Path(name).exists():
-        raise UserError(f"none of your models is called '{name}'; to remove the folder, say ./{name}")
+        raise UserError(f"none of your models is called '{name}'; to remove the folder, name it ./{name}")
     return find_model(name)
 
 
@@ -153,7 +154,7 @@ def _import(package: Path, parameters: Models) -> dict[str, Any]:
     file = parameters.file
     out = None if file is None else expanded(file)
     if out is not None and not out.name:
-        raise UserError(f"'{file}' is no name for a model; say: connectoscope models import FILE.zip NAME")
+        raise UserError(f"'{file}' is not a valid model name; use: connectoscope models import FILE.zip NAME")
     folder = user_models() if out is None or out.name == file else out.parent
     made = import_package(expanded(str(package)), folder, None if out is None else out.name, voxel_size)
     return {"task": "models", "imported": str(made.bundle.path), "warnings": list(made.notes)}
@@ -179,7 +180,7 @@ def render(summary: dict[str, Any]) -> str:
 
 TASK = Task(
     name="models",
-    summary="List the models; show one's card, export it (ONNX, bioimage.io), import one, or remove it.",
+    summary="List the models; show a model's card; export (ONNX, bioimage.io), import or remove a model.",
     parameters=Models,
     run=run,
     in_process=True,

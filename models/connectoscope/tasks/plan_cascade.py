@@ -4,35 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 from connectoscope.errors import UserError
 from connectoscope.paths import expanded
-from connectoscope.tasks.base import MenuEntry, Searching, Task, open_source, parameter
+from connectoscope.tasks.base import MenuEntry, Searching, Task, checked_by, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.cascade.plan import CascadePlan
     from connectoscope.jobs.context import Context
 
 
-def _plan_name(text: str) -> str:
+def _check_plan_name(text: str) -> None:
     name = expanded(text).name
     if not name.endswith(".cascade.json"):
         raise UserError(f"{name or text}: a plan is named NAME.cascade.json")
-    return text
 
 
 class PlanCascade(Searching):
     """Levels and thresholds of a cascade, for a model or a detector on one volume."""
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
-    destination: Annotated[str, AfterValidator(_plan_name)] = parameter(
-        role="destination", argument=True, help="The plan that is made: NAME.cascade.json."
+    destination: Annotated[str, checked_by(_check_plan_name)] = parameter(
+        role="destination", argument=True, help="Plan to write: NAME.cascade.json."
     )
     model: str | None = parameter(
         None, role="model", help="Plan for 'segment' with this model (or give --detector)."
     )
-    target: tuple[str, ...] = parameter((), help="Outputs of the model that count, as for 'segment'.")
+    target: tuple[str, ...] = parameter(
+        (), help="Outputs of the model to look for (repeat for several), as for 'segment'."
+    )
     detector: Literal["cells"] | None = parameter(
         None, help="Plan for 'detect' with this detector (or give --model)."
     )
@@ -41,16 +42,23 @@ class PlanCascade(Searching):
         None,
         gt=0,
         advanced=True,
-        help="Of the model (a probability, 1-255) or the detector (multiples of the noise); default: theirs.",
+        help="Threshold of the model (a probability, 1-255) or of the detector (multiples of the noise). Default: theirs.",
     )
     min_volume: float | None = parameter(
-        None, ge=0, unit="nm³", advanced=True, help="Size floor of objects, as for 'segment'."
+        None,
+        ge=0,
+        unit="nm³",
+        advanced=True,
+        label="Smallest object",
+        help="Smallest volume of an object, as for 'segment'.",
     )
-    exact: bool = parameter(False, advanced=True, help="As for 'segment'.")
+    exact: bool = parameter(
+        False, advanced=True, help="Read the full receptive field around each tile, as for 'segment'."
+    )
     recall: float = parameter(
-        0.98, gt=0, lt=1, help="Share of what the full detector finds that must be kept."
+        0.98, gt=0, lt=1, help="Share of what would be found without a cascade that must be kept."
     )
-    seed: int = parameter(0, ge=0, advanced=True, help="Of the pilot's random choice of cells.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed of the regions that are measured.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -109,13 +117,16 @@ def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
 
     level = parameters.threshold
     if level is not None and (level != int(level) or level > 255):
-        raise UserError(f"--threshold {level:g}: a model's is a whole number from 1 to 255")
+        raise UserError(f"--threshold {level:g}: for a model it must be a whole number from 1 to 255")
     volume = open_source(parameters, parameters.source)
     bundle = find_model(parameters.model or "")
     threshold = None if level is None else int(level)
     targets, _ = choose_targets(bundle.card, parameters.target, threshold, parameters.min_volume)
     if not targets:
-        raise UserError(f"model '{bundle.card.name}' makes no objects of that: there is nothing to look for")
+        raise UserError(
+            f"model '{bundle.card.name}' makes no objects of these targets, so there is nothing to look for; "
+            "choose another --target"
+        )
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
     for text in setup.warnings():
         context.warn(text)
@@ -173,14 +184,14 @@ def render(summary: dict[str, Any]) -> str:
     pilot = summary["pilot"]
     return (
         f"{summary['verdict']}\n"
-        f"Pilot: {pilot['cells']} of {summary['cells']} cells, {pilot['positives']} with objects, "
+        f"Pilot: {pilot['cells']} of {summary['cells']} regions, {pilot['positives']} with objects, "
         f"{pilot['seconds']:.0f} seconds"
     )
 
 
 TASK = Task(
     name="plan-cascade",
-    summary="Say beforehand what a cascade saves and misses on a volume.",
+    summary="Predict what a cascade would save and miss on a volume.",
     parameters=PlanCascade,
     run=run,
     destination="destination",

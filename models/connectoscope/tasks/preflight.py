@@ -41,7 +41,7 @@ def render(summary: dict[str, Any]) -> str:
 
 TASK = Task(
     name="preflight",
-    summary="Say what a segmentation will need.",
+    summary="Report what a segmentation will need.",
     parameters=Segment,
     run=run,
     hidden=True,

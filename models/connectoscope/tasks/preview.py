@@ -1,6 +1,6 @@
 """The model on what is visible: probabilities of a small box, for the window's preview.
 
-Runs in a warm worker (``connectoscope run --serve``); the work is in :mod:`connectoscope.segmentation.preview`.
+Runs in a warm worker, ``connectoscope run --serve`` (:mod:`connectoscope.segmentation.preview`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def run(parameters: Preview, context: Context) -> dict[str, Any]:
 
 TASK = Task(
     name="preview",
-    summary="Try a model on a small box, into the job folder.",
+    summary="Try a model on a small box; the result stays in the job folder.",
     parameters=Preview,
     run=run,
+    hidden=True,
 )

@@ -1,13 +1,17 @@
 """Prune a model: keep the connections that are worth keeping, by what its units do (:mod:`connectoscope.pruning`).
 
-The model is trained on with masks that follow the rule; then channels that do nothing leave it. The parent is not touched.
+Training goes on with masks that follow the rule; then channels that do nothing are removed. The original model stays as it is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from connectoscope.tasks.base import MenuEntry, Parameters, Task, parameter
+from pydantic import model_validator
+
+from connectoscope.errors import UserError
+from connectoscope.paths import expanded
+from connectoscope.tasks.base import MenuEntry, NewModel, Parameters, Task, checked_by, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -18,34 +22,55 @@ if TYPE_CHECKING:
 TIMED = (64, 1024, 1024)  # voxels of the volume whose tile is timed for the receipt
 
 
+def _check_page(text: str) -> None:
+    page = expanded(text)
+    if page.suffix != ".html" or page.is_dir():
+        raise UserError(f"{page.name or text}: the report is a page; name it NAME.html")
+
+
 class Prune(Parameters):
     """A smaller model from a model and labelled data."""
 
     model: str = parameter(role="model", argument=True, help="Model: a name from 'models list' or a folder.")
-    destination: str = parameter(
+    destination: NewModel = parameter(
         role="new_model", argument=True, help="New model: a folder, or a bare name among your own models."
     )
-    data: str = parameter(role="recipe", help="Recipe (TOML) whose volumes and labels it is trained on.")
+    data: str = parameter(
+        role="recipe", label="Recipe", help="Recipe (TOML) that names the volumes and labels for retraining."
+    )
     rule: Literal["budgeted-broadcast", "magnitude", "shuffled", "reversed", "rigl", "set"] = parameter(
         "budgeted-broadcast",
-        help="Which connections stay: by activity, or for comparison the strongest, by shuffled or reversed activity, "
-        "RigL, SET.",
+        help="Which connections are kept: by activity (budgeted-broadcast), or for comparison the strongest (magnitude), "
+        "by shuffled or reversed activity, or as RigL or SET choose.",
     )
     actuator: Literal["in", "out", "both"] = parameter(
-        "out", help="Whose connections activity limits: those that a unit receives, sends, or both."
+        "out",
+        help="Which connections a unit's activity limits: those that it receives (in), sends (out), or both.",
     )
-    density: float = parameter(0.3, gt=0, le=1, help="Share of the connections that stays.")
+    density: float = parameter(0.3, gt=0, le=1, help="Share of the connections that is kept.")
     structured: bool = parameter(
-        False, help="Take whole channels, so that the model becomes faster everywhere."
+        False, help="Remove whole channels, so that the model becomes faster on every device."
     )
-    steps: int = parameter(600, ge=50, help="Updates of the weights, before, between and after the masks.")
-    report: str | None = parameter(
+    steps: int = parameter(600, ge=50, help="Training steps in total.")
+    report: Annotated[str | None, checked_by(_check_page)] = parameter(
         None,
         role="page",
         advanced=True,
-        help="Also write the receipt, the balance and the layers as a page: NAME.html.",
+        help="Also write a report (before and after, balance of the units, layers) as a web page: NAME.html.",
     )
-    seed: int = parameter(0, ge=0, advanced=True, help="Of the patches, and of what is drawn at random.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed.")
+
+    @property
+    def limits_activity(self) -> bool:
+        """Whether ``actuator`` has a part in what stays."""
+        return not self.structured and self.rule in ("budgeted-broadcast", "shuffled", "reversed")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.actuator != "out" and not self.limits_activity:
+            what = "whole channels" if self.structured else f"rule {self.rule}"
+            raise UserError(f"--actuator {self.actuator} has no part in pruning by {what}: leave it out")
+        return self
 
 
 def run(parameters: Prune, context: Context) -> dict[str, Any]:
@@ -61,7 +86,6 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     import torch
 
     from connectoscope.blockwise.destination import check_writable, write_file
-    from connectoscope.errors import UserError
     from connectoscope.networks.fold import fold_batch_norm
     from connectoscope.networks.predictor import choose_tile
     from connectoscope.pruning.compact import compacted
@@ -80,8 +104,6 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     check_new(out, replace=context.overwrite or context.resumed)
     page = None if parameters.report is None else Path(parameters.report)
     if page is not None:
-        if page.suffix != ".html" or page.is_dir():
-            raise UserError(f"the report {page} is a page: name it NAME.html")
         check_writable(page)
         if page.exists() and not (context.overwrite or context.resumed):
             raise UserError(f"{page} exists; choose another name for the report, or --overwrite")
@@ -92,10 +114,12 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     recipe = _recipe(load_recipe(Path(parameters.data)), bundle, out.name, parameters, context)
     torch.set_num_threads(context.threads)
     volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
+    for text in [text for volume in volumes for text in volume.warnings]:
+        context.warn(text)
     teacher = fold_batch_norm(parent).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # Whole channels are chosen early, so that most updates are those of the small network, which is fast.
     masked = max(parameters.steps // 10, 20) if parameters.structured else parameters.steps
-    trainer = Trainer(shortened(recipe, masked), volumes, context.device, parent.state_dict())
+    trainer = Trainer(shortened(recipe, masked), volumes, context.device, parent.state_dict(), bundle.hash)
     trainer.teacher = teacher
     pruner = trainer.pruner = Pruner(
         trainer.network,
@@ -133,12 +157,16 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     if parameters.structured:
         small = of_widths(recipe, network)
         trainer = Trainer(
-            shortened(small, parameters.steps - masked), volumes, context.device, network.state_dict()
+            shortened(small, parameters.steps - masked),
+            volumes,
+            context.device,
+            network.state_dict(),
+            bundle.hash,
         )
         trainer.teacher = teacher
         train(trainer, "compacted", masked)
         network, progress = as_shipped(trainer.finished_network()), trainer.progress.after(progress)
-    bundle_recipe = of_widths(recipe, network)
+    bundle_recipe = of_widths(trainer.recipe, network)  # as it ran, of whole channels the second part
     tile = choose_tile(TIMED, bundle.card.halo.practical, bundle.card.stride)
     sides = {}
     for name, side in (("before", parent), ("after", network)):
@@ -152,19 +180,28 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
         *card.lineage,
         {
             "made_by": "prune",
-            "parent": {"name": card.name, "version": card.version, "hash": bundle.hash},
-            **parameters.model_dump(exclude={"destination", "model", "data", "report"}),
+            "parent": {"name": bundle.path.name, "version": card.version, "hash": bundle.hash},
+            **_asked(parameters),
             "receipt": sides,
         },
     )
     made = finish(
-        bundle_recipe, network, volumes, progress, out, context.device, _line(card.name, parameters), lineage
+        bundle_recipe,
+        network,
+        volumes,
+        progress,
+        out,
+        context.device,
+        _line(bundle.path.name, parameters),
+        context.warn,
+        lineage,
     )
     if page is not None:
-        asked = parameters.model_dump(include={"rule", "actuator", "density", "structured", "steps", "seed"})
         masks = {name: mask.cpu().numpy() for name, mask in pruner.masks.items()}
-        title = f"{made.card.name}, pruned from {card.name}"
-        text = report_html(title, asked, rows(**sides), pruner.wiring, masks, pruner.rates.values())
+        title = f"{made.card.name}, pruned from {bundle.path.name}"
+        text = report_html(
+            title, _asked(parameters), rows(**sides), pruner.wiring, masks, pruner.rates.values()
+        )
         write_file(page, text.encode())
     context.result(
         "model",
@@ -195,7 +232,7 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune, contex
     """
     import numpy as np
 
-    from connectoscope.errors import UserError
+    from connectoscope.volumes.geometry import sizes_text
 
     card = bundle.card
     own, wanted = [o.name for o in recipe.outputs], [o.name for o in card.outputs]
@@ -207,14 +244,14 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune, contex
     seen, size = recipe.inputs.voxel_size, card.inputs.voxel_size
     if not np.allclose(seen, size, rtol=0.01):
         raise UserError(
-            f"recipe {parameters.data} is for voxels of {_text(seen, ' x ')} nm, model '{card.name}' sees {_text(size, ' x ')}: "
+            f"recipe {parameters.data} is for voxels of {sizes_text(seen)} nm, model '{card.name}' sees {sizes_text(size)}: "
             f"write voxel_size = {list(size)} into the recipe"
         )
     scale = (card.inputs.normalisation.low, card.inputs.normalisation.high)
     if recipe.inputs.percentiles != scale:
         raise UserError(
-            f"recipe {parameters.data} scales intensities by the percentiles {_text(recipe.inputs.percentiles, ' and ')}, "
-            f"model '{card.name}' by {_text(scale, ' and ')}: write percentiles = {list(scale)} into the recipe"
+            f"recipe {parameters.data} scales intensities by the percentiles {_both(recipe.inputs.percentiles)}, "
+            f"model '{card.name}' by {_both(scale)}: write percentiles = {list(scale)} into the recipe"
         )
     if recipe.licence != card.licence:
         context.warn(
@@ -237,8 +274,8 @@ def _recipe(recipe: Recipe, bundle: Bundle, name: str, parameters: Prune, contex
     )
 
 
-def _text(values: tuple[float, ...], between: str) -> str:
-    return between.join(f"{v:g}" for v in values)
+def _both(values: tuple[float, float]) -> str:
+    return f"{values[0]:g} and {values[1]:g}"
 
 
 def shortened(recipe: Recipe, steps: int) -> Recipe:
@@ -264,11 +301,18 @@ def of_widths(recipe: Recipe, network: UNet3d) -> Recipe:
     return recipe.model_copy(update={"architecture": architecture})
 
 
+def _asked(parameters: Prune, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """What was asked, as far as it has a part in the result."""
+    unused = set() if parameters.limits_activity else {"actuator"}
+    return parameters.model_dump(
+        exclude={"destination", "model", "data", "report", *unused}, exclude_defaults=exclude_defaults
+    )
+
+
 def _line(model: str, parameters: Prune) -> str:
     """The command for the card; the recipe and the new model lie elsewhere on every machine."""
-    chosen = parameters.model_dump(
-        include={"rule", "actuator", "density", "steps", "seed"}, exclude_defaults=True
-    )
+    chosen = _asked(parameters, exclude_defaults=True)
+    chosen.pop("structured", None)
     words = [f"--{name} {value}" for name, value in chosen.items()] + ["--structured"] * parameters.structured
     return " ".join([f"connectoscope prune {model} OUT --data RECIPE", *words])
 
@@ -296,7 +340,7 @@ def render(summary: dict[str, Any]) -> str:
 
 TASK = Task(
     name="prune",
-    summary="Make a model smaller by what its units do.",
+    summary="Make a model smaller and faster by removing connections or channels.",
     parameters=Prune,
     run=run,
     destination="destination",

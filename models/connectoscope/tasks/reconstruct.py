@@ -1,14 +1,23 @@
 """Make EM from an X-ray volume, with an uncertainty for every voxel (:mod:`connectoscope.xray2em`).
 
-X-Ray2EM (arXiv 2303.00882): an ensemble of networks that each say mean and spread. ``aleatoric_sd`` is the spread that the
-scan leaves open, ``epistemic_sd`` that between networks, large where they have learned nothing; both are calibrated.
+X-Ray2EM (arXiv 2303.00882): an ensemble of networks that each predict mean and spread. ``aleatoric_sd`` is the spread that
+the scan leaves open, ``epistemic_sd`` that between networks, large on what they were not trained on; both are calibrated.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, ZarrName, open_source, parameter, skip_corrupt
+from connectoscope.tasks.base import (
+    MenuEntry,
+    OnVolume,
+    Task,
+    ZarrName,
+    length,
+    open_source,
+    parameter,
+    skip_corrupt,
+)
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -23,17 +32,17 @@ class Reconstruct(OnVolume):
     destination: ZarrName = parameter(
         role="destination",
         argument=True,
-        help="OME-Zarr that is made, NAME.ome.zarr: channels em (0-1), aleatoric_sd and epistemic_sd.",
+        help="OME-Zarr to write, NAME.ome.zarr: channels em (0-1), aleatoric_sd and epistemic_sd.",
     )
     model: str = parameter("xray2em-fib", role="model", help="Model: a name from 'models list' or a folder.")
-    resolution: str | None = parameter(
+    resolution: Annotated[str | None, length] = parameter(
         None,
-        help="Resolution of the scan, for example 90nm, where it is known: warns when the model was not trained for it.",
+        help="Resolution of the scan, for example 90nm, if known: a warning tells when the model was not trained for it.",
     )
     exact: bool = parameter(
         False,
         advanced=True,
-        help="Read the full receptive field around each tile: slower, equal to the last digit.",
+        help="Read the full receptive field around each tile: slower; the result then depends on the tiles only by rounding.",
     )
     skip_corrupt: bool = skip_corrupt()
 

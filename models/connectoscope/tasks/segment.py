@@ -1,8 +1,8 @@
 """Segment a volume with a trained network: synapses, mitochondria, membranes, neurons.
 
-The network's probabilities come from :mod:`connectoscope.blockwise` (same lattice, any size of volume); objects are
-connected components above the card's threshold (:mod:`connectoscope.segmentation`), neurons are agglomerated from
-affinities or membranes (:mod:`connectoscope.segmentation.neurons`).
+A network gives every voxel a probability, block by block (:mod:`connectoscope.blockwise`), so that the volume may have
+any size. Objects are connected components above a threshold (:mod:`connectoscope.segmentation`); neurons are
+agglomerated from affinities or membranes (:mod:`connectoscope.segmentation.neurons`).
 """
 
 from __future__ import annotations
@@ -28,39 +28,43 @@ class Segment(Searching):
 
     source: str = parameter(role="source", argument=True, help="Volume: file, folder, URL or sample:NAME.")
     destination: ZarrName = parameter(
-        role="destination", argument=True, help="OME-Zarr that is made: probabilities, labels and tables."
+        role="destination",
+        argument=True,
+        help="OME-Zarr to write, NAME.ome.zarr: probabilities, labels and tables.",
     )
     model: str = parameter("synapse-vnc", role="model", help="Model: a name from 'models list' or a folder.")
     target: tuple[str, ...] = parameter(
         (),
-        help="Output to make objects of (repeat for several): synapses, mitochondria, membranes, neurons. "
-        "Default: each that the model makes objects of.",
+        help="What to find (repeat for several): synapses, mitochondria, membranes, neurons. "
+        "Default: everything that the model makes objects of.",
     )
     threshold: int | None = parameter(
         None,
         ge=1,
         le=255,
         advanced=True,
-        help="Foreground from this probability on (0-255); for neurons, parts are joined while their mean affinity "
-        "is at least this. Default: the card's.",
+        help="Voxels of at least this probability (0-255) are foreground; for neurons, parts are joined while their mean "
+        "affinity is at least this. Default: the one on the model's card.",
     )
     min_volume: float | None = parameter(
         None,
         ge=0,
         unit="nm³",
         advanced=True,
-        help="Objects smaller than this are dropped; for neurons, absorbed by a neighbour. Default: the card's.",
+        label="Smallest object",
+        help="Objects smaller than this are dropped; for neurons, merged into a neighbour. Default: the one on the "
+        "model's card.",
     )
     cascade: str = parameter(
         "off",
         role="cascade",
-        help="Look coarsely first: off, auto (plan first, and use the plan only if it pays) or a plan file "
+        help="Look coarsely first: off, auto (plan first, and use the plan only if it is worth it) or a plan file "
         "of plan-cascade.",
     )
     exact: bool = parameter(
         False,
         advanced=True,
-        help="Read the full receptive field around each tile: slower, equal to the last digit.",
+        help="Read the full receptive field around each tile: slower; the result then depends on the tiles only by rounding.",
     )
     skip_corrupt: bool = skip_corrupt()
 
@@ -86,6 +90,7 @@ TASK = Task(
     destination="destination",
     preflight="preflight",
     elsewhere=True,
+    previews=True,
     menu=(
         MenuEntry("Segment", "Synapses", {"model": "synapse-vnc", "target": ("synapses",)}),
         MenuEntry("Segment", "Mitochondria", {"model": "synapse-vnc", "target": ("mitochondria",)}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from connectoscope.errors import UserError
-from connectoscope.tasks.base import Parameters, Task, parameter
+from connectoscope.tasks.base import MenuEntry, NewModel, Parameters, Task, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -15,15 +15,18 @@ class Train(Parameters):
     """A model from labelled volumes."""
 
     recipe: str = parameter(role="recipe", argument=True, help="Recipe: a TOML file, see recipes/.")
-    destination: str = parameter(
+    destination: NewModel = parameter(
         role="new_model", argument=True, help="New model: a folder, or a bare name among your own models."
     )
     xray: str | None = parameter(
         None,
         role="truth",
-        help="X-ray volume of a real pair, in place of the volumes of an X-ray to EM recipe.",
+        label="X-ray volume",
+        help="X-ray volume of a real pair (with --em and --transform), instead of the volumes in an X-ray to EM recipe.",
     )
-    em: str | None = parameter(None, role="truth", help="EM volume of the same tissue as --xray.")
+    em: str | None = parameter(
+        None, role="truth", label="EM volume", help="EM volume of the same tissue as --xray."
+    )
     transform: str | None = parameter(
         None,
         role="recipe",
@@ -53,7 +56,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     given = [path for path in (parameters.xray, parameters.em, parameters.transform) if path is not None]
     if given and recipe.xray is None:
         raise UserError(
-            f"--xray, --em and --transform are for recipes with a table xray; {recipe.name} has none"
+            f"--xray, --em and --transform are for X-ray to EM recipes, with a table [xray]; {recipe.name} has none"
         )
     if given and len(given) < 3:
         raise UserError("a real pair needs all of --xray, --em and --transform")
@@ -66,9 +69,14 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
             told = learning.registration.warnings(pair)
             for text in [*pair.warnings(recipe.inputs.voxel_size), *told]:
                 context.warn(text)
+        for text in [text for volume in learning.ems for text in volume.warnings]:
+            context.warn(text)
         trainer: Trainer = learning
     else:
-        trainer = Trainer(recipe, [load_volume(recipe, entry) for entry in recipe.volumes], context.device)
+        volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
+        for text in [text for volume in volumes for text in volume.warnings]:
+            context.warn(text)
+        trainer = Trainer(recipe, volumes, context.device)
     checkpoint = context.scratch / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)
@@ -86,13 +94,10 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
     else:
         network = trainer.finished_network()
         line = "connectoscope train RECIPE OUT"
-        bundle = finish(recipe, network, trainer.volumes, trainer.progress, out, context.device, line)
-        scores = {"average_precision": {s.metric.split()[0]: s.value for s in bundle.card.scores}}
-    if bundle.card.signature is None and recipe.xray is None:
-        context.warn(
-            "the model has no signature of its training data, by which 'adapt rank' could judge it: "
-            "the volumes are too small or state no voxel size"
+        bundle = finish(
+            recipe, network, trainer.volumes, trainer.progress, out, context.device, line, context.warn
         )
+        scores = {"average_precision": {s.metric.split()[0]: s.value for s in bundle.card.scores}}
     context.result("model", bundle.path, recipe.name)
     return {
         "task": "train",
@@ -109,8 +114,9 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
 
 TASK = Task(
     name="train",
-    summary="Train a model by a recipe.",
+    summary="Train a model from a recipe.",
     parameters=Train,
     run=run,
     destination="destination",
+    menu=(MenuEntry("Models", "Train"),),
 )

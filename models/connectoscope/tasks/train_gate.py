@@ -1,14 +1,14 @@
 """Give a model a companion: a small network that sees coarsely where the model would find something.
 
-Learned from the model itself on a volume, without labels (:mod:`connectoscope.cascade.distillation`); cascades take it
-as their gate. It takes minutes; a run that was cancelled begins again.
+It learns from the model itself on a volume, without labels (:mod:`connectoscope.cascade.distillation`). Training takes
+minutes; a run that was cancelled starts over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import OnVolume, Task, open_source, parameter
+from connectoscope.tasks.base import NewModel, OnVolume, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -18,24 +18,26 @@ class TrainGate(OnVolume):
     """A model with a companion, from a model and a volume."""
 
     model: str = parameter(role="model", argument=True, help="Model: a name from 'models list' or a folder.")
-    destination: str = parameter(
+    destination: NewModel = parameter(
         role="new_model",
         argument=True,
-        help="New model with the companion: a folder, or a bare name among your own models.",
+        help="New model with the coarse network: a folder, or a bare name among your own models.",
     )
     on: str = parameter(
-        role="source", help="Volume to learn on, like those to come: file, folder, URL or sample:NAME."
+        role="source",
+        label="Volume",
+        help="Volume to learn on, like those that the cascade will search: file, folder, URL or sample:NAME.",
     )
     target: tuple[str, ...] = parameter(
         (),
-        help="Output that the companion looks for (repeat for several). "
+        help="Output that the coarse network looks for (repeat for several). "
         "Default: each that the model makes objects of.",
     )
     megavoxels: float = parameter(
-        24.0, gt=0, help="How much of the volume the model is run on, in millions of its own voxels."
+        24.0, gt=0, help="How much of the volume the model runs on, in millions of voxels of the model."
     )
-    steps: int = parameter(1000, ge=1, advanced=True, help="Updates of the companion's weights.")
-    seed: int = parameter(0, ge=0, advanced=True, help="Which boxes and patches are drawn.")
+    steps: int = parameter(1000, ge=1, advanced=True, help="Training steps.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed of the boxes and patches that are drawn.")
     factor: str | None = parameter(
         None,
         advanced=True,
@@ -58,6 +60,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     from connectoscope.networks.precision import best_precision
     from connectoscope.segmentation.setup import set_up
     from connectoscope.segmentation.targets import choose_targets
+    from connectoscope.volumes.geometry import sizes_text
     from connectoscope.zoo import find_model
     from connectoscope.zoo.card import Architecture, Companion, Score
     from connectoscope.zoo.writing import check_new, write_companion
@@ -115,7 +118,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
     for name, row in scores.items():
         if not row:
             total, positive = counts[name]
-            context.warn(f"{name}: no score, {positive} of the {total} cells that were held back hold any")
+            context.warn(f"{name}: no score, {positive} of the {total} regions that were held back hold any")
     training = {
         "model": bundle.hash,
         "thresholds": {t.name: t.threshold for t in targets},
@@ -128,15 +131,16 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
         "seed": parameters.seed,
         "seconds": round(time.monotonic() - started),
     }
-    cell = " x ".join(map(str, geometry.window))
+    parent = bundle.path.name
+    cell = sizes_text(geometry.window)
     card_scores = [
         Score(
             metric=f"{name} {metric}",
             value=round(value, 4),
             data=volume.name,
-            split=f"{len(held_out)} boxes held back: {counts[name][0]} cells of {cell} coarse voxels, "
+            split=f"{len(held_out)} boxes held back: {counts[name][0]} regions of {cell} coarse voxels, "
             f"{counts[name][1]} positive",
-            command=f"connectoscope train-gate {bundle.card.name} OUT --on {volume.name}{_box(parameters.box)}",
+            command=f"connectoscope train-gate {parent} OUT --on {volume.name}{_box(parameters.box)}",
         )
         for name, row in scores.items()
         for metric, value in row.items()
@@ -171,7 +175,7 @@ def _box(box: str | None) -> str:
 
 TASK = Task(
     name="train-gate",
-    summary="Train a coarse companion of a model, for cascades.",
+    summary="Train the small coarse network that a cascade uses in front of a model.",
     parameters=TrainGate,
     run=run,
     destination="destination",

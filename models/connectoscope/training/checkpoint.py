@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -36,9 +41,33 @@ class Progress:
         )
 
 
+def digest(*arrays: NDArray[Any]) -> str:
+    """Hash of arrays."""
+    total = hashlib.sha256()
+    for array in arrays:
+        total.update(f"{array.dtype} {array.shape}".encode())
+        total.update(np.ascontiguousarray(array).data.cast("B"))
+    return total.hexdigest()
+
+
+def check_same(path: Path, before: str, now: Mapping[str, str]) -> None:
+    """Compare what a checkpoint was begun with (JSON) with what there is; the keys are for people ("the recipe").
+
+    Raises:
+        UserError: naming the first thing that differs: what comes after it may follow from it.
+    """
+    stored = json.loads(before)
+    for name, value in now.items():
+        if stored.get(name) != value:
+            raise UserError(
+                f"{name} changed since checkpoint {path} was written: put back what was there, "
+                "or start over with --overwrite"
+            )
+
+
 def save_checkpoint(
     path: Path,
-    signature: str,
+    signature: Mapping[str, str],
     progress: Progress,
     network: nn.Module,
     average: dict[str, Tensor],
@@ -51,23 +80,24 @@ def save_checkpoint(
     more |= {f"best/{k}": v for k, v in best.items()}
     more |= {f"pruning/{k}": v for k, v in pruning.items()}
     save_state(
-        path, {"signature": signature, "progress": json.dumps(vars(progress))}, network, optimizer, more
+        path,
+        {"signature": json.dumps(signature), "progress": json.dumps(vars(progress))},
+        network,
+        optimizer,
+        more,
     )
 
 
 def load_checkpoint(
-    path: Path, signature: str, network: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, signature: Mapping[str, str], network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Restore network and optimizer; give progress, averaged weights, the best ones, and what pruning knows.
 
     Raises:
-        UserError: when the file is damaged, or is of another recipe.
+        UserError: when the file is damaged, or something that decides the result changed since.
     """
     facts, tensors = read_state(path)
-    if facts["signature"] != signature:
-        raise UserError(
-            f"checkpoint {path} is of another recipe; continue with that one or start anew with --overwrite"
-        )
+    check_same(path, facts["signature"], signature)
     restore(tensors, network, optimizer)
     average, best, pruning = (_part(tensors, name) for name in ("average", "best", "pruning"))
     return Progress(**json.loads(facts["progress"])), average, best, pruning
@@ -100,7 +130,7 @@ def read_state(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"checkpoint {path} is damaged ({error}); start anew with --overwrite") from None
+        raise UserError(f"checkpoint {path} is damaged ({error}); start over with --overwrite") from None
 
 
 def restore(tensors: dict[str, Tensor], network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -16,10 +16,9 @@ from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.training.checkpoint import Progress
-from connectoscope.training.recipe import Recipe, find_data
+from connectoscope.training.recipe import Recipe, open_image
 from connectoscope.training.sampler import LabelledVolume
 from connectoscope.training.trainer import score_planes
-from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.zoo.bundle import Bundle
 from connectoscope.zoo.card import Card
@@ -43,12 +42,13 @@ def finish(
     out: Path,
     device: str,
     command: str,
+    warn: Callable[[str], None],
     lineage: tuple[dict[str, Any], ...] = (),
 ) -> Bundle:
     """Write the bundle of a finished training.
 
-    ``command`` made it and gives its scores again; ``lineage`` says what it was made of, where that was another model.
-    Thresholds are the ones of the best voxel F1 on
+    ``command`` made it and gives its scores again; ``warn`` is told why there is no signature; ``lineage`` says what it
+    was made of, where that was another model. Thresholds are the ones of the best voxel F1 on
     the choosing planes; scores on the reporting planes are added later, once, by ``recipes/score_models.py``, which runs
     the shipped file through the commands.
     """
@@ -112,19 +112,20 @@ def finish(
             "files": (),
         }
     )
-    return _signed(write_bundle(out, card, network.state_dict()), recipe, device)
+    return _signed(write_bundle(out, card, network.state_dict()), recipe, device, warn)
 
 
-def _signed(bundle: Bundle, recipe: Recipe, device: str) -> Bundle:
+def _signed(bundle: Bundle, recipe: Recipe, device: str, warn: Callable[[str], None]) -> Bundle:
     """With the signature of the training planes; without, where volumes state no voxel size or are too small for it."""
     parts = []
     for entry in recipe.volumes:
-        volume = open_volume(find_data(entry.raw, entry.published))
+        volume = open_image(entry)
         first, last = entry.train
         parts.append(Part(volume, Box((first, 0, 0), (last, *volume.shape[1:]))))
     try:
         return write_signature(bundle, parts, seed=recipe.seed, device=device)
-    except UserError:
+    except UserError as error:
+        warn(f"the new model has no signature, so 'adapt rank' cannot judge it: {error}")
         return bundle
 
 

@@ -6,16 +6,52 @@ are, so that splits by planes hold.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from connectoscope.blockwise.grid import Grid, choose_grid
 from connectoscope.blockwise.resample import resample_axis, taps
+from connectoscope.errors import UserError
 from connectoscope.volumes import Volume
-from connectoscope.volumes.geometry import Float3
+from connectoscope.volumes.geometry import Float3, convert_length, sizes_text
 
 HALF = 0.5 - 1e-4  # of a new voxel's area: labelled from here on, with room for rounding
+
+
+def check_whole_numbers(dtype: np.dtype[Any], labels: str) -> None:
+    """Raises UserError where ``labels`` (said so in the message) are none: probabilities, say."""
+    if dtype.kind not in "biu":
+        raise UserError(f"{labels} hold {dtype} values; labels are whole numbers")
+
+
+def check_voxel_size(labels: Volume, volume: Volume) -> None:
+    """Raises UserError where labels state another voxel size than their image."""
+    if labels.unit is None or volume.unit is None:
+        return
+    size = convert_length(labels.levels[0].scale, labels.unit, volume.unit)
+    if not np.allclose(size, volume.levels[0].scale, rtol=1e-3):
+        raise UserError(
+            f"labels {labels.name} have voxels of {sizes_text(size)}, {volume.name} of "
+            f"{sizes_text(volume.levels[0].scale)} {volume.unit}: they must be on the voxels of the volume"
+        )
+
+
+def check_classes(share: float, labels: str, where: str, *, instances: bool) -> None:
+    """Raises UserError where none or all of the voxels of ``where`` are labelled.
+
+    Args:
+        share: Of the voxels that are labelled, 0 to 1.
+        instances: What is labelled are the boundaries of instances.
+    """
+    if 0 < share < 1:
+        return
+    what = "of one segment only, so there are no boundaries" if instances else "all background"
+    if share == 1:
+        what = "all membrane, without cells" if instances else "all of one class, without background"
+    raise UserError(f"{labels} are {what} in {where}: there is nothing to learn from them")
 
 
 def plane_grid(volume: Volume, voxel_size: Float3) -> Grid:

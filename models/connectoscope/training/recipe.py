@@ -12,11 +12,12 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from connectoscope.errors import UserError
-from connectoscope.zoo.card import NAME, Neurons
+from connectoscope.volumes import Volume, open_volume
+from connectoscope.zoo.card import NAME, NeuronRule
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Architecture(_Part):
@@ -56,11 +57,13 @@ class TrainingVolume(_Part):
     """A labelled volume under the data folder, and its split by planes (half-open, axis z).
 
     ``labels`` names a mask for each output; ``boundaries_of`` instance labels, for outputs that are their boundaries.
+    ``channel`` is the name or number of the one of ``raw`` that is learned, where it has several.
     """
 
     name: str
     published: str
     raw: str
+    channel: int | str | None = None
     labels: dict[str, str] = {}
     boundaries_of: dict[str, str] = {}
     train: tuple[int, int]
@@ -92,6 +95,13 @@ class Sampling(_Part):
     centred: dict[str, float] = {}
     plain: float = Field(0.0, ge=0, le=1)
     plain_from: int = Field(0, ge=0)
+
+    @field_validator("centred")
+    @classmethod
+    def _shares(cls, value: dict[str, float]) -> dict[str, float]:
+        if any(share < 0 for share in value.values()) or sum(value.values()) > 1 + 1e-9:
+            raise ValueError("must be shares of the patches, 0 or more each and at most 1 together")
+        return value
 
 
 class Training(_Part):
@@ -163,7 +173,7 @@ class Recipe(_Part):
     volumes: tuple[TrainingVolume, ...] = Field(min_length=1)
     sampling: Sampling
     training: Training
-    neurons: Neurons | None = None
+    neurons: NeuronRule | None = None
     xray: Xray | None = None
 
     @field_validator("outputs")
@@ -204,7 +214,7 @@ def check_planes(recipe: Recipe, entry: TrainingVolume, planes: int, empty: Sequ
         first, last = getattr(entry, part)
         if not 0 <= first <= last <= planes or (first == last and part not in empty):
             raise UserError(
-                f"recipe {recipe.name}: {part} = [{first}, {last}] of {entry.name} is no range of its {planes} planes"
+                f"recipe {recipe.name}: {part} = [{first}, {last}] of {entry.name} is not a range of its {planes} planes"
             )
 
 
@@ -226,3 +236,18 @@ def find_data(relative: str, published: str) -> Path:
             f"training data {path} is missing; get it from {published} and set CONNECTOSCOPE_DATA to its folder"
         )
     return path
+
+
+def open_image(entry: TrainingVolume) -> Volume:
+    """The image of a recipe's volume.
+
+    Raises:
+        UserError: it is missing, or has several channels and the recipe does not say which.
+    """
+    volume = open_volume(find_data(entry.raw, entry.published), channel=entry.channel)
+    if entry.channel is None and len(volume.channels) > 1:
+        raise UserError(
+            f"{entry.name} has channels {', '.join(volume.channels)}: choose one in its [[volumes]] of the recipe, "
+            "for example channel = 0"
+        )
+    return volume

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from connectoscope.blockwise.tile import finite
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.training.augment import MARGIN, intensity, orient, turn, warp
+from connectoscope.training.checkpoint import digest
 from connectoscope.training.instances import INSTANCES, UNKNOWN, can_derive, derive
-from connectoscope.training.labels import boundaries, plane_grid, resampled_mask
-from connectoscope.training.recipe import Recipe, TrainingVolume, check_planes, find_data
-from connectoscope.volumes import open_volume
-from connectoscope.volumes.geometry import Box, Index3
+from connectoscope.training.labels import (
+    boundaries,
+    check_voxel_size,
+    check_whole_numbers,
+    plane_grid,
+    resampled_mask,
+)
+from connectoscope.training.recipe import Recipe, TrainingVolume, check_planes, find_data, open_image
+from connectoscope.volumes import Volume, open_volume
+from connectoscope.volumes.geometry import Box, sizes_text
 from connectoscope.volumes.labels import without_nothing
 
 
@@ -31,49 +40,70 @@ class LabelledVolume:
         labels: ``(C, Z, Y, X)`` uint8, 0, 1 or ``UNKNOWN``, channels in the recipe's order of outputs.
         split: The recipe's entry.
         instances: ``(Z, Y, X)`` int32, where the labels are derived from them.
+        warnings: One line each, for people: what was assumed of the image.
     """
 
     image: NDArray[np.float32]
     labels: NDArray[np.uint8]
     split: TrainingVolume
     instances: NDArray[np.int32] | None = None
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def signature(self) -> dict[str, str]:
+        """What tells image and labels from changed ones."""
+        ids = () if self.instances is None else (self.instances,)
+        return {
+            f"the image of {self.split.name}": digest(self.image),
+            f"the labels of {self.split.name}": digest(self.labels, *ids),
+        }
 
 
 def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
     """Read a recipe's volume and its labels, with the pixels that the recipe wants.
 
     Raises:
-        UserError: when a file is missing, planes are, a label's shape differs, or an output has no label.
+        UserError: when a file is missing, planes are, an output has no label, or a label cannot be of this image.
     """
-    raw = open_volume(find_data(entry.raw, entry.published))
+    raw = open_image(entry)
     check_planes(recipe, entry, raw.shape[0])
     grid = plane_grid(raw, recipe.inputs.voxel_size)
     low, high = intensity_range(grid.read, grid.shape, *recipe.inputs.percentiles)
-    image = normalise(grid.read(Box.of(grid.shape)), low, high)
+    pixels, bad = finite(grid.read(Box.of(grid.shape)))
+    image = normalise(pixels, low, high)
+    told = tuple(f"{entry.name}: {text}" for text in raw.warnings)
+    if bad:
+        told += (f"{entry.name}: {bad} voxels were not numbers or infinite and were taken as 0",)
     names = [output.name for output in recipe.outputs]
     if INSTANCES in entry.labels and all(can_derive(name) for name in names):
         if grid.shape != raw.shape:
             raise UserError(
                 f"recipe {recipe.name}: instances of {entry.name} are learned at the volume's own voxel size only"
             )
-        ids = np.unique(_label(entry.labels[INSTANCES], entry, raw.shape), return_inverse=True)
+        ids = np.unique(_label(entry.labels[INSTANCES], entry, raw), return_inverse=True)
         instances = (ids[1].reshape(raw.shape) + (ids[0][0] != 0)).astype(np.int32)  # 0 stays 0
-        return LabelledVolume(image, derive(instances, names), entry, instances)
+        return LabelledVolume(image, derive(instances, names), entry, instances, told)
     labels = []
     for name in names:
         derived = name in entry.boundaries_of
         file = (entry.boundaries_of if derived else entry.labels).get(name)
         if file is None:
             raise UserError(f"recipe {recipe.name}: volume {entry.name} has no label for the output '{name}'")
-        values = _label(file, entry, raw.shape)
+        values = _label(file, entry, raw)
         labels.append(resampled_mask(boundaries(values) if derived else values > 0, grid))
-    return LabelledVolume(image, np.stack(labels).astype(np.uint8), entry)
+    return LabelledVolume(image, np.stack(labels).astype(np.uint8), entry, warnings=told)
 
 
-def _label(file: str, entry: TrainingVolume, shape: Index3) -> NDArray[Any]:
+def _label(file: str, entry: TrainingVolume, raw: Volume) -> NDArray[Any]:
     label = open_volume(find_data(file, entry.published))
-    if label.shape != shape:
-        raise UserError(f"label {label.source} has shape {label.shape}, its image {shape}; they must agree")
+    if len(label.channels) > 1:
+        raise UserError(f"label {label.source} has {len(label.channels)} channels; labels have one")
+    if label.shape != raw.shape:
+        raise UserError(
+            f"label {label.source} has shape {label.shape}, its image {raw.shape}; they must agree"
+        )
+    check_voxel_size(label, raw)
+    check_whole_numbers(label.levels[0].dtype, f"labels {label.source}")
     return without_nothing(label.read(Box.of(label.shape)))[0]
 
 
@@ -86,6 +116,11 @@ class Sampler:
         depth, rows, columns = recipe.sampling.patch
         sizes = recipe.inputs.voxel_size
         self.isotropic = max(sizes) < 1.25 * min(sizes)
+        if max(sizes[1:]) > 1.25 * min(sizes[1:]):  # patches are turned in y and x
+            raise UserError(
+                f"recipe {recipe.name}: voxels must be as long along y as along x, not {sizes_text(sizes)} nm; "
+                "write such a voxel_size, and volumes are resampled to it"
+            )
         for volume in volumes:
             first, last = volume.split.train
             if last - first < depth:
@@ -98,8 +133,8 @@ class Sampler:
             cut = recipe.sampling.plain or volume.instances is not None
             if cut and (height < rows or width < columns):
                 raise UserError(
-                    f"recipe {recipe.name}: patches of {rows} x {columns} pixels do not fit "
-                    f"the {height} x {width} of {volume.split.name}; make sampling.patch smaller"
+                    f"recipe {recipe.name}: patches of {rows} × {columns} pixels do not fit "
+                    f"the {height} × {width} of {volume.split.name}; make sampling.patch smaller"
                 )
         turned = recipe.sampling.plain or any(volume.instances is not None for volume in volumes)
         if turned and rows != columns:

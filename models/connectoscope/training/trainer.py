@@ -23,7 +23,8 @@ from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.pruning.pruner import Pruner
 from connectoscope.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from connectoscope.training.instances import UNKNOWN
-from connectoscope.training.losses import bce_dice, leave_out
+from connectoscope.training.labels import check_classes
+from connectoscope.training.losses import bce_dice, check_finite, leave_out
 from connectoscope.training.recipe import Recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler
 
@@ -45,6 +46,7 @@ class Trainer:
         volumes: The recipe's volumes, loaded.
         device: ``cpu`` or ``cuda``; in mixed precision on both, where the processor has it.
         parent: Weights to start from; None: random ones.
+        parent_hash: Of the model that these, and the teacher, are of.
 
     Attributes:
         pruner: Masks the weights while they are trained, where one is set.
@@ -58,8 +60,10 @@ class Trainer:
         volumes: list[LabelledVolume],
         device: str,
         parent: dict[str, Tensor] | None = None,
+        parent_hash: str = "",
     ) -> None:
         self.recipe, self.volumes, self.device = recipe, volumes, device
+        self.parent_hash = parent_hash
         self.pruner: Pruner | None = None
         self.teacher: nn.Module | None = None
         self.sampler = self.make_sampler()
@@ -98,23 +102,36 @@ class Trainer:
         return UNet3d(arguments)
 
     def _check_labels(self) -> None:
-        """Of an output that is nowhere on the choosing planes, average precision is 0 at every choosing, and the first
-        weights would be kept.
+        """Of an output that is nowhere on the choosing planes, or everywhere, average precision is the same at every
+        choosing, and the first weights would be kept.
         """
         for part, planes in (("train", "training"), ("choose", "choosing")):
             for c, output in enumerate(self.recipe.outputs):
-                parts = (v.labels[c, slice(*getattr(v.split, part))] for v in self.volumes)
-                if self.volumes and not any((labels == 1).any() for labels in parts):
-                    raise UserError(
-                        f"recipe {self.recipe.name}: no {planes} plane holds any {output.name}; choose others"
-                    )
+                if not self.volumes:
+                    continue
+                parts = [v.labels[c, slice(*getattr(v.split, part))] for v in self.volumes]
+                known = sum(int(np.count_nonzero(labels != UNKNOWN)) for labels in parts)
+                found = sum(int(np.count_nonzero(labels == 1)) for labels in parts)
+                check_classes(
+                    found / max(known, 1),
+                    f"recipe {self.recipe.name}: labels of {output.name}",
+                    f"the {planes} planes",
+                    instances=all(output.name in v.split.boundaries_of for v in self.volumes),
+                )
 
     @property
-    def signature(self) -> str:
-        """Hash of the recipe, and of how it prunes; a checkpoint of another one is refused."""
+    def signature(self) -> dict[str, str]:
+        """What decides the result, called as a user would; a checkpoint of anything else is refused."""
         unused = {"neurons"} if self.recipe.xray else {"neurons", "xray"}
-        text = self.recipe.model_dump_json(exclude=unused) + (self.pruner.signature if self.pruner else "")
-        return hashlib.sha256(text.encode()).hexdigest()
+        recipe = self.recipe.model_dump_json(exclude=unused)
+        facts = {
+            "the model that is pruned": self.parent_hash,
+            "an option of the pruning": self.pruner.signature if self.pruner else "",
+            "the recipe": hashlib.sha256(recipe.encode()).hexdigest(),
+        }
+        for volume in self.volumes:
+            facts |= volume.signature
+        return facts
 
     def save(self, path: Path) -> None:
         pruning = self.pruner.state() if self.pruner else {}
@@ -174,7 +191,8 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         if self.pruner is not None:
             self.pruner.before_step(step + 1)
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        value = check_finite(loss, gradient, step + 1)
         self.optimizer.step()
         if self.pruner is not None:
             self.pruner.after_step(step + 1, self.optimizer)
@@ -187,7 +205,7 @@ class Trainer:
                     self.average[name].copy_(value)
         if self.pruner is not None:
             self.average = self.pruner.masked(self.average)
-        return float(loss.detach())
+        return value
 
     def loss(self, step: int, image: Tensor, labels: Tensor) -> Tensor:
         """Of one batch, a scalar."""

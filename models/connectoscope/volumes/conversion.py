@@ -102,7 +102,7 @@ def fill_pyramid(
         for future in pending:  # whoever deletes what is there must not meet a write that is still going on
             future.exception()
         if isinstance(error, UserError) and written + there:  # the source has gone, say
-            raise Stopped(f"{error}; what is written is kept: mend that, then resume") from error
+            raise Stopped(f"{error}; what is written is kept: fix that, then resume") from error
         raise
     _wait(pending, root, most=0)
     progress(len(work), len(work))
@@ -117,7 +117,8 @@ def _wait(pending: deque[Any], root: Path, most: int) -> None:
             if any(os.strerror(number) in str(error) for number in _OUT_OF_SPACE):
                 raise Stopped("the disk is full; make room, then resume") from error
             raise Stopped(
-                f"{root} cannot be written any more ({first_line(error)}); make room and start it again: it goes on"
+                f"{root} cannot be written any more ({first_line(error)}); make room and start it again: "
+                "it continues where it stopped"
             ) from error
 
 

@@ -1,6 +1,6 @@
 """From what a file holds, any axes, to a :class:`Volume`: one channel, one time, axes z, y, x, one unit.
 
-Every reader ends here, so the rules of CONTRACTS "Space" stand once.
+Every reader ends here, so the rules of docs/contracts.md, "Volumes and grids", stand once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import tensorstore as ts
 
 from connectoscope.errors import ColourImage, UserError
-from connectoscope.volumes.geometry import NANOMETRES, Float3, Index3, parse_voxel_size
+from connectoscope.volumes.geometry import NANOMETRES, Float3, Index3, parse_voxel_size, sizes_text
 from connectoscope.volumes.volume import Level, Volume
 
 
@@ -117,10 +117,10 @@ def frame(image: FileImage, *, channel: str | int | None, time: int | None, voxe
 
 def _check_pixels(image: FileImage) -> None:
     if "y" not in image.axes or "x" not in image.axes:
-        raise UserError(f"{image.label} has axes '{image.axes}': an image needs y and x")
+        raise UserError(f"{image.label} has axes '{image.axes}': a volume needs at least y and x")
     if len(set(image.axes)) != len(image.axes):
         raise UserError(
-            f"{image.label} has axes '{image.axes}', one of them twice: name them anew with its writer"
+            f"{image.label} has axes '{image.axes}', one of them twice: write it again with other names"
         )
     for level in image.levels:
         if len(level.array.shape) != len(image.axes):
@@ -129,7 +129,7 @@ def _check_pixels(image: FileImage) -> None:
                 f"{len(image.axes)} ('{image.axes}')"
             )
         if 0 in level.array.shape:
-            shape = " x ".join(map(str, level.array.shape))
+            shape = sizes_text(level.array.shape)
             raise UserError(f"{image.label} is empty ({shape} voxels): there is nothing to open")
     dtype = image.levels[0].array.dtype
     if dtype != ts.bool and np.dtype(dtype.numpy_dtype).kind not in "uif":
@@ -145,7 +145,7 @@ def _samples_as_channels(image: FileImage, channel: str | int | None) -> FileIma
         return image
     if "c" in image.axes:
         raise UserError(
-            f"{image.label} has channels in colour ({samples} samples a pixel): convert it to grayscale"
+            f"{image.label} has colour channels ({samples} samples a pixel): convert it to grayscale"
         )
     names = ("red", "green", "blue", "alpha")[:samples] if samples in (3, 4) else ()
     image = FileImage(**{**vars(image), "axes": image.axes.replace("s", "c"), "channels": names})
@@ -171,7 +171,7 @@ def _choose_channel(
 ) -> int | None:
     if not names:
         if channel not in (None, 0, "0"):
-            raise UserError(f"{image.label} has no channels: leave --channel away")
+            raise UserError(f"{image.label} has no channels: leave out --channel")
         return None
     if channel is None:
         if len(names) > 1:

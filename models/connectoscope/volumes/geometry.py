@@ -1,4 +1,4 @@
-"""Boxes, voxel sizes and units: the vocabulary of space (CONTRACTS, "Space").
+"""Boxes, voxel sizes and units: the vocabulary of space (docs/contracts.md, "Volumes and grids").
 
 A :class:`Box` is half-open voxel indices of one level, axes z, y, x::
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from connectoscope.errors import UserError
@@ -58,6 +59,11 @@ def convert_length(values: Float3, unit: str, to: str) -> Float3:
     """``values`` in canonical ``unit``, expressed in canonical unit ``to``."""
     factor = NANOMETRES[unit] / NANOMETRES[to]
     return (values[0] * factor, values[1] * factor, values[2] * factor)
+
+
+def sizes_text(values: Iterable[float]) -> str:
+    """Numbers along the axes, for people: ``40 × 4.6 × 4.6``."""
+    return " × ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +152,7 @@ def parse_length(text: str) -> tuple[float, str]:
     try:
         (length, _, _), unit = parse_voxel_size(text)
     except UserError:
-        raise UserError(f"'{text}' is no length with a unit (for example 10um)") from None
+        raise UserError(f"'{text}' is not a length with a unit (for example 10um)") from None
     if "," in text:
         raise UserError(f"'{text}' is more than one length; give one with a unit (for example 10um)")
     return length, unit

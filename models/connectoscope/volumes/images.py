@@ -17,6 +17,7 @@ import tifffile
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, FileLevel
+from connectoscope.volumes.geometry import sizes_text
 from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
 
 Array = np.ndarray[Any, Any]
@@ -77,9 +78,12 @@ def read_images(paths: Sequence[Path], source: Path, name: str, doubts: tuple[st
     """
     try:
         first = _decoded(paths[0])
+    except _Several as error:
+        said = f"{source} is a folder of volumes, to be opened one by one: {paths[0].name} {error}"
+        raise UserError(said) from None
     except Exception as error:  # decoders raise nearly everything on damaged data
         raise UserError(
-            f"{paths[0]} is damaged or no image ({type(error).__name__}: {first_line(error)}); fetch it again"
+            f"{paths[0]} is damaged or not an image ({type(error).__name__}: {first_line(error)}); fetch it again"
         ) from error
     shape, dtype = first.shape, first.dtype.newbyteorder("=")
 
@@ -113,7 +117,7 @@ def read_images(paths: Sequence[Path], source: Path, name: str, doubts: tuple[st
 
 
 def _said(image: Array) -> str:
-    return f"{' x '.join(map(str, image.shape))} {image.dtype}"
+    return f"{sizes_text(image.shape)} {image.dtype}"
 
 
 def _kind(path: Path) -> str:
@@ -125,13 +129,17 @@ def _kind(path: Path) -> str:
     )
 
 
+class _Several(ValueError):
+    """A file that holds more than one image."""
+
+
 def _decoded(path: Path) -> Array:
     """The pixels of one image: (y, x), or (y, x, samples) of colour."""
     kind = _kind(path)
     if kind == "TIFF":
         with tifffile.TiffFile(path) as tif:
             if len(tif.pages) != 1:
-                raise ValueError(f"it holds {len(tif.pages)} images; open it by itself, or split it")
+                raise _Several(f"holds {len(tif.pages)} images")
             image = np.asarray(tif.pages[0].asarray())
     else:
         decode = imagecodecs.png_decode if kind == "PNG" else imagecodecs.jpeg_decode

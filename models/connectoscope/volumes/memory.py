@@ -32,7 +32,7 @@ def read_array(array: Any) -> FileImage:
     if isinstance(array, ts.TensorStore):
         return _image(array, "TensorStore")
     raise UserError(
-        f"a {type(array).__name__} is no volume: give a file, a folder, a URL, or a numpy, zarr or dask array"
+        f"a {type(array).__name__} is not a volume: give a file, a folder, a URL, or a numpy, zarr or dask array"
     )
 
 
@@ -57,7 +57,7 @@ def stored(array: Array) -> ts.TensorStore:
 
 def _zarr(array: Any) -> FileImage:
     if not hasattr(array, "shape"):
-        raise UserError("a zarr group is no volume: give one of its arrays, or the path of an OME-Zarr")
+        raise UserError("a zarr group is not a volume: give one of its arrays, or the path of an OME-Zarr")
     root = getattr(array.store, "root", None)  # of a local store
     if isinstance(root, Path):
         return read_ome_zarr(Location.of(str(root)).child(array.path), array.basename or root.name)
@@ -68,7 +68,7 @@ def _zarr(array: Any) -> FileImage:
 
 def _dask(array: Any) -> FileImage:
     if not hasattr(array, "chunksize"):
-        raise UserError(f"a dask {type(array).__name__} is no volume: give a dask array")
+        raise UserError(f"a dask {type(array).__name__} is not a volume: give a dask array")
     dtype = np.dtype(array.dtype).newbyteorder("=")
 
     def read(box: tuple[slice, ...]) -> Array:

@@ -40,7 +40,7 @@ def read_mrc(path: Path, name: str) -> FileImage:
         dtype = _dtype(header)
     except (ValueError, OSError) as error:
         raise UserError(
-            f"{path} is no readable MRC (damaged?): {first_line(error)}; fetch it again from its source"
+            f"{path} is not a readable MRC (damaged?): {first_line(error)}; fetch it again from its source"
         ) from error
     shape = [int(header[f"n{axis}"]) for axis in "zyx"]
     per_volume = int(header["mz"])

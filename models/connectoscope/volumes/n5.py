@@ -28,7 +28,7 @@ def read_n5(location: Location, name: str) -> FileImage:
     """
     node = location.read_json(KEY)
     if node is None:
-        raise UserError(f"{location.text} is no N5 dataset: it has no {KEY}; check the name")
+        raise UserError(f"{location.text} is not an N5 dataset: it has no {KEY}; check the name")
     group, stamp = node
     if "dimensions" in group:
         found = [(location, group)]

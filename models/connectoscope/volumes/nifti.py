@@ -58,7 +58,7 @@ def read_nifti(path: Path, name: str) -> FileImage:
         raise
     except Exception as error:  # nibabel raises nearly everything on damaged headers
         raise UserError(
-            f"{path} is no readable NIfTI (damaged?): {first_line(error)}; fetch it again from its source"
+            f"{path} is not a readable NIfTI (damaged?): {first_line(error)}; fetch it again from its source"
         ) from error
 
 

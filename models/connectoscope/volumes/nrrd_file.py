@@ -51,7 +51,7 @@ def read_nrrd(path: Path, name: str) -> FileImage:
         raise
     except Exception as error:  # pynrrd raises nearly everything on damaged headers
         raise UserError(
-            f"{path} is no readable NRRD (damaged?): {type(error).__name__}: {first_line(error)}; "
+            f"{path} is not a readable NRRD (damaged?): {type(error).__name__}: {first_line(error)}; "
             "fetch it again from its source"
         ) from error
 

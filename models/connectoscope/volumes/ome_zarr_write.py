@@ -105,7 +105,7 @@ def create_image(path: Path | str, spec: ImageSpec, *, overwrite: bool = False) 
     if spec.version not in ("0.4", "0.5"):
         raise UserError(f"OME-Zarr version '{spec.version}' cannot be written; choose 0.5 or 0.4")
     if spec.shards is not None and spec.version == "0.4":
-        raise UserError("OME-Zarr 0.4 has no shards: leave them away, or write 0.5")
+        raise UserError("OME-Zarr 0.4 has no shards: leave them out, or write 0.5")
     _make_room(root, overwrite)
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -144,7 +144,7 @@ def open_image_for_writing(path: Path | str) -> list[ts.TensorStore]:
         ]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
-            f"{root} cannot be continued (damaged?): {_reason(error)}; start anew with --overwrite"
+            f"{root} cannot be continued (damaged?): {_reason(error)}; start over with --overwrite"
         ) from error
 
 
@@ -240,7 +240,7 @@ def _read(root: Path) -> tuple[Json, Json]:
                 return document, (document.setdefault("attributes", {}) if name == "zarr.json" else document)
             except (ValueError, AttributeError, PermissionError) as error:
                 raise UserError(f"{root / name} is damaged or may not be read: {_reason(error)}") from error
-    raise UserError(f"{root} is no OME-Zarr: it has no zarr metadata")
+    raise UserError(f"{root} is not an OME-Zarr: it has no zarr metadata")
 
 
 def _write(root: Path, document: Json, attributes: Json) -> None:

@@ -164,7 +164,7 @@ def _read_file(path: Path, inner: str) -> FileImage:
         raise UserError(
             f"{path} is not what its name says (damaged or incomplete?): fetch it again from its source"
         )
-    raise UserError(f"{path} is of a kind that cannot be opened; readable are {_READABLE}")
+    raise UserError(f"{path} is of a format that cannot be opened; readable are {_READABLE}")
 
 
 def _read_npy(path: Path) -> FileImage:
@@ -176,7 +176,7 @@ def _read_npy(path: Path) -> FileImage:
     except OSError:
         raise
     except Exception as error:  # its header is Python, so reading it raises nearly everything
-        raise UserError(f"{path} is no readable NumPy array (damaged?): {first_line(error)}") from error
+        raise UserError(f"{path} is not a readable NumPy array (damaged?): {first_line(error)}") from error
     image = read_array(array)
     facts = {"source": str(path), "name": short_name(path.name), "format": "NumPy", "stamp": file_stamp(path)}
     return FileImage(**{**vars(image), **facts})

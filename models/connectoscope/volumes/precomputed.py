@@ -28,11 +28,11 @@ def read_precomputed(location: Location, name: str) -> FileImage:
     """
     node = location.read_json(KEY)
     if node is None:
-        raise UserError(f"{location.text} is no precomputed volume: it has no file {KEY}; check the name")
+        raise UserError(f"{location.text} is not a precomputed volume: it has no file {KEY}; check the name")
     info, stamp = node
     kind = info.get("@type", "neuroglancer_multiscale_volume")
     if kind != "neuroglancer_multiscale_volume":
-        raise UserError(f"{location.text} holds {kind}, no volume: give the address of its images")
+        raise UserError(f"{location.text} holds {kind}, not a volume: give the address of its images")
     try:
         return _image(location, name, info, stamp)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, OverflowError) as error:

@@ -55,7 +55,7 @@ class Location:
         try:
             server = urlsplit(source).netloc
         except ValueError as error:
-            raise UserError(f"'{source}' is no address ({error}); check it") from None
+            raise UserError(f"'{source}' is not a valid address ({error}); check it") from None
         if not server:
             raise UserError(f"'{source}' names no server; give a whole address, as https://HOST/PATH")
         return cls(source.rstrip("/"))
@@ -102,11 +102,11 @@ class Location:
             value = json.loads(answer.value)
         except ValueError as error:
             raise UserError(
-                f"{self.text}/{key} is damaged: it is no JSON ({error}); restore it from the original"
+                f"{self.text}/{key} is damaged: it is not JSON ({error}); restore it from the original"
             ) from error
         if not isinstance(value, dict):
             raise UserError(
-                f"{self.text}/{key} is damaged: it holds no JSON object; restore it from the original"
+                f"{self.text}/{key} is damaged: it does not hold a JSON object; restore it from the original"
             )
         if self.remote:
             return value, answer.stamp.generation.hex()
@@ -157,7 +157,7 @@ def doubt(source: str, error: Exception) -> str:
         return f"the folder for temporary files, {tempfile.gettempdir()}, is full: set TMPDIR to a larger one"
     if is_corrupt(error):
         return "damaged or incomplete file?"
-    return "is the connection gone?" if is_url(source) else "has its disk gone, or the permission?"
+    return "is the connection gone?" if is_url(source) else "is the disk gone, or the permission?"
 
 
 def first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ import tifffile
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
-from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit
+from connectoscope.volumes.geometry import NANOMETRES, Float3, canonical_unit, sizes_text
 from connectoscope.volumes.memory import stored
 from connectoscope.volumes.stores import chunked_by, file_stamp, first_line
 
@@ -164,10 +164,10 @@ def _axes(series: tifffile.TiffPageSeries, path: Path) -> tuple[str, tuple[str, 
     if "?" not in letters:
         return letters, ()
     if letters.count("?") > 1 or "z" in letters or series.axes[letters.index("?")] not in "QI":
-        shape = " x ".join(map(str, series.shape))
+        shape = sizes_text(series.shape)
         raise UserError(
-            f"{path} has axes '{series.axes}' ({shape}), which say not what is z, channel or time: write it anew with "
-            "named axes (OME-TIFF or OME-Zarr)"
+            f"{path} has axes '{series.axes}' ({shape}), which do not say what is z, channel or time: write it again "
+            "with named axes (OME-TIFF or OME-Zarr)"
         )
     return letters.replace("?", "z"), ("the file does not name its first axis: taken as z",)
 

@@ -75,7 +75,7 @@ class Optics:
         if first * max(self.spread) > z12 / 2:
             most = z12 / 2 / max(self.spread) * self.detector_pixel_nm / z12
             raise UserError(
-                f"voxels of {voxel_nm:g} nm cannot be had with this beam line; at most {most:.0f} nm"
+                f"voxels of {voxel_nm:g} nm cannot be simulated for this beam line; choose at most {most:.0f} nm"
             )
         return tuple(first * s * (z12 - first * s) / z12 for s in self.spread)
 

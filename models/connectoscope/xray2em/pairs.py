@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from connectoscope.blockwise.tile import finite
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.training.recipe import Recipe, TrainingVolume, Xray, check_planes, find_data
-from connectoscope.volumes import open_volume
-from connectoscope.volumes.geometry import Box
+from connectoscope.training.checkpoint import digest
+from connectoscope.training.recipe import Recipe, TrainingVolume, Xray, check_planes, open_image
+from connectoscope.volumes.geometry import Box, sizes_text
 from connectoscope.xray2em import surrogate
 from connectoscope.xray2em.forward import stain_density
 from connectoscope.xray2em.surrogate import Surrogate
@@ -35,7 +37,7 @@ class EmVolume:
     """A whole volume in memory.
 
     Attributes:
-        pixels: ``(Z, Y, X)`` as stored.
+        pixels: ``(Z, Y, X)`` as stored; what is not finite is 0.
         black, white: Intensities that become 0 and 1.
         dense, empty: Intensities that become stain density 1 and 0.
         voxel_nm: Of the EM.
@@ -49,6 +51,12 @@ class EmVolume:
     empty: float
     voxel_nm: float
     split: TrainingVolume
+    warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def signature(self) -> str:
+        """What tells it from a changed one."""
+        return digest(self.pixels)
 
     def em(self, where: tuple[slice, ...]) -> Real:
         """Intensities 0-1 (and somewhat beyond) of a part."""
@@ -72,18 +80,21 @@ def load_em(recipe: Recipe, entry: TrainingVolume, scale: int) -> EmVolume:
     Raises:
         UserError: the file is missing, planes are, or its voxels are not those that the network writes.
     """
-    volume = open_volume(find_data(entry.raw, entry.published))
+    volume = open_image(entry)
     check_planes(recipe, entry, volume.shape[0], empty=("choose", "report"))
     sizes, wanted = volume.voxel_size_nm(), recipe.inputs.voxel_size[0] / scale
     if any(abs(s / wanted - 1) > 0.05 for s in sizes) or len(set(recipe.inputs.voxel_size)) != 1:
-        shown = " × ".join(f"{s:g}" for s in sizes)
+        shown = sizes_text(sizes)
         raise UserError(
             f"recipe {recipe.name}: {entry.name} has voxels of {shown} nm; the network writes isotropic ones of {wanted:g} nm"
         )
     black, white = intensity_range(volume.read, volume.shape, *recipe.inputs.percentiles)
     dense, empty = intensity_range(volume.read, volume.shape, *STAIN)
-    pixels = volume.read(Box.of(volume.shape))
-    return EmVolume(pixels, black, white, dense, empty, sizes[0], entry)
+    pixels, bad = finite(volume.read(Box.of(volume.shape)))
+    told = tuple(f"{entry.name}: {text}" for text in volume.warnings)
+    if bad:
+        told += (f"{entry.name}: {bad} voxels were not numbers or infinite and were taken as 0",)
+    return EmVolume(pixels, black, white, dense, empty, sizes[0], entry, told)
 
 
 def drawn(xray: Xray, voxel_nm: float, generator: np.random.Generator) -> Surrogate:

@@ -30,7 +30,9 @@ def arguments_of(bundle: Bundle) -> UpscalingArguments:
     """
     card = bundle.card
     if not card.reconstructs:
-        raise UserError(f"model '{card.name}' does not make EM from X-ray; 'segment' may be what you want")
+        raise UserError(
+            f"model '{card.name}' does not make EM from X-ray; use 'segment' with it, or choose another model"
+        )
     if card.calibration is None:
         raise UserError(
             f"model '{card.name}' has no calibration on its card; train it with 'connectoscope train'"

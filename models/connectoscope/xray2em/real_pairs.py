@@ -33,7 +33,7 @@ from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.networks.upscaling import UpscalingArguments
 from connectoscope.training.recipe import Recipe
 from connectoscope.volumes import Volume, open_volume
-from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length
+from connectoscope.volumes.geometry import Box, Float3, Index3, convert_length, sizes_text
 from connectoscope.xray2em.pairs import AROUND, Batches, Pair, Real
 from connectoscope.xray2em.texture import check_isotropic
 from connectoscope.xray2em.transform import load_transform
@@ -196,7 +196,7 @@ class RealPair:
         sizes, fine = self.em.voxel_size_nm(), wanted[0] / self.scale
         if max(sizes) > INTERPOLATED * fine:
             told.append(
-                f"{self.names[1]} has voxels of {_sizes(sizes)} nm, the network writes isotropic ones of {fine:g} nm: what "
+                f"{self.names[1]} has voxels of {sizes_text(sizes)} nm, the network writes isotropic ones of {fine:g} nm: what "
                 "lies between them is interpolated, and that blur is learned"
             )
         return told
@@ -357,7 +357,3 @@ def _name(source: str) -> str:
     """What a source is called on a card: no folders, no hosts."""
     file, mark, dataset = source.partition("::")
     return file.replace("\\", "/").rstrip("/").rpartition("/")[2] + mark + dataset
-
-
-def _sizes(values: Float3) -> str:
-    return " × ".join(f"{v:g}" for v in values)

@@ -39,7 +39,6 @@ from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.plan import Block, Lattice, Plan, Signature, as_begun, blocks_of
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.blockwise.tile import Tile, kept_box, read_tile, skipped_chunks, told_of_tiles
-from connectoscope.errors import UserError
 from connectoscope.networks.normalise import normalise, sample_boxes
 from connectoscope.networks.predictor import choose_tile, default_tile
 from connectoscope.segmentation.probabilities import alignment, predict_core, store_of_blocks
@@ -168,12 +167,7 @@ def _outside(bundle: Bundle, resolution: str | None) -> list[str]:
     """A line where the scan's resolution, as far as it is told, is none that the model was trained for."""
     if resolution is None:
         return []
-    try:
-        length, unit = parse_length(resolution)
-    except UserError:
-        raise UserError(
-            f"--resolution '{resolution}' is not one length with its unit, for example 90nm"
-        ) from None
+    length, unit = parse_length(resolution)
     own = length * NANOMETRES[unit]
     known = (bundle.card.calibration or {}).get("resolution_nm")  # nobody states that of a real pair
     if known is None or known[0] <= own <= known[1]:
@@ -255,12 +249,11 @@ class _Run:
         return {**summary, "megavoxels_per_second": round(rate, 3)}
 
     def _attributes(self) -> dict[str, Any]:
-        card, request = self.setup.bundle.card, self.context.json
-        asked = {k: v for k, v in request.get("parameters", {}).items() if k != "destination"}
+        card = self.setup.bundle.card
         return {
             "connectoscope": {
                 "finished": False,
-                "request": {**request, "parameters": asked},
+                "request": self.context.provenance,
                 "model": {"name": card.name, "version": card.version, "hash": self.setup.bundle.hash},
                 "signature": self.plan.signature,
                 "grid": self.setup.facts(),
@@ -332,7 +325,7 @@ class _Run:
         if epistemic > UNKNOWN * usual:
             self.context.warn(
                 f"the networks of {card.name} disagree {epistemic / usual:.1f} times as much as on the scans it was checked "
-                "with: it has hardly seen anything like this volume, do not believe the result"
+                "with: it was not trained on anything like this volume, do not rely on the result"
             )
         scores = {s.metric: s.value for s in card.scores}
         skipped = skipped_chunks(entries)

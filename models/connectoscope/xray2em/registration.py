@@ -86,7 +86,7 @@ class Registration:
             mend = "it differs from box to box: rotation or scale is wrong"
             if np.linalg.norm(self.shift) > ALIKE * self.residual:
                 z, y, x = (round(n) for n in pair.transform[:3, :3] @ self.shift * voxel_nm)
-                mend = f"adding {z}, {y}, {x} nm (z, y, x) to its last column would mend most of it"
+                mend = f"adding {z}, {y}, {x} nm (z, y, x) to its last column would correct most of it"
             return [f"{em} does not lie where {transform} says: {found}, which blurs what is learned; {mend}"]
         if self.correlation < LOW:
             return [f"{xray} shows little of what {em} shows: {found}"]

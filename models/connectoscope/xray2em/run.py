@@ -36,7 +36,7 @@ from connectoscope.networks.normalise import intensity_range, sample_boxes
 from connectoscope.paths import expanded
 from connectoscope.volumes import ImageSpec, open_volume, pyramid_factors, set_attributes
 from connectoscope.volumes.conversion import fill_pyramid
-from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box, parse_length
+from connectoscope.volumes.geometry import NANOMETRES, Box, Index3, parse_box, parse_length, sizes_text
 from connectoscope.xray2em import forward, surrogate
 from connectoscope.xray2em.optics import Optics
 from connectoscope.xray2em.spectra import resolution, shells
@@ -137,7 +137,7 @@ def simulate_xray(parameters: SimulateXray, context: Context) -> dict[str, Any]:
     model = asdict(optics) if parameters.method == "wave" else asdict(like)
     marks = {
         "signature": signature,
-        "request": {**context.json, "parameters": request},
+        "request": {**context.provenance, "parameters": request},
         "model": model,
         "summary": summary,
     }
@@ -147,7 +147,7 @@ def simulate_xray(parameters: SimulateXray, context: Context) -> dict[str, Any]:
 
 def _grid(volume: Volume, parameters: SimulateXray) -> tuple[Grid, Box, float]:
     """The X-ray grid over the EM, the part of it that is asked for, and its voxel size in nm."""
-    wanted = _length(parameters.voxel_size, "--voxel-size")
+    wanted = _length(parameters.voxel_size)
     level = parameters.level
     volume.level(level)
     if volume.unit is None:
@@ -156,7 +156,7 @@ def _grid(volume: Volume, parameters: SimulateXray) -> tuple[Grid, Box, float]:
             "--source-voxel-size 8nm"
         )
     sizes = volume.voxel_size_nm(level)
-    shown = " × ".join(f"{s:g}" for s in sizes)
+    shown = sizes_text(sizes)
     if max(sizes) > ANISOTROPIC * min(sizes):
         raise UserError(
             f"{volume.name} has voxels of {shown} nm: X-ray volumes can be simulated from isotropic EM only, such as "
@@ -193,7 +193,7 @@ def _surrogate(parameters: SimulateXray, voxel_nm: float, box: Box, context: Con
     like = surrogate.at(voxel_nm, counts=parameters.counts, rings=parameters.rings)
     if parameters.resolution is None:
         return like
-    blur = _length(parameters.resolution, "--resolution")
+    blur = _length(parameters.resolution)
     if not voxel_nm <= blur <= min(box.shape) * voxel_nm / 2:
         raise UserError(
             f"--resolution {parameters.resolution} is not possible: at least a voxel ({voxel_nm:g} nm) and at most "
@@ -204,12 +204,9 @@ def _surrogate(parameters: SimulateXray, voxel_nm: float, box: Box, context: Con
     return replace(like, resolution_nm=blur)
 
 
-def _length(text: str, option: str) -> float:
+def _length(text: str) -> float:
     """One length in nm."""
-    try:
-        length, unit = parse_length(text)
-    except UserError:
-        raise UserError(f"{option} '{text}' is not one length with its unit, for example 30nm") from None
+    length, unit = parse_length(text)
     return length * NANOMETRES[unit]
 
 

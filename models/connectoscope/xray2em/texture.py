@@ -10,6 +10,7 @@ from scipy import ndimage, stats
 
 from connectoscope.errors import UserError
 from connectoscope.volumes import Volume
+from connectoscope.volumes.geometry import sizes_text
 
 NAMES = ("skewness", "neighbours", "details")
 FINE = 4.0  # voxels: details are what a Gaussian of this sd blurs away
@@ -20,7 +21,7 @@ def check_isotropic(volume: Volume) -> None:
     """Raises UserError unless the voxels, whose size must be known, are as long as wide."""
     sizes = volume.voxel_size_nm()
     if max(sizes) > ANISOTROPIC * min(sizes):
-        shown = " × ".join(f"{s:g}" for s in sizes)
+        shown = sizes_text(sizes)
         raise UserError(
             f"{volume.name} has voxels of {shown} nm, X-ray volumes have equal sides: choose another volume, or correct "
             "the size with --voxel-size"

@@ -7,7 +7,6 @@ mean alone blurs, so a frozen membrane network looks at the mean and at the true
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -86,11 +85,14 @@ class XrayTrainer(Trainer):
         return self.recipe.inputs.voxel_size[0]
 
     @property
-    def signature(self) -> str:
-        """As a trainer's, with the real pair."""
-        if self.real is None:
-            return super().signature
-        return hashlib.sha256((super().signature + self.real.signature).encode()).hexdigest()
+    def signature(self) -> dict[str, str]:
+        """As a trainer's, with the EM that scans are simulated of, or the real pair, and the eyes."""
+        facts = super().signature | {f"the image of {em.split.name}": em.signature for em in self.ems}
+        if self.real is not None:
+            facts["the real pair"] = self.real.signature
+        if self.eyes is not None:
+            facts["the model that finds membranes"] = self.eyes.hash
+        return facts
 
     def make_sampler(self) -> Batches:  # type: ignore[override]
         a = self.arguments
@@ -157,7 +159,7 @@ class Eyes:
         self.channel, self.stride = names.index("boundary"), bundle.card.stride
         network = bundle.load_network().to(device).requires_grad_(False)
         self.network: nn.Module = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.device = device
+        self.device, self.hash = device, bundle.hash
 
     def __call__(self, em: Tensor) -> Tensor:
         """Logits ``(B, Z, Y, X)`` of ``(B, 1, Z, Y, X)``, intensities 0-1."""

@@ -33,7 +33,9 @@ def load_transform(path: Path) -> NDArray[np.float64]:
         raise UserError(f'transform {path} must be {{"unit": "nm", "matrix": [[…], […], […]]}}')
     unit = canonical_unit(str(values["unit"]))
     if unit is None:
-        raise UserError(f"transform {path}: unit '{values['unit']}' is no length; known are nm, um, mm, …")
+        raise UserError(
+            f"transform {path}: unit '{values['unit']}' is not a unit of length; known are nm, um, mm, …"
+        )
     try:
         given = np.array(values["matrix"], dtype=np.float64)
     except (TypeError, ValueError, OverflowError):

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
-from connectoscope.volumes.geometry import Index3
+from connectoscope.volumes.geometry import Index3, sizes_text
 from connectoscope.zoo.bundle import Bundle
 from connectoscope.zoo.card import CARD
 from connectoscope.zoo.export import onnx_bytes
@@ -53,7 +53,7 @@ def package_bytes(bundle: Bundle, authors: tuple[str, ...] = ()) -> bytes:
     if not authors and bundle.path.resolve().parent == bundled_models().resolve():
         authors = (MADE,)
     if not authors:
-        raise UserError("say who made the model, as the format wants it: --author NAME (repeat for several)")
+        raise UserError("the format needs to know who made the model: --author NAME (repeat for several)")
     weights = onnx_bytes(bundle)
     image, probabilities = sample_tensors(bundle)
     files = {
@@ -181,7 +181,7 @@ def preprocessing(wanted: Normalisation) -> list[dict[str, Any]]:
 
 def readme(card: Card) -> str:
     """For people who find the package."""
-    voxel = " × ".join(f"{v:g}" for v in card.inputs.voxel_size)
+    voxel = sizes_text(card.inputs.voxel_size)
     wanted, exact, practical = card.inputs.normalisation, card.halo.exact, card.halo.practical
     outputs = [
         f"| {i} | {o.name} | {o.meaning} | {o.threshold} | {o.min_volume_nm3:g} |"

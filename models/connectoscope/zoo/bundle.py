@@ -201,7 +201,7 @@ def read_bundle(path: Path) -> Bundle:
     try:
         data = (path / CARD).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path} is no model: it has no {CARD}") from None
+        raise UserError(f"{path} is not a model: it has no {CARD}") from None
     except OSError as error:
         raise UserError(f"the card of model {path} cannot be read ({error}); get the model again") from None
     return Bundle(path, parse_card(data, path))

@@ -80,7 +80,7 @@ class Output(_Part):
     min_volume_nm3: float = Field(0.0, ge=0)
 
 
-class Neurons(_Part):
+class NeuronRule(_Part):
     """How neurons are made of affinities or ``boundary`` (:mod:`connectoscope.segmentation.neurons`).
 
     Fragments are found in ``boundary`` (watershed of the distance to it) or in the ``affinities`` (mutex watershed, ten
@@ -169,7 +169,7 @@ class Card(_Part):
     members: tuple[str, ...] = ()
     inputs: Inputs
     outputs: tuple[Output, ...] = Field(min_length=1)
-    neurons: Neurons | None = None
+    neurons: NeuronRule | None = None
     receptive_field: Steps
     stride: Steps
     halo: Halo
@@ -197,7 +197,7 @@ class Card(_Part):
     def _tiles_fit(self) -> Self:
         for name, halo in (("exact", self.halo.exact), ("practical", self.halo.practical)):
             if any(h % s for h, s in zip(halo, self.stride, strict=True)):
-                raise ValueError(f"halo.{name} {halo} is no multiple of the stride {self.stride}")
+                raise ValueError(f"halo.{name} {halo} is not a multiple of the stride {self.stride}")
         return self
 
     @model_validator(mode="after")

@@ -175,7 +175,7 @@ def _foreign(
     try:
         card = Card.model_validate(facts)
     except ValidationError as error:
-        raise UserError(f"{package.path} makes no model: {first_problem(error)}") from None
+        raise UserError(f"{package.path} cannot be made a model: {first_problem(error)}") from None
     return Import(write_files(out, card, {ONNX: weights}), tuple(notes))
 
 
@@ -226,7 +226,7 @@ def _test_tensor(package: Package, tensor: Tensor, file: Source) -> NDArray[np.f
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     if not array.size or not np.isfinite(array).all():
-        what = "holds what is no number" if array.size else "is empty"
+        what = "holds values that are not numbers" if array.size else "is empty"
         raise UserError(f"the test tensor of '{tensor.id}' {what}, so that nothing can be checked with it")
     return array
 
@@ -341,7 +341,7 @@ def _voxel_size(source: Tensor, given: Float3 | None) -> Float3:
         axis = axes.get(letter, axes["y"])
         if axis.unit not in NANOMETRES:
             raise UserError(
-                "the package states no voxel size; say for which the model was made: --voxel-size 40,4,4nm (z, y, x)"
+                "the package states no voxel size; give the one that the model was made for: --voxel-size 40,4,4nm (z, y, x)"
             )
         sizes.append(axis.scale * NANOMETRES[axis.unit])
     return (sizes[0], sizes[1], sizes[2])
@@ -366,5 +366,7 @@ def _destination(folder: Path, name: str) -> Path:
 def _plain(name: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._")
     if not plain:
-        raise UserError(f"'{name}' makes no name for a model; give one: models import FILE NAME")
+        raise UserError(
+            f"'{name}' cannot be made a valid model name; give one: connectoscope models import FILE NAME"
+        )
     return plain[:64]

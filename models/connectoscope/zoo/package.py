@@ -155,7 +155,7 @@ class Package:
             raise UserError(
                 f"{path} is damaged: download it again"
                 if damaged
-                else f"{path} is no bioimage.io package: neither a zip nor a folder"
+                else f"{path} is not a bioimage.io package: neither a zip nor a folder"
             ) from None
 
     def close(self) -> None:
@@ -176,14 +176,14 @@ class Package:
         """
         name = next((name for name in DESCRIPTIONS if self._has(name)), None)
         if name is None:
-            raise UserError(f"{self.path} is no bioimage.io package: it has no {DESCRIPTIONS[0]}")
+            raise UserError(f"{self.path} is not a bioimage.io package: it has no {DESCRIPTIONS[0]}")
         try:
             values = yaml.load(self.read(name, limit=DESCRIPTION_LIMIT), _Loader)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             why = " ".join(str(error).split())[:160]
             raise UserError(f"{name} of {self.path} cannot be read: {why}") from None
         if not isinstance(values, dict) or values.get("type") != "model":
-            raise UserError(f"{self.path} is no package of a model")
+            raise UserError(f"{self.path} is not the package of a model")
         version = str(values.get("format_version"))
         if not version.startswith("0.5."):
             raise UserError(
@@ -215,7 +215,7 @@ class Package:
         try:
             data = self._data(name, limit)
         except (KeyError, FileNotFoundError, IsADirectoryError):
-            raise UserError(f"{self.path} is not whole: it has no {name}") from None
+            raise UserError(f"{self.path} is incomplete: it has no {name}") from None
         except (OSError, RuntimeError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise UserError(f"{name} of {self.path} cannot be read: {error}") from None
         if len(data) > limit:
@@ -247,7 +247,7 @@ class Package:
             data.seek(0)
             array: NDArray[Any] = np.lib.format.read_array(data, allow_pickle=False)
         except (ValueError, TypeError, EOFError) as error:
-            raise UserError(f"{file.source} of {self.path} is no array of numbers: {error}") from None
+            raise UserError(f"{file.source} of {self.path} is not an array of numbers: {error}") from None
         return array
 
     def _has(self, name: str) -> bool:

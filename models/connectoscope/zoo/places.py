@@ -9,6 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
+from connectoscope.paths import expanded
 from connectoscope.zoo.card import CARD
 
 
@@ -26,6 +27,13 @@ def user_models() -> Path:
 
 def bundled_models() -> Path:
     return Path(str(resources.files("connectoscope_resources") / "models"))
+
+
+def new_model(name: str) -> Path:
+    """Where a model that is to be made belongs: a bare name means a folder among the user's own models."""
+    if Path(name).name == name and name not in ("", "..", "~"):
+        return (user_models() / name).absolute()
+    return expanded(name)
 
 
 def is_own(path: Path) -> bool:

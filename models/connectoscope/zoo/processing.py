@@ -96,7 +96,7 @@ def _number(p: Processing, key: str, default: float | None) -> float:
     if isinstance(value, list) and len(value) == 1:  # along an axis with one channel
         value = value[0]
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"the package asks for '{p.id}' with {key} {value!r}, which is no single number")
+        raise UserError(f"the package asks for '{p.id}' with {key} {value!r}, which is not a single number")
     return float(value)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,17 +42,22 @@ def check_new(path: Path, *, replace: bool) -> None:
         UserError: something is there that may not be replaced, it would hide a bundled model, or it is called as no model
             may be.
     """
-    if is_own(path) and (bundled_models() / path.name / CARD).exists():
-        raise UserError(f"a model '{path.name}' comes with connectoscope; choose another name")
+    check_name(path)
     if path.exists() and not (replace and (path / CARD).exists()):
         raise UserError(f"{path} exists; choose another name, or --overwrite where it is a model")
-    if not re.fullmatch(NAME, path.name):
-        raise UserError(
-            f"'{path.name}' is no name for a model: take letters, digits, '.', '_' and '-', a letter or digit first"
-        )
     if path.exists() and (others := _others(path)):
         raise UserError(
             f"{path} also holds {others[0]}, which would be lost: move it away, or choose another name"
+        )
+
+
+def check_name(path: Path) -> None:
+    """Raises UserError where no model may be called so: it would hide a bundled one, or its name is none."""
+    if is_own(path) and (bundled_models() / path.name / CARD).exists():
+        raise UserError(f"a model '{path.name}' comes with connectoscope; choose another name")
+    if not re.fullmatch(NAME, path.name):
+        raise UserError(
+            f"'{path.name}' is not a valid model name: use letters, digits, '.', '_' and '-', a letter or digit first"
         )
 
 
@@ -133,22 +139,28 @@ def write_files(path: Path, card: Card, files: dict[str, bytes]) -> Bundle:
         UserError: when ``path`` exists and is no bundle.
     """
     if path.exists() and not (path / CARD).exists():
-        raise UserError(f"{path} exists and is no model; choose another name")
+        raise UserError(f"{path} exists and is not a model; choose another name")
     if path.is_symlink():  # what it leads to is replaced
         path = path.resolve()
-    part = path.with_name(path.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
         raise UserError(f"cannot make {path} ({error.strerror}); choose another place") from None
-    for name, data in files.items():
-        (part / name).write_bytes(data)
-    if CARD not in files:
-        write_card(part, card)
-    if path.exists():
-        shutil.rmtree(path)
-    part.replace(path)
+    new, old = aside / "new", aside / "old"
+    try:
+        new.mkdir()
+        for name, data in files.items():
+            (new / name).write_bytes(data)
+        if CARD not in files:
+            write_card(new, card)
+        if path.exists():  # a kill between these two leaves both models aside, whole
+            path.replace(old)
+        new.replace(path)
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        shutil.rmtree(aside, ignore_errors=True)
     return Bundle(path, card)
 
 

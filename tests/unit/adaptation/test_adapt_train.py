@@ -130,14 +130,14 @@ def test_interrupted_and_resumed_gives_the_same_bytes(target, patches):
         for data in ("weights.safetensors", "signature.safetensors"):
             assert (target / name / data).read_bytes() == (target / "whole" / data).read_bytes()
     shutil.rmtree(target / "half1")
-    with pytest.raises(UserError, match="of another model or other labels"):
+    with pytest.raises(UserError, match="an option changed since checkpoint"):
         adapt(target, "half1", file, steps=10, seed=3)
 
 
 def test_without_labels_only_statistics_change(target):
     summary = adapt(target, "new")
     assert (summary["kept"], summary["scores"]) == ("statistics", {})
-    assert "without labels nobody can say" in summary["verdict"]
+    assert "without labels it is not known" in summary["verdict"]
     before, after = (find_model(m).load_network().state_dict() for m in ("cells", target / "new"))
     changed = {name.rpartition(".")[2] for name in before if not np.array_equal(before[name], after[name])}
     assert changed <= {"running_mean", "running_var", "num_batches_tracked"}
@@ -232,7 +232,7 @@ def test_a_volume_with_room_for_one_patch_will_do(target):
     suggest(chosen, Context.local(target / "suggest.job", threads=1))
     summary = adapt(target, "new", target / "p.json", steps=2)
     assert summary["patches"] == 2
-    text = "too small for 16 different patches of 1 x 128 x 128 voxels"
+    text = "too small for 16 different patches of 1 × 128 × 128 voxels"
     assert any("no signature" in w and text in w for w in summary["warnings"])
 
 
@@ -259,7 +259,7 @@ def bad_labels(target):
         "do not exist": target / "nothing",
         "do not overlap": moved,
         "lie between the voxels": between,
-        "have voxels of 40 x 4 x 4": save(target / "fine.ome.tif", values, pixel=4),
+        "have voxels of 40 × 4 × 4": save(target / "fine.ome.tif", values, pixel=4),
         "state no voxel size": target / "unsized.npy",
         "all background": save(target / "zeros.ome.tif", values * 0),
         "all of one class": save(target / "ones.ome.tif", values * 0 + 1),

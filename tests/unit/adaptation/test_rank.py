@@ -10,15 +10,16 @@ import pytest
 from made_domains import random_bundle, save, tissue
 
 from connectoscope import cli
-from connectoscope.adaptation.features import sample_patches, sees
+from connectoscope.adaptation.features import intensity_of, sample_patches, sees
 from connectoscope.adaptation.ranking import domain_map
 from connectoscope.adaptation.signature import Part, write_signature
 from connectoscope.jobs.context import Context
+from connectoscope.networks.normalise import intensity_range
 from connectoscope.tasks.adapt.rank import AdaptRank, run
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import find_model
-from connectoscope.zoo.card import SIGNATURE
+from connectoscope.zoo.card import SIGNATURE, WIDE, Imported
 
 
 @pytest.fixture(scope="session")
@@ -104,6 +105,16 @@ def test_finer_volumes_are_seen_at_the_voxel_size_of_the_network(models, tmp_pat
     np.testing.assert_array_equal(grid.read(Box.of(grid.shape)), image)
 
 
+def test_intensities_are_those_that_the_card_asks_for(models, tmp_path):
+    volume = open_volume(save(tmp_path / "v.ome.tif", tissue(3, "cells")[0]))
+    card = find_model("features-em").card
+    grid = sees(card, volume)
+    assert intensity_of(card, grid) == intensity_range(grid.read, grid.shape, 1, 99)
+    fixed = card.inputs.model_copy(update={"normalisation": Imported(method="fixed", low=50, high=60)})
+    low, high = intensity_of(card.model_copy(update={"inputs": fixed}), grid)
+    assert (low, high) == (50 - 10 * WIDE, 50 + 10 * WIDE)
+
+
 def test_the_map_is_a_rotation_of_the_features():
     rng = np.random.default_rng(0)
     flat = rng.normal(0, 1, (50, 2)) * (5, 1)
@@ -138,7 +149,7 @@ def test_what_cannot_be_ranked_is_one_line(domains, models, tmp_path, capsys):
     small = save(tmp_path / "small.ome.tif", tissue(3, "cells")[0][:, :50, :50])
     assert "is too small" in one_line(capsys, "adapt", "rank", small)
     few = save(tmp_path / "few.ome.tif", tissue(3, "cells")[0][:4, :128, :129])
-    assert "few is too small for 16 different patches of 1 x 128 x 128 voxels: 4 x 128 x 129 on" in one_line(
+    assert "few is too small for 16 different patches of 1 × 128 × 128 voxels: 4 × 128 × 129 on" in one_line(
         capsys, "adapt", "rank", few
     )
     blank = tissue(3, "cells")[0]

@@ -71,7 +71,7 @@ def test_patches_suit_the_data():
     assert candidates(Box((10, 0, 0), (20, 64, 64)), (10, 1, 1), 1, (10, 32, 64)) == [
         Box((10, 0, 0), (20, 32, 64)), Box((10, 32, 0), (20, 64, 64)),
     ]  # fmt: skip
-    with pytest.raises(UserError, match="4 patches of 24 x 24 x 24 voxels do not fit into 20 x 200 x 200"):
+    with pytest.raises(UserError, match="4 patches of 24 × 24 × 24 voxels do not fit into 20 × 200 × 200"):
         candidates(whole((20, 200, 200)), (10, 10, 10), 4)
 
 
@@ -95,7 +95,7 @@ def test_labels_lie_beside_the_file_and_are_never_written_over(target):
     np.testing.assert_array_equal(labelling.read("boundary", found.patches[0]), 1 - labels)
     (target / "raw.patches.json").unlink()
     shutil.rmtree(target / "raw.patches.json.job")
-    with pytest.raises(UserError, match="holds files already, labels perhaps"):
+    with pytest.raises(UserError, match="already holds files, perhaps labels"):
         suggest(target, "raw.patches.json", n=2)
     np.testing.assert_array_equal(labelling.read("boundary", found.patches[0]), 1 - labels)
 
@@ -150,7 +150,7 @@ def test_a_file_in_the_place_of_the_labels_is_one_line(target):
 def test_a_file_that_is_no_patches_or_overlaps_is_named(tmp_path):
     file = tmp_path / "p.json"
     file.write_text("{}")
-    with pytest.raises(UserError, match="holds no patches"):
+    with pytest.raises(UserError, match="does not hold patches"):
         read_patches(file)
     source = {"name": "v", "shape": [8, 8, 8]}
     boxes = ["0:4,0:4,0:4", "3:8,0:4,0:4"]

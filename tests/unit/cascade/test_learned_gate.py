@@ -193,7 +193,7 @@ def test_cells_of_any_shape_and_what_is_in_them(tmp_path: Path) -> None:
         ({"box": "0:1,0:64,0:64"}, "too small to train a gate on"),
         ({"on": "empty.ome.tif"}, r"finds no synapses in \d+ boxes"),
         ({"on": "unsized.ome.tif"}, "does not state its voxel size"),
-        ({"destination": "."}, "exists; choose another name"),
+        ({"destination": "bright"}, "exists; choose another name"),
     ],
 )
 def test_one_line_says_what_will_not_do(

@@ -6,9 +6,9 @@ import numpy as np
 
 from connectoscope.blockwise.engine import Engine, Output, Phase
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.plan import Lattice
+from connectoscope.blockwise.plan import Lattice, place_of
 from connectoscope.cascade import run as run_module
-from connectoscope.cascade.run import DIRECTIONS, Cascade, place_of
+from connectoscope.cascade.run import DIRECTIONS, Cascade
 from connectoscope.volumes.geometry import Box
 
 RIGHT = DIRECTIONS.index((0, 0, 1))

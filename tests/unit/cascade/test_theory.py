@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectoscope.cascade.theory import Rates, expect, independent_prevalences
+from connectoscope.cascade.theory import Rates, expect
+
+
+def independent_prevalences(p: float, covers) -> tuple[float, ...]:
+    """π_k = 1 - (1 - p)^M_k, where the cells of level 0 are independent; finest first."""
+    return tuple(1 - (1 - p) ** m for m in covers)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_what_cannot_be_scored(made, tmp_path, capsys) -> None:  # type: ignore[
     assert "float32" in refused(capsys, image, truth)
     for value in (np.nan, np.inf, 0.5):
         holed = write(tmp_path / f"{value}.zarr", np.full((6, 40, 48), value, np.float32))
-        assert "no whole numbers" in refused(capsys, result, holed, "--target", "synapses")
+        assert "not whole numbers" in refused(capsys, result, holed, "--target", "synapses")
     image = write(tmp_path / "image.zarr", made["score"])
     assert "looks like an image" in refused(capsys, image, truth)
     assert "looks like an image" in refused(capsys, result, image, "--target", "synapses")
@@ -266,15 +266,20 @@ def test_where_no_cell_was_found_all_are_missed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("found", "truth", "words", "says"),
     [
-        (CELLS, "z,y,x\n1,2,3\n", [], "say with --voxel-size"),
-        (CELLS, "z,y,x,unit\n1,2,3,um\n", ["--box", "0:1,0:1,0:1"], "say with --voxel-size"),
+        (CELLS, "z,y,x\n1,2,3\n", [], "give the voxel size, for example --voxel-size"),
+        (
+            CELLS,
+            "z,y,x,unit\n1,2,3,um\n",
+            ["--box", "0:1,0:1,0:1"],
+            "give the voxel size, for example --voxel-size",
+        ),
         ("z,y,x,unit\n1,2,3,um\n", CELLS, [], "for example --within 10um"),
-        (CELLS, CELLS, ["--within", "10"], "'10' is no length with a unit"),
+        (CELLS, CELLS, ["--within", "10"], "'10' is not a length with a unit"),
         (CELLS, CELLS, ["--within", "1,2,3um"], "more than one length"),
         (CELLS, CELLS, ["--target", "synapses"], "are for volumes"),
-        (CELLS, "z,y,x,unit\n1,2,3,furlong\n", [], "'furlong', which is no known length"),
+        (CELLS, "z,y,x,unit\n1,2,3,furlong\n", [], "'furlong', which is not a known unit of length"),
         (CELLS, "z,y,x,unit\n1,2\n", [], "a row is too short"),
-        (CELLS, "z,y,x,unit\n1,2,nan,um\n", [], "a position is no number"),
+        (CELLS, "z,y,x,unit\n1,2,nan,um\n", [], "a position is not a number"),
         (CELLS, "z,y,x,unit\n1e306,2,3,um\n", [], "absurdly large"),
         (CELLS, "index,axis-0\n1,2\n", [], "a column is missing"),
     ],
@@ -294,9 +299,9 @@ def test_points_and_volumes_are_not_mixed(made, tmp_path, capsys):
     for words, says in (
         ((tmp_path / "found.csv", tmp_path / "truth.zarr"), "points are scored against points"),
         ((tmp_path / "result.zarr", tmp_path / "truth.zarr", "--within", "1um"), "--within is for points"),
-        ((tmp_path / "found.csv", tmp_path / "bad.xml"), "no file of markers"),
+        ((tmp_path / "found.csv", tmp_path / "bad.xml"), "not a file of markers"),
         ((tmp_path / "found.csv", tmp_path / "code.xml"), "unknown encoding"),
-        ((tmp_path / "found.csv", tmp_path / "huge.xml"), "no file of markers"),
+        ((tmp_path / "found.csv", tmp_path / "huge.xml"), "not a file of markers"),
         ((tmp_path / "found.csv", tmp_path / "none.xml"), "holds no markers of type 2"),
         ((tmp_path / "found.csv", tmp_path / "absent.csv"), "absent.csv"),
     ):

@@ -29,6 +29,11 @@ def in_trouble(job: JobFolder) -> bool:
     return any(event.get("message") == "in trouble" for event in job.read_events()[0])
 
 
+def summary_of(job: JobFolder) -> dict[str, object]:
+    """Of its finished run."""
+    return job.read_events()[0][-1]["summary"]
+
+
 def new_job(destination: Path, trouble: str = "none", **options) -> JobFolder:
     request = JobRequest.make(
         "fake", {"source": "x", "destination": str(destination), "trouble": trouble}, **options
@@ -136,7 +141,7 @@ def test_out_of_memory_kill_halves_the_tile_and_goes_on(tmp_path):
     kills = iter([0, 1, 1, 1])
     job = new_job(tmp_path / "d.txt", "kill")
     assert run_job(job, count_oom_kills=lambda: {"host": next(kills)}) == 0
-    assert job.summary()["tile_scale"] == 1
+    assert summary_of(job)["tile_scale"] == 1
     assert [e["tile_scale"] for e in job.read_events()[0] if e["type"] == "restarted"] == [1]
     assert (tmp_path / "d.txt").read_text() == COUNTED
 
@@ -149,7 +154,7 @@ def test_memory_that_never_suffices_pauses_after_two_halvings(tmp_path):
     assert "memory" in state.message
     (tmp_path / "d.txt.ok").touch()
     assert run_job(job) == 0
-    assert job.summary()["tile_scale"] == 2  # the plan was halved for good
+    assert summary_of(job)["tile_scale"] == 2  # the plan was halved for good
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_serve_runs_folder_after_folder_in_one_process(start, finish, until, tmp
     worker.stdin.flush()
     until(lambda: all(job.state().ended for job in jobs))
     assert [job.state().status for job in jobs] == ["done", "failed", "done"]
-    assert {jobs[0].summary()["pid"], jobs[2].summary()["pid"]} == {worker.pid}
+    assert {summary_of(jobs[0])["pid"], summary_of(jobs[2])["pid"]} == {worker.pid}
     code, out, err = finish(worker)  # the end of its input
     assert (code, out) == (0, "")
     assert "nothing" in err
@@ -265,6 +270,6 @@ def test_a_report_runs_in_the_terminals_process_and_leaves_nothing(command, tmp_
 
 
 def test_no_job_folder_is_said_so(tmp_path):
-    with pytest.raises(UserError, match="no job folder"):
+    with pytest.raises(UserError, match="not a job folder"):
         run_job(tmp_path)
     assert list(tmp_path.glob("lock*")) == []

@@ -34,6 +34,7 @@ def test_range_is_mapped_around_zero() -> None:
     ("image", "message"),
     [
         (np.full((2, 4, 4), 7, np.uint8), "constant"),
+        (np.array([[[7.0, 7.000001, 7.0]]], np.float32), "constant"),  # 7, resampled
         (np.array([[[1, np.nan, 3]]], np.float32), "not numbers"),
         (np.full((1, 1, 3), np.nan, np.float32), "^100 % of the sampled voxels are not numbers"),
     ],
@@ -47,3 +48,10 @@ def test_a_nearly_constant_grid_falls_back_to_its_extremes() -> None:
     image = np.zeros((1, 100, 100), np.uint8)
     image[0, 0, 0] = 9
     assert intensity_range(lambda box: image[box.slices], image.shape, 1, 99) == (0.0, 9.0)
+
+
+def test_a_small_range_far_from_zero_counts() -> None:
+    image = np.arange(60000, 60011, dtype=np.uint16).reshape(1, 1, 11)
+    low, high = intensity_range(lambda box: image[box.slices], image.shape, 1, 99)
+    assert 60000 <= low < high <= 60010
+    assert np.ptp(normalise(image, low, high)) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny_recipe import RECIPE
 from connectoscope import cli
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
+from connectoscope.pruning.receipt import rows
 from connectoscope.pruning.report import balance_line
 from connectoscope.tasks.prune import Prune, _recipe, run
 from connectoscope.tasks.train import Train
@@ -93,7 +95,7 @@ def test_interrupted_and_resumed_gives_the_same_weights(tiny, tmp_path, structur
 
 def test_another_density_does_not_go_on_from_a_checkpoint(tiny, tmp_path):
     prune(tiny, tmp_path / "one", tmp_path / "a.job")
-    with pytest.raises(UserError, match="of another recipe"):
+    with pytest.raises(UserError, match="an option of the pruning changed since"):
         prune(tiny, tmp_path / "two", tmp_path / "a.job", density=0.5)
 
 
@@ -101,8 +103,13 @@ def test_another_density_does_not_go_on_from_a_checkpoint(tiny, tmp_path):
     ("how", "text"),
     [
         ({"density": 0.01}, "can, a density of"),
-        ({"report": "page.txt"}, "name it NAME.html"),
-        ({"rule": "set", "structured": True}, "whole channels go by activity"),
+        ({"rule": "set", "structured": True}, r"whole channels \(--structured\) need --rule"),
+        ({"rule": "magnitude", "density": 0.001}, "would lose all its inputs"),
+        ({"rule": "magnitude", "actuator": "in"}, "--actuator in has no part in pruning by rule magnitude"),
+        (
+            {"structured": True, "actuator": "both"},
+            "--actuator both has no part in pruning by whole channels",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_training(tiny, tmp_path, how, text):
@@ -160,7 +167,7 @@ def test_the_new_model_keeps_the_licences_voxel_size_and_neurons_of_the_model(ti
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (("[40.0, 8.0, 8.0]", "[40.0, 4.0, 4.0]"), r"40 x 4 x 4 nm, model 'tiny' sees 40 x 8 x 8: write"),
+        (("[40.0, 8.0, 8.0]", "[40.0, 4.0, 4.0]"), r"40 × 4 × 4 nm, model 'tiny' sees 40 × 8 × 8: write"),
         (
             ("[[outputs]]", "percentiles = [0, 100]\n[[outputs]]"),
             "percentiles 0 and 100, model 'tiny' by 1 and 99",
@@ -170,6 +177,43 @@ def test_the_new_model_keeps_the_licences_voxel_size_and_neurons_of_the_model(ti
 def test_a_recipe_of_another_scale_is_refused(tiny, tmp_path, change, text):
     with pytest.raises(UserError, match=text):
         recipe_of(tiny, tmp_path, change=change)
+
+
+@pytest.mark.parametrize("how", [{"rule": "magnitude"}, {"structured": True}, {"actuator": "both"}], ids=str)
+def test_the_card_tells_what_ran(tiny, tmp_path, how):
+    prune((tiny[0], tiny[1].rename(tmp_path / "parent")), tmp_path / "small", tmp_path / "a.job", **how)
+    card = find_model(tmp_path / "small").card
+    training, facts = card.training["recipe"]["training"], card.lineage[-1]
+    assert training["steps"] == (
+        40 if how.get("structured") else 60
+    )  # the part with the channels that are left
+    assert training["learning_rate"] == 1e-2  # half of the recipe's
+    assert facts["parent"]["name"] == "parent"  # its folder; the recipe that made it is called otherwise
+    (command,) = {score.command for score in card.scores}
+    assert command.startswith("connectoscope prune parent OUT")
+    assert ("actuator" in facts, "--actuator" in command) == ("actuator" in how, "actuator" in how)
+
+
+def test_a_parent_that_changes_before_a_resume_is_named(tiny, tmp_path):
+    prune(tiny, tmp_path / "one", tmp_path / "a.job")
+    model = tiny[1]
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace("seed = 1", "seed = 2").replace("steps = 40", "steps = 20"))
+    shutil.rmtree(model)
+    train(Train(recipe=str(other), destination=str(model)), Context.local(tmp_path / "b.job", threads=1))
+    with pytest.raises(UserError, match=r"^the model that is pruned changed since checkpoint"):
+        prune(tiny, tmp_path / "two", tmp_path / "a.job")
+
+
+def test_a_receipt_without_units_that_change_has_no_likeness():
+    columns = [
+        {
+            "parameters": 1, "weights_not_0": 1, "macs_per_voxel": 1.0, "seconds_per_megavoxel": 1.0, "entropy": 0.5,
+            "likeness": likeness, "average_precision": {}, "f1": {},
+        }
+        for likeness in (0.25, None)
+    ]  # fmt: skip
+    assert rows(*columns)[-1] == ["mean |correlation| of units", "0.250", "-"]
 
 
 @pytest.mark.parametrize("density", ["0", "1.5", "-1"])

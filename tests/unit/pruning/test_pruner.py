@@ -149,3 +149,10 @@ def test_a_layer_that_would_lose_all_inputs_is_named():
     run.optimizer.param_groups[0]["lr"] = 0.0
     with pytest.raises(UserError, match=r"encoders\.1\.0 would lose all its inputs"):
         run.go(5)
+
+
+@pytest.mark.parametrize("rule", ["magnitude", "rigl", "set"])
+def test_a_density_that_empties_a_layer_is_refused_before_training(rule):
+    with pytest.raises(UserError, match="would lose all its inputs"):
+        Pruner(UNet3d(NET), SCHEDULE, rule, 0.001).check()
+    Pruner(UNet3d(NET), SCHEDULE, rule, 0.5).check()

@@ -22,7 +22,7 @@ from connectoscope.segmentation.table import number
 from connectoscope.segmentation.targets import choose_targets
 from connectoscope.volumes.geometry import Box
 from connectoscope.zoo import Card
-from connectoscope.zoo.card import Neurons
+from connectoscope.zoo.card import NeuronRule
 
 quick = settings(deadline=None, max_examples=30)
 
@@ -234,7 +234,7 @@ def test_evidence_is_read_off_the_names_of_outputs():
     assert offset_of("affinity_-9_0_12") == (-9, 0, 12)
     assert [offset_of(n) for n in ("affinity_0_0_0", "affinity_1_2", "boundary")] == [None] * 3
     names = ["boundary", "affinity_0_0_-9", "affinity_0_0_-1", "affinity_0_-1_0", "affinity_-1_0_0"]
-    slow = a_card(*names).model_copy(update={"neurons": Neurons(fragments="affinities")})
+    slow = a_card(*names).model_copy(update={"neurons": NeuronRule(fragments="affinities")})
     evidence = choose_evidence(slow)
     assert evidence == Evidence((4, 3, 2, 1, 0), (*BEFORE, (0, 0, -9)), boundary=True, mutex=True)
     assert evidence.reach == (1, 1, 9)

@@ -133,7 +133,7 @@ def test_checkpoint_of_another_recipe_is_refused(recipe: Path, tmp_path: Path) -
     trainer.save(tmp_path / "c")
     recipe.write_text(RECIPE.replace("seed = 1", "seed = 2"))
     other, _ = loaded(recipe)
-    with pytest.raises(UserError, match="another recipe"):
+    with pytest.raises(UserError, match="the recipe changed since checkpoint"):
         other.resume(tmp_path / "c")
     (tmp_path / "c").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged"):
@@ -170,9 +170,9 @@ def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
         (("labels = { synapses", "labels = { other"), "no label for the output"),
         (("raw.ome.tif", "gone.ome.tif"), "is missing; get it from nowhere"),
         (("centred = { synapses", "centred = { cells"), "centred names"),
-        (("report = [8, 10]", "report = [8, 99]"), "report = .8, 99. of .* is no range of its"),
-        (("train = [0, 6]", "train = [-2, 4]"), "is no range of its"),
-        (("choose = [6, 8]", "choose = [6, 6]"), "choose = .6, 6. of .* is no range of its"),
+        (("report = [8, 10]", "report = [8, 99]"), "report = .8, 99. of .* is not a range of its"),
+        (("train = [0, 6]", "train = [-2, 4]"), "is not a range of its"),
+        (("choose = [6, 8]", "choose = [6, 6]"), "choose = .6, 6. of .* is not a range of its"),
         (("choose = [6, 8]", "choose = [4, 8]"), "train = .0, 6. and choose = .4, 8. of discs share planes"),
         (
             ("choose = [6, 8]", "choose = [6, 9]"),
@@ -182,7 +182,7 @@ def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
         (("outputs = 1", "outputs = 1, in_channels = 2"), "in_channels = 2, images have 1"),
         (
             ("patch = [4, 32, 32]", "plain = 0.5\npatch = [4, 80, 80]"),
-            "80 x 80 pixels do not fit the 64 x 64 of discs",
+            "80 × 80 pixels do not fit the 64 × 64 of discs",
         ),
         (("patch = [4, 32, 32]", "patch = [4, 33, 33]"), "multiples of the network's total stride"),
         (('name = "tiny', 'name = "my tiny'), "name: String should match"),
@@ -202,14 +202,19 @@ def test_warped_patches_may_be_wider_than_the_image(recipe: Path) -> None:
     assert image.shape == labels.shape == (2, 1, 4, 80, 80)
 
 
+@pytest.mark.parametrize(
+    ("value", "what"), [(0, "all background"), (1, "all of one class, without background")]
+)
 @pytest.mark.parametrize(("planes", "said"), [((0, 6), "training"), ((6, 8), "choosing")])
-def test_an_output_that_no_plane_holds_is_refused(recipe: Path, planes: tuple[int, int], said: str) -> None:
+def test_an_output_that_no_plane_or_all_of_them_hold_is_refused(
+    recipe: Path, planes: tuple[int, int], said: str, value: int, what: str
+) -> None:
     parsed = load_recipe(recipe)
     volume = load_volume(parsed, parsed.volumes[0])
     lacking = replace(volume, labels=volume.labels.copy())
-    lacking.labels[:, slice(*planes)] = 0
+    lacking.labels[:, slice(*planes)] = value
     lacking.labels[:, planes[0]] = UNKNOWN
-    with pytest.raises(UserError, match=f"recipe tiny: no {said} plane holds any synapses; choose others"):
+    with pytest.raises(UserError, match=f"recipe tiny: labels of synapses are {what} in the {said} planes"):
         Trainer(parsed, [lacking], "cpu")
     Trainer(parsed, [lacking, volume], "cpu")  # one of several is enough
 

@@ -167,7 +167,7 @@ def test_what_is_somebody_elses_stays(tmp_path: Path, source, name: str) -> None
         theirs.mkdir()
         (theirs / "precious").write_bytes(b"precious")
     before = files_of(tmp_path)
-    with pytest.raises(UserError, match="no result of connectoscope"):
+    with pytest.raises(UserError, match="was not made by connectoscope"):
         converted(tmp_path, path, name, Context.local(tmp_path / "job", overwrite=True))
     assert {k: v for k, v in files_of(tmp_path).items() if not k.startswith("job")} == before
 
@@ -228,7 +228,9 @@ def test_skipped_chunks_are_not_forgotten_with_the_job_folder(tmp_path: Path, so
     with pytest.raises(Cancelled):
         converted(tmp_path, path, "out.n5", other, skip_corrupt=True)
     for more in ({}, {"skip_corrupt": True}):
-        with pytest.raises(UserError, match="its job folder, which is gone: use --overwrite"):
+        with pytest.raises(
+            UserError, match="its job folder, which listed the damaged chunks, is gone: use --overwrite"
+        ):
             converted(tmp_path, path, "out.n5", Context.local(tmp_path / "new"), **more)
     assert converted(tmp_path, path, "out.n5", skip_corrupt=True)[1]["skipped_chunks"]
 
@@ -245,10 +247,10 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             converted(tmp_path, tmp_path / source, name)
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "f4"))
-    with pytest.raises(UserError, match="holds float32, no labels"):
+    with pytest.raises(UserError, match="holds float32 values, not labels"):
         converted(tmp_path, tmp_path / "a.npy", "out.n5", labels=True)
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "u1"))
-    with pytest.raises(UserError, match=r"--version is of OME-Zarr, and out\.n5 is N5"):
+    with pytest.raises(UserError, match=r"--version is for OME-Zarr, and out\.n5 is N5"):
         converted(tmp_path, tmp_path / "a.npy", "out.n5", version="0.4")
     with pytest.raises(UserError, match=r"need a voxel size.*--voxel-size"):
         converted(tmp_path, tmp_path / "a.npy", "out.precomputed")

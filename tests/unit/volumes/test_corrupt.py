@@ -143,5 +143,5 @@ def test_what_has_gone_away_is_not_black(tmp_path: Path, name: str) -> None:
     path = Path(FORMATS[name].write(tmp_path, Given(PIXELS)))
     volume = open_volume(path)
     path.rename(tmp_path / "elsewhere")
-    with pytest.raises(Unreadable, match=r"has its disk gone.*No such file"):
+    with pytest.raises(Unreadable, match=r"is the disk gone.*No such file"):
         volume.read(WHOLE)

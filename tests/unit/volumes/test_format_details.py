@@ -193,10 +193,10 @@ def test_sections_that_differ_are_named(tmp_path: Path) -> None:
         (tmp_path / f"{k}.png").write_bytes(imagecodecs.png_encode(PIXELS[0, : 5 - (k == 2)]))
     volume = open_volume(tmp_path)
     volume.read(Box((0, 0, 0), (2, 5, 6)))
-    with pytest.raises(UserError, match=r"2\.png is 4 x 6 uint8, the first section 5 x 6 uint8"):
+    with pytest.raises(UserError, match=r"2\.png is 4 × 6 uint8, the first section 5 × 6 uint8"):
         everything(volume)
     (tmp_path / "0.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"0\.png is damaged or no image"):
+    with pytest.raises(UserError, match=r"0\.png is damaged or not an image"):
         open_volume(tmp_path)
 
 
@@ -211,7 +211,7 @@ def test_a_single_image_and_colour(tmp_path: Path) -> None:
 
 def test_a_stack_in_a_folder_is_no_section(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="minisblack")
-    with pytest.raises(UserError, match="holds 4 images; open it by itself"):
+    with pytest.raises(UserError, match=r"volumes, to be opened one by one: a\.tif holds 4 images"):
         open_volume(tmp_path)
 
 
@@ -372,9 +372,9 @@ def test_precomputed_levels_cover_the_same_space(tmp_path: Path) -> None:
     assert [int(everything(volume, k).max()) for k in (0, 1)] == [1, 2]
     info = tmp_path / "a" / "info"
     for text, said in (
-        ('{"@type": "neuroglancer_legacy_mesh"}', "holds neuroglancer_legacy_mesh, no volume"),
+        ('{"@type": "neuroglancer_legacy_mesh"}', "holds neuroglancer_legacy_mesh, not a volume"),
         ('{"scales": []}', "info file is damaged"),
-        ("{", "is damaged: it is no JSON"),
+        ("{", "is damaged: it is not JSON"),
     ):
         info.write_text(text)
         with pytest.raises(UserError, match=said):

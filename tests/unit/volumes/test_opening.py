@@ -144,7 +144,7 @@ def test_samples_have_space_pyramids_truth_and_licence() -> None:
         ("a.tif", b"no tiff at all", "not what its name says"),
         ("a.tif", b"II*\x00\xff\xff\xff\x7f", "damaged or incomplete TIFF"),
         ("a.h5", b"\x89HDF\r\n\x1a\n" + bytes(50), "damaged or incomplete HDF5"),
-        ("a.npy", b"\x93NUMPY\x01\x00\xff", "no readable NumPy array"),
+        ("a.npy", b"\x93NUMPY\x01\x00\xff", "not a readable NumPy array"),
         ("a.docx", b"PK\x03\x04 word", "readable are OME-Zarr"),
     ],
 )
@@ -158,7 +158,7 @@ def test_files_that_are_no_volume(tmp_path: Path, name: str, content: bytes, sai
 
 def test_objects_in_npy_are_never_unpickled(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match="no readable NumPy array"):
+    with pytest.raises(UserError, match="not a readable NumPy array"):
         open_volume(tmp_path / "a.npy")
 
 
@@ -167,14 +167,14 @@ def test_sources_that_do_not_exist(tmp_path: Path) -> None:
         open_volume(tmp_path / "nothing.tif")
     with pytest.raises(UserError, match="no volume is named"):
         open_volume(" ")
-    with pytest.raises(UserError, match="is no volume: give a file"):
+    with pytest.raises(UserError, match="is not a volume: give a file"):
         open_volume(42)
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match="this folder holds no volume"):
         open_volume(tmp_path / "folder")
     with pytest.raises(UserError, match="names no server"):
         open_volume("https://")
-    with pytest.raises(UserError, match="is no address"):
+    with pytest.raises(UserError, match="is not a valid address"):
         open_volume("http://[::1/a.zarr")
     with pytest.raises(UserError, match="float128 values cannot be opened"):
         open_volume(np.zeros((2, 2), np.longdouble))

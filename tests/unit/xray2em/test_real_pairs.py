@@ -280,7 +280,7 @@ def test_resumed_training_ends_with_the_same_weights_and_another_pair_is_refused
     whole.run(tmp_path / "whole.safetensors", lambda step, values: None)
     with pytest.raises(KeyboardInterrupt):
         cut.run(tmp_path / "cut.safetensors", stop)
-    with pytest.raises(UserError, match="another"):
+    with pytest.raises(UserError, match="the real pair changed since"):
         trainer(moved(0.1)).resume(tmp_path / "cut.safetensors")
     resumed.resume(tmp_path / "cut.safetensors")
     assert resumed.progress.step == 2
@@ -319,7 +319,7 @@ IDENTITY = np.eye(4)[:3].tolist()
         ("{", "is not JSON"),
         ("[1, 2]", "must be"),
         (json.dumps({"matrix": IDENTITY}), "must be"),
-        (json.dumps({"unit": "voxel", "matrix": IDENTITY}), "unit 'voxel' is no length"),
+        (json.dumps({"unit": "voxel", "matrix": IDENTITY}), "unit 'voxel' is not a unit of length"),
         (json.dumps({"unit": "nm", "matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}), "3 or 4 rows of 4 numbers"),
         (json.dumps({"unit": "nm", "matrix": [[1, 0, 0, 0], [0, 1]]}), "3 or 4 rows of 4 numbers"),
         (json.dumps({"unit": "nm", "matrix": "identity"}), "3 or 4 rows of 4 numbers"),

@@ -252,7 +252,6 @@ def test_nothing_is_trusted_where_chunks_are_corrupt(
         (tissue(SHAPE, 0), (30.0, 8.0, 8.0), (), "X-ray volumes have equal sides"),
         (tissue(SHAPE, 0), 100.0, (), "more than twice the model's"),
         (tissue(SHAPE, 0), 30.0, ("--box", "0:99,0:4,0:4"), "reaches outside"),
-        (tissue(SHAPE, 0), 30.0, ("--resolution", "90"), "--resolution '90' is not one length"),
         (tissue(SHAPE, 0), 30.0, ("--model", "synapse-vnc"), "does not make EM from X-ray"),
         (tissue(SHAPE, 0), 30.0, ("--model", "none"), "there is no model 'none'"),
     ],

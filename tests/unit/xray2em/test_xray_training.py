@@ -152,10 +152,10 @@ def test_ssim_is_that_of_scikit_image() -> None:
         (
             "train = [0, 40]\nchoose = [42, 50]\nreport = [52, 66]",
             "train = [0, 99]\nchoose = [0, 0]\nreport = [0, 0]",
-            "train = .0, 99. of made is no range of its 66 planes",
+            "train = .0, 99. of made is not a range of its 66 planes",
         ),
-        ("train = [0, 40]", "train = [40, 40]", "train = .40, 40. of made is no range"),
-        ("report = [52, 66]", "report = [52, 70]", "report = .52, 70. of made is no range"),
+        ("train = [0, 40]", "train = [40, 40]", "train = .40, 40. of made is not a range"),
+        ("report = [52, 66]", "report = [52, 70]", "report = .52, 70. of made is not a range"),
         ("choose = [42, 50]", "choose = [30, 50]", "of made share planes"),
         (
             "choose = [42, 50]",

@@ -65,7 +65,9 @@ def test_a_bare_name_is_a_model_and_never_what_lies_here(
     for name in ("small", "other"):
         shutil.copytree(bundle.path, tmp_path / name)
     assert find_model("small").path == bundle.path
-    request = JobRequest.make(load_task("segment"), {"source": "a", "destination": "b", "model": "small"})
+    request = JobRequest.make(
+        load_task("segment"), {"source": "a", "destination": "b.zarr", "model": "small"}
+    )
     assert request.parameters["model"] == "small"
     assert find_model("./small").path == Path("small")
     assert find_model("./small").reference == "./small"
@@ -75,7 +77,7 @@ def test_a_bare_name_is_a_model_and_never_what_lies_here(
     for name in ("small", "other"):
         capsys.readouterr()
         assert cli.run(["models", "remove", name]) == 2
-        assert f"say ./{name}" in capsys.readouterr().err
+        assert f"name it ./{name}" in capsys.readouterr().err
         assert (tmp_path / name / CARD).exists()
         assert cli.run(["models", "remove", f"./{name}"]) == 0
         assert not (tmp_path / name).exists()
@@ -118,9 +120,13 @@ def test_damaged_cards(bundle: Bundle, text: str, message: str) -> None:
     ("part", "values", "message"),
     [
         ("stride", [0, 2, 2], "stride.0"),
-        ("stride", [1, 64, 64], "no multiple of the stride"),
+        ("stride", [1, 64, 64], "not a multiple of the stride"),
         ("halo", {"exact": [-1, 0, 0], "practical": [0, 0, 0]}, "halo.exact.0"),
-        ("halo", {"exact": [1, 4, 4], "practical": [0, 1, 0]}, "halo.practical .* no multiple of the stride"),
+        (
+            "halo",
+            {"exact": [1, 4, 4], "practical": [0, 1, 0]},
+            "halo.practical .* not a multiple of the stride",
+        ),
         ("inputs", {"voxel_size": [40, 0, 8]}, "voxel_size.1"),
         ("inputs", {"voxel_size": [40, 8, 8], "normalisation": {"low": 99, "high": 1}}, "not below"),
         ("files", [{"name": "../../weights.safetensors", "sha256": ""}], "files.0.name"),
@@ -190,14 +196,14 @@ def test_a_parent_that_was_replaced_or_lost_has_no_children(bundle: Bundle, tmp_
 def test_nothing_foreign_is_overwritten(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
-    with pytest.raises(UserError, match="is no model"):
+    with pytest.raises(UserError, match="is not a model"):
         write_bundle(tmp_path / "thesis", bundle.card, {})
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "years of work"
 
 
 @pytest.mark.parametrize("name", ["my model", "-dash", "_a", "münchen"])
 def test_a_name_that_no_card_allows_is_refused_before_the_work(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="is no name for a model"):
+    with pytest.raises(UserError, match="is not a valid model name"):
         check_new(tmp_path / name, replace=False)
 
 
@@ -257,9 +263,9 @@ def test_exported_the_network_gives_the_same_elsewhere(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("export", "small"), "say: connectoscope models export NAME FILE.onnx"),
+        (("export", "small"), "use: connectoscope models export NAME FILE.onnx"),
         (("export", "small", "a.pt"), "ends in .onnx"),
-        (("list", "small"), "say: connectoscope models list"),
+        (("list", "small"), "use: connectoscope models list"),
         (("remove", "synapse-vnc"), "came with connectoscope and stays"),
     ],
 )

@@ -26,13 +26,12 @@ from connectoscope.blockwise.engine import Output, Phase
 from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.ledger import Ledger
 from connectoscope.blockwise.mask import Mask
-from connectoscope.blockwise.plan import Block, blocks_of
+from connectoscope.blockwise.plan import Block, Place, blocks_of, id_of, place_of
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.segmentation.components import (
     Labels,
     Objects,
     Parts,
-    Place,
     describe,
     objects_of,
     offsets_of,
@@ -134,7 +133,7 @@ class NeuronMaker:
 
         def compute(block: Block, read: Read) -> Output:
             probabilities, box = read
-            inner = block.write.shifted(_minus(box.start))
+            inner = block.write.within(box)
             affinities = self.evidence.affinities(probabilities)
             found = self._fragments(block, box, probabilities, affinities)
             labels = split(found[inner.slices])
@@ -147,7 +146,7 @@ class NeuronMaker:
 
         def write(block: Block, labels: NDArray[Any]) -> ts.WriteFutures:
             ids = labels.astype(np.uint64)
-            ids[labels > 0] += np.uint64(self._base(_place(block.id)))
+            ids[labels > 0] += np.uint64(self._base(place_of(block.id)))
             return image[block.write.slices].write(ids)
 
         for kind in ("fragments", "seams"):
@@ -162,10 +161,10 @@ class NeuronMaker:
         def compute(block: Block, read: Read) -> Output:
             probabilities, box = read
             ids = np.asarray(image[box.slices].read().result())
-            within = block.write.shifted(_minus(box.start))
+            within = block.write.within(box)
             told = self.evidence.affinities(probabilities)
             affinities = told.copy()
-            z, y, x = _place(block.id)
+            z, y, x = place_of(block.id)
             before = tuple(self._seams(place) for place in ((z - 1, y, x), (z, y - 1, x), (z, y, x - 1)))
             strengthen(affinities, within, self._seams((z, y, x)), before)
             found = find_contacts(ids, affinities, within, told)
@@ -181,7 +180,7 @@ class NeuronMaker:
         """The neurons; both phases must be complete."""
         counts = self._counts(ledger)
         rows = [
-            Parts.from_bytes(self._file("fragments", _id(place)).read_bytes()) for place in sorted(counts)
+            Parts.from_bytes(self._file("fragments", id_of(place)).read_bytes()) for place in sorted(counts)
         ]
         contacts = add_contacts(
             Contacts.from_bytes(self._file("contacts", cell.id).read_bytes()) for cell in self.cells
@@ -221,7 +220,7 @@ class NeuronMaker:
         if self.mask is not None:
             mask, grid, place = self.mask
             inside = mask.on(grid, box.shifted(place.start))
-        if not inside[block.write.shifted(_minus(box.start)).slices].any():
+        if not inside[block.write.within(box).slices].any():
             return np.zeros(inside.shape, np.uint32)
         if self.evidence.mutex:
             found = mutex_fragments(affinities, self.evidence.offsets, self.threshold)
@@ -230,7 +229,7 @@ class NeuronMaker:
         return found * inside
 
     def _seams(self, place: Place) -> Seams:
-        file = self._file("seams", _id(place))
+        file = self._file("seams", id_of(place))
         return from_bytes(file.read_bytes()) if file.exists() else {}
 
     def _read(self, margin: Index3) -> Any:
@@ -248,7 +247,7 @@ class NeuronMaker:
     def _counts(self, ledger: Ledger) -> dict[Place, int]:
         prefix = f"{self.fragments_name}/"
         entries = ledger.entries(prefix)
-        return {_place(e["id"].removeprefix(prefix)): e["parts"] for e in entries if e["parts"]}
+        return {place_of(e["id"].removeprefix(prefix)): e["parts"] for e in entries if e["parts"]}
 
     def _base(self, place: Place) -> int:
         """What is added to the numbers of the fragments of a cell."""
@@ -270,16 +269,3 @@ class NeuronMaker:
 def _numbers(objects: Objects) -> NDArray[np.uint64]:
     """Number of the object of each fragment 1.. of all cells; 0 for 0."""
     return np.concatenate([np.zeros(1, np.uint64), *(n[1:] for n in objects.numbers.values())])
-
-
-def _place(id: str) -> Place:
-    z, y, x = (int(part) for part in id.split("_"))
-    return (z, y, x)
-
-
-def _id(place: Place) -> str:
-    return "_".join(map(str, place))
-
-
-def _minus(index: Index3) -> Index3:
-    return (-index[0], -index[1], -index[2])

@@ -30,18 +30,19 @@ class AdaptRank(OnVolume):
     model: tuple[str, ...] = parameter((), help="Only this model (repeat for several). Default: all.")
     space: Literal["common", "own"] = parameter(
         "common",
-        help="Features of one network for all models, whose distances can be compared, or of each model's own.",
+        help="Compare by the features of one network for all models (common: distances of models can be compared), or of "
+        "each model's own network (own).",
     )
     vectors: int = parameter(
-        512, ge=16, le=1024, advanced=True, help="Patches of the volume that are looked at."
+        512, ge=16, le=1024, advanced=True, help="Number of patches of the volume that are compared."
     )
     bandwidth: float | None = parameter(
         None,
         gt=0,
         advanced=True,
-        help="Width of the kernel. Default: the median distance of feature vectors.",
+        help="Width of the kernel that compares features. Default: the median distance of the feature vectors.",
     )
-    seed: int = parameter(0, ge=0, advanced=True, help="Which patches are drawn.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed of the patches that are drawn.")
 
 
 def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def run(parameters: AdaptRank, context: Context) -> dict[str, Any]:
         check_common_output(named)
     common = common_network()
     if parameters.space == "common" and common is None:
-        raise UserError(f"the common space needs the model '{COMMON}', which is not here; take --space own")
+        raise UserError(f"the common space needs the model '{COMMON}', which is not here; use --space own")
     volume = open_source(parameters, parameters.source)
     for text in volume.warnings:
         context.warn(text)
@@ -196,8 +197,8 @@ def _verdict(rows: list[dict[str, Any]]) -> str:
     if first["mmd2"] <= max(first["yardstick"], first["null"]):
         return f"{first['model']} is nearest{as_near}. The volume looks like what it was trained on."
     return (
-        f"{first['model']} is nearest{as_near}. Its distance is {first['mmd2']:.3f}, where two halves of its own data "
-        f"are {first['yardstick']:.3f} apart: this tissue is new to it."
+        f"{first['model']} is nearest{as_near}. Its distance is {first['mmd2']:.3f}, that within its own data "
+        f"{first['yardstick']:.3f}: this tissue is new to it."
     )
 
 
@@ -208,7 +209,7 @@ def _centre(points: NDArray[np.float64]) -> tuple[float, float]:
 
 def render(summary: dict[str, Any]) -> str:
     """A line for each model, nearest first."""
-    lines = [f"{'model':<24} {'MMD²':>8}  {'95 % of resamples':<20} {'p':>6}  two halves of its own data"]
+    lines = [f"{'model':<24} {'MMD²':>8}  {'95 % of resamples':<20} {'p':>6}  within its own data"]
     for m in summary["models"]:
         low, high = m["interval"]
         between = f"{low:.4f} to {high:.4f}"
@@ -220,7 +221,7 @@ def render(summary: dict[str, Any]) -> str:
 
 TASK = Task(
     name="adapt rank",
-    summary="Rank models by how near a volume is to what they were trained on.",
+    summary="Rank models by how similar their training data are to a volume.",
     parameters=AdaptRank,
     run=run,
     menu=(MenuEntry("Adapt", "Rank Models"),),

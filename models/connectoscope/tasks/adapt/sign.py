@@ -1,13 +1,13 @@
 """Give a model the signature of its training data, by which 'adapt rank' judges it (:mod:`connectoscope.adaptation`).
 
-Models that were trained here have one; this is for others, and for when the common network changed.
+Models trained with connectoscope have one; this is for other models, and for when the common network changed.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connectoscope.tasks.base import OnVolume, Task, open_source, parameter
+from connectoscope.tasks.base import NewModel, OnVolume, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -17,17 +17,20 @@ class AdaptSign(OnVolume):
     """A model with a signature, from a model and what it was trained on."""
 
     model: str = parameter(role="model", argument=True, help="Model: a name from 'models list' or a folder.")
-    destination: str = parameter(
+    destination: NewModel = parameter(
         role="new_model",
         argument=True,
         help="New model with the signature: a folder, or a bare name among your own models.",
     )
     on: str = parameter(
         role="source",
-        help="Volume that the model was trained on: file, folder, URL or sample:NAME; with --box the part of it.",
+        label="Volume",
+        help="Volume that the model was trained on: file, folder, URL or sample:NAME; with --box, only that part.",
     )
-    vectors: int = parameter(512, ge=16, le=1024, advanced=True, help="Patches that are looked at.")
-    seed: int = parameter(0, ge=0, advanced=True, help="Which patches are drawn.")
+    vectors: int = parameter(
+        512, ge=16, le=1024, advanced=True, help="Number of patches that make the signature."
+    )
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed of the patches that are drawn.")
 
 
 def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
@@ -50,13 +53,18 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
     torch.set_num_threads(context.threads)
     bundle = find_model(parameters.model)
     volume = open_source(parameters, parameters.on)
+    for text in volume.warnings:
+        context.warn(text)
     part = Part(volume, None if parameters.box is None else parse_box(parameters.box), parameters.level)
     signed = write_signature(
         bundle, [part], out, count=parameters.vectors, seed=parameters.seed, device=context.device
     )
     signature = signed.card.signature
     if signature is None or signature.common is None:
-        context.warn(f"without the model '{COMMON}' there is no common space; only --space own will do")
+        context.warn(
+            f"without the model '{COMMON}' there are no common features; 'adapt rank' can judge this model with "
+            "--space own only"
+        )
     context.result("model", signed.path, signed.path.name)
     return {
         "task": "adapt sign",
@@ -68,7 +76,7 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
 
 TASK = Task(
     name="adapt sign",
-    summary="Give a model the signature of its training data.",
+    summary="Add to a model the signature of its training data, which 'adapt rank' compares.",
     parameters=AdaptSign,
     run=run,
     destination="destination",

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator
-
 from connectoscope.errors import UserError
 from connectoscope.paths import expanded
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, parameter
+from connectoscope.tasks.base import MenuEntry, OnVolume, Task, checked_by, open_source, parameter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,13 +22,22 @@ if TYPE_CHECKING:
     from connectoscope.zoo import Card
 
 
-def _patches_name(text: str) -> str:
+def _check_patches_name(text: str) -> None:
     path = expanded(text)
     if path.suffix != ".json":
         raise UserError(
             f"{path.name or text}: patches are written as JSON; name it {path.name.split('.')[0] or 'NAME'}.json"
         )
-    return text
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        z, y, x = (int(n) for n in text.split(","))
+    except ValueError:
+        z = y = x = 0
+    if min(z, y, x) < 1:
+        raise UserError(f"'{text}' is not z,y,x in whole voxels (for example 8,128,128)")
+    return z, y, x
 
 
 class AdaptSuggest(OnVolume):
@@ -39,39 +46,48 @@ class AdaptSuggest(OnVolume):
     source: str = parameter(
         role="source", argument=True, help="Volume to adapt to: file, folder, URL or sample:NAME."
     )
-    destination: Annotated[str, AfterValidator(_patches_name)] = parameter(
+    destination: Annotated[str, checked_by(_check_patches_name)] = parameter(
         role="destination",
         argument=True,
-        help="File for the patches: NAME.json, with boxes in voxels and world units.",
+        help="File to write: NAME.json, the patches as boxes in voxels and world units.",
     )
     model: str = parameter(role="model", help="Model to adapt: a name from 'models list' or a folder.")
-    n: int = parameter(4, ge=1, le=64, help="How many patches.")
+    n: int = parameter(4, ge=1, le=64, label="Number of patches", help="How many patches to choose.")
     rule: Literal["median-mean", "top-median", "random", "highest", "k-centre"] = parameter(
         "median-mean",
-        help="Mean entropy nearest to the median of all; highest median entropy; at random; highest mean entropy; "
-        "spread out in feature space.",
+        help="Which patches are chosen. By how unsure the model is of them (entropy): median-mean (mean entropy nearest to "
+        "the median of all), top-median (highest median entropy) or highest (highest mean entropy). Others: random, "
+        "k-centre (spread out in feature space).",
     )
     target: tuple[str, ...] = parameter(
         (),
         help="Output of the model whose uncertainty counts (repeat for several). Default: membranes, else all.",
     )
-    patch: str | None = parameter(
+    patch: Annotated[str | None, checked_by(_shape)] = parameter(
         None,
-        help="Voxels of a patch, z,y,x. Default: 8,128,128 for thick sections, else 48,48,48; smaller in small volumes.",
+        help="Size of a patch in voxels, z,y,x. Default: 8,128,128 for thick sections, else 48,48,48; smaller in small volumes.",
     )
-    candidates: int = parameter(128, ge=1, advanced=True, help="Patches that the model is run on, at most.")
+    candidates: int = parameter(
+        128,
+        ge=1,
+        advanced=True,
+        help="Number of patches to choose from, at most; the model runs on all of them.",
+    )
     turned: bool = parameter(
-        False, advanced=True, help="Average the probabilities over four mirror images before judging."
+        False,
+        advanced=True,
+        label="Average over mirror images",
+        help="Average the probabilities over four mirror images of a patch before judging it: slower.",
     )
     starts: str | None = parameter(
-        None, role="destination", advanced=True,
-        help="Folder for the model's own labels of the patches, ID.tif each: to be corrected by hand. "
-        "Default: beside the file.",
+        None, role="destination", advanced=True, label="Folder for labels",
+        help="Folder for the model's own labels of the patches, ID.tif each, which you correct by hand. "
+        "Default: beside the file of the patches.",
     )  # fmt: skip
     instances: bool = parameter(
-        False, help="You will label instances (neurons, cells): begin with what lies between the membranes."
+        False, help="You will label instances (neurons, cells): start from the pieces between the membranes."
     )
-    seed: int = parameter(0, ge=0, advanced=True, help="Of what is drawn at random.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed.")
 
 
 def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
@@ -85,7 +101,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     import numpy as np
 
     from connectoscope.adaptation.labelling import labels_folder
-    from connectoscope.adaptation.patches import Patch, PatchFile, Source, choose, world_of
+    from connectoscope.adaptation.patches import Patch, PatchFile, PatchSource, choose, world_of
     from connectoscope.adaptation.patches import candidates as candidate_boxes
     from connectoscope.adaptation.uncertainty import Eye
     from connectoscope.blockwise.destination import check_writable, write_file
@@ -101,11 +117,13 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     if starts.exists() and not starts.is_dir():
         raise UserError(f"{starts} is a file, and the labels need a folder: choose another with --starts")
     if starts.exists() and any(starts.iterdir()) and not context.resumed:
-        raise UserError(f"{starts} holds files already, labels perhaps; choose another name, or move it away")
+        raise UserError(
+            f"{starts} already holds files, perhaps labels; choose another folder, or move it away"
+        )
     bundle = find_model(parameters.model)
     channels = _channels(bundle.card, parameters.target)
     if parameters.instances and [bundle.card.outputs[c].name for c in channels] != ["boundary"]:
-        raise UserError("instances lie between membranes: take the target membranes alone")
+        raise UserError("instances are made from membranes alone: give --target membranes")
     volume = open_source(parameters, parameters.source)
     for text in volume.warnings:
         context.warn(text)
@@ -135,7 +153,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
             seen.append((box, look))
     if len(seen) < parameters.n:
         raise UserError(
-            f"{len(seen)} of {len(boxes)} candidates in {volume.name} show tissue, {parameters.n} patches are wanted: "
+            f"{len(seen)} of {len(boxes)} candidates in {volume.name} show tissue, and {parameters.n} patches are wanted: "
             "ask for fewer, or take another part"
         )
     entropies = np.array([look.entropy(channels) for _, look in seen])
@@ -156,7 +174,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     outputs = tuple(bundle.card.outputs[c].name for c in channels)
     file = PatchFile(
         schema=1,
-        source=Source(
+        source=PatchSource(
             name=volume.name,
             path=volume.source,
             shape=volume.shape,
@@ -203,16 +221,6 @@ def _channels(card: Card, targets: tuple[str, ...]) -> list[int]:
     return sorted({output_index(card, target) for target in targets or (None,)})
 
 
-def _shape(text: str) -> tuple[int, int, int]:
-    try:
-        z, y, x = (int(n) for n in text.split(","))
-    except ValueError:
-        z = y = x = 0
-    if min(z, y, x) < 1:
-        raise UserError(f"--patch {text} is not z,y,x in whole voxels (for example 8,128,128)")
-    return z, y, x
-
-
 def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Card, file: PatchFile) -> None:
     """The model's own labels of the patches, 0 and 1, or the numbers of instances; what is there is left alone."""
     import numpy as np
@@ -235,10 +243,11 @@ def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Ca
 
 TASK = Task(
     name="adapt suggest",
-    summary="Choose patches of a volume that are worth labelling for a model.",
+    summary="Choose the patches of a volume that are most worth labelling for a model.",
     parameters=AdaptSuggest,
     run=run,
     destination="destination",
     ending=lambda values: ".patches.json",
+    previews=True,
     menu=(MenuEntry("Adapt", "Suggest Patches"),),
 )

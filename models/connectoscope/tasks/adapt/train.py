@@ -1,15 +1,18 @@
 """Fine-tune a model on a few labelled patches of a volume (:mod:`connectoscope.adaptation.finetune`).
 
-All weights learn, in small steps; where to stop is found by holding back each patch once. Never worse than the source on
-the labelled patches, or the source is kept and the summary says so. Without labels only the batch-norm statistics are
-taken anew. NeuroADDA (Sawmya, Athey, Liu, Shavit 2025, arXiv 2503.06196).
+All weights are trained, in small steps; when to stop is found by holding back each patch once. Where the new weights are
+no better on the labelled patches, the old ones are kept and the summary says so. Without labels only the batch-norm
+statistics are adapted. NeuroADDA (Sawmya, Athey, Liu, Shavit 2025, arXiv 2503.06196).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from connectoscope.tasks.base import MenuEntry, OnVolume, Task, open_source, parameter
+from pydantic import model_validator
+
+from connectoscope.errors import UserError
+from connectoscope.tasks.base import MenuEntry, NewModel, OnVolume, Task, open_source, parameter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +25,8 @@ if TYPE_CHECKING:
 
 UNLABELLED = 64  # patches of the target that give the statistics
 WORDS = {
-    "source": "the source's weights are kept: nothing that was learned is better on the labelled patches",
-    "statistics": "the source with batch-norm statistics of this volume is kept",
+    "source": "the old weights are kept: fine-tuning did not improve them on the labelled patches",
+    "statistics": "the old weights are kept, with batch-norm statistics of this volume",
     "trained": "the fine-tuned weights are kept",
 }
 
@@ -32,32 +35,44 @@ class AdaptTrain(OnVolume):
     """A model of this volume, from a model and a few labelled patches."""
 
     model: str = parameter(role="model", argument=True, help="Model: a name from 'models list' or a folder.")
-    destination: str = parameter(
+    destination: NewModel = parameter(
         role="new_model", argument=True, help="New model: a folder, or a bare name among your own models."
     )
-    on: str = parameter(role="source", help="Volume to adapt to: file, folder, URL or sample:NAME.")
+    on: str = parameter(
+        role="source", label="Volume", help="Volume to adapt to: file, folder, URL or sample:NAME."
+    )
     patches: str | None = parameter(
         None,
         role="recipe",
-        help="Patches of 'adapt suggest' (JSON). Default: none, only statistics are taken anew.",
+        help="Patches of 'adapt suggest' (JSON). Default: none; then only the batch-norm statistics are adapted.",
     )
     labels: str | None = parameter(
         None,
         role="truth",
-        help="Labels of the patches: a volume in the frame of the image, or a folder with a file ID.tif for each.",
+        help="Labels of the patches: a volume with the voxels of the image, or a folder with a file ID.tif for each patch.",
     )
     target: tuple[str, ...] = parameter(
         (),
-        help="The one output of the model that the labels are of. Default: that of the patches, else membranes.",
+        help="The output of the model that the labels show. Default: that of the patches, else membranes.",
     )
     instances: bool = parameter(
         False,
         help="The labels are instances (neurons, cells), as those of patches that were suggested with --instances; their "
         "boundaries are learned.",
     )
-    steps: int = parameter(150, ge=1, help="Updates of the weights, at most.")
-    learning_rate: float = parameter(3e-4, gt=0, le=1, advanced=True, help="Step of the weights.")
-    seed: int = parameter(0, ge=0, advanced=True, help="Of the patches that are drawn, and of their changes.")
+    steps: int = parameter(150, ge=1, help="Training steps, at most.")
+    learning_rate: float = parameter(3e-4, gt=0, le=1, advanced=True, help="Learning rate.")
+    seed: int = parameter(0, ge=0, advanced=True, help="Random seed of the patches and their augmentation.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.patches is None) != (self.labels is None):
+            raise UserError(
+                "--patches and --labels go together; without both, only the batch-norm statistics are adapted"
+            )
+        if len(self.target) > 1:
+            raise UserError("labels are of one output: give --target once")
+        return self
 
 
 def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
@@ -68,20 +83,18 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     Raises:
         UserError: destination exists, or model, volume, patches and labels do not go together.
     """
-    import hashlib
     from pathlib import Path
 
-    import numpy as np
     import torch
 
     from connectoscope.adaptation.examples import make_examples
     from connectoscope.adaptation.features import sample_patches, sees
-    from connectoscope.adaptation.finetune import FineTuning, Plan
+    from connectoscope.adaptation.finetune import FineTuning, TuningSchedule
     from connectoscope.adaptation.labels import output_index, read_labels
     from connectoscope.adaptation.patches import check_source, read_patches
     from connectoscope.adaptation.signature import Part, write_signature
-    from connectoscope.errors import UserError
-    from connectoscope.segmentation.targets import SHOWN_AS
+    from connectoscope.segmentation.targets import shown
+    from connectoscope.training.checkpoint import digest
     from connectoscope.training.finish import as_shipped
     from connectoscope.volumes.geometry import parse_box
     from connectoscope.zoo import find_model
@@ -92,10 +105,6 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
-    if (parameters.patches is None) != (parameters.labels is None):
-        raise UserError("--patches and --labels go together; without both, only statistics are taken anew")
-    if len(parameters.target) > 1:
-        raise UserError("labels are of one output: name one --target")
     file = None if parameters.patches is None else read_patches(Path(parameters.patches))
     if file is not None:
         parameters = _as_suggested(parameters, file)
@@ -112,34 +121,42 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     others = [o.name for i, o in enumerate(bundle.card.outputs) if i != channel]
     if masks and others:
         context.warn(
-            f"only {bundle.card.outputs[channel].name} was labelled; {', '.join(others)} may be worse: check"
+            f"only {bundle.card.outputs[channel].name} was labelled; {', '.join(others)} may have become worse: check the result"
         )
     part = (
         None if parameters.box is None else grid.box_from_level(parse_box(parameters.box), parameters.level)
     )
     torch.set_num_threads(context.threads)
-    plan = Plan(parameters.steps, parameters.learning_rate, parameters.seed)
-    told = [bundle.hash, str(plan), str(channel), *map(str, boxes)]
-    digest = hashlib.sha256("\n".join(told).encode())
-    for mask in masks:
-        digest.update(np.packbits(mask).tobytes())
+    schedule = TuningSchedule(parameters.steps, parameters.learning_rate, parameters.seed)
+    # A volume with room for a few only will do: 'adapt suggest' took it, and its patches are labelled.
+    unlabelled = sample_patches(grid, bundle.card, UNLABELLED, parameters.seed, part, fewest=1)
+    examples = make_examples(grid, bundle.card, boxes, masks)
+    if bad := sum(example.not_finite for example in examples):
+        context.warn(
+            f"{bad} voxels in and around the patches were not numbers or infinite and were taken as 0"
+        )
     tuning = FineTuning(
         bundle.load_network(),
-        make_examples(grid, bundle.card, boxes, masks),
+        examples,
         channel,
-        # A volume with room for a few only will do: 'adapt suggest' took it, and its patches are labelled.
-        sample_patches(grid, bundle.card, UNLABELLED, parameters.seed, part, fewest=1),
-        plan,
+        unlabelled,
+        schedule,
         context.device,
-        digest.hexdigest(),
+        {
+            "the model": bundle.hash,
+            "an option": f"{schedule} {channel} {part}",
+            "the patches": " ".join(map(str, boxes)),
+            "the labels": digest(*masks),
+            "the image": digest(*(example.image for example in examples), unlabelled),
+        },
     )
-    total = (tuning.folds + 1) * plan.steps
+    total = (tuning.folds + 1) * schedule.steps
 
     def report(stage: int, step: int, values: dict[str, float]) -> None:
         name = "patch held back" if "choose" in values else "loss"
         series = f"patch {stage + 1}" if stage < tuning.folds else "all patches"
         context.metric(name, step, {series: next(iter(values.values()))})
-        context.progress(stage * plan.steps + step, total, "fine-tuning")
+        context.progress(stage * schedule.steps + step, total, "fine-tuning")
         context.check_cancelled()
 
     outcome = tuning.run(context.scratch / "checkpoint.safetensors", report)
@@ -167,7 +184,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
         parameters={
             "model": made.reference,
             "source": parameters.on,
-            "target": ["neurons" if parameters.instances else SHOWN_AS.get(output, output)],
+            "target": ["neurons" if parameters.instances else shown(output)],
         },
     )
     return {
@@ -205,7 +222,7 @@ def _rows(scores: dict[str, dict[str, float]], kept: str) -> list[list[str]]:
 
 def _verdict(outcome: Outcome, scores: dict[str, dict[str, float]]) -> str:
     if not scores:
-        return "batch-norm statistics are of this volume now; without labels nobody can say whether that is better."
+        return "the batch-norm statistics are those of this volume now; without labels it is not known whether that is better."
     where = "patches held back" if outcome.held_out else "the labelled patches themselves"
     figures = ", ".join(f"{name} {s['f1']:.3f}" for name, s in scores.items())
     return f"{WORDS[outcome.kept]} (best F1 on {where}: {figures})."
@@ -217,12 +234,11 @@ def _as_suggested(parameters: AdaptTrain, file: PatchFile) -> AdaptTrain:
     Raises:
         UserError: there are labels of several outputs.
     """
-    from connectoscope.errors import UserError
-    from connectoscope.segmentation.targets import SHOWN_AS
+    from connectoscope.segmentation.targets import shown
 
     target = parameters.target
     if not target:
-        names = [SHOWN_AS.get(name, name) for name in file.outputs or ([file.target] if file.target else [])]
+        names = [shown(name) for name in file.outputs or ([file.target] if file.target else [])]
         if len(names) > 1:
             raise UserError(
                 f"there are labels of {', '.join(names)} for these patches: name one with --target"
@@ -250,7 +266,7 @@ def _card(
         outputs[channel] = outputs[channel].model_copy(update={"threshold": threshold})
     facts = {
         "made_by": "adapt train",
-        "parent": {"name": old.name, "version": old.version, "hash": bundle.hash},
+        "parent": {"name": bundle.path.name, "version": old.version, "hash": bundle.hash},
         "on": name,
         "patches": count,
         "output": old.outputs[channel].name,

@@ -52,7 +52,7 @@ class Chunked:
 
 
 @dataclass(frozen=True)
-class Target:
+class Format:
     """A format to write.
 
     Attributes:
@@ -84,16 +84,16 @@ class Target:
             )
 
 
-_TIFF = Target("OME-TIFF", f"{_SMALL} float64", write_ome_tiff, planar_factors)
-_HDF5 = Target("HDF5", f"{_ALL} float16", write_hdf5, lambda shape, scale: ((1, 1, 1),))
-TARGETS = {
-    ".zarr": Target(
+_TIFF = Format("OME-TIFF", f"{_SMALL} float64", write_ome_tiff, planar_factors)
+_HDF5 = Format("HDF5", f"{_ALL} float16", write_hdf5, lambda shape, scale: ((1, 1, 1),))
+FORMATS = {
+    ".zarr": Format(
         "OME-Zarr",
         f"{_ALL} float16",
         Chunked(create_image, lambda path, spec: open_image_for_writing(path), zarr_file),
     ),
-    ".n5": Target("N5", _ALL, Chunked(create_n5, open_n5_for_writing, n5_file)),
-    ".precomputed": Target(
+    ".n5": Format("N5", _ALL, Chunked(create_n5, open_n5_for_writing, n5_file)),
+    ".precomputed": Format(
         "Neuroglancer precomputed",
         f"{_SMALL} uint64",
         Chunked(create_precomputed, open_precomputed_for_writing, precomputed_file),
@@ -107,13 +107,13 @@ TARGETS = {
 }
 
 
-def target_of(path: Path) -> Target:
+def format_of(path: Path) -> Format:
     """The format that the name of ``path`` asks for.
 
     Raises:
         UserError: none that is written ends so.
     """
-    found = TARGETS.get(path.suffix.lower())
+    found = FORMATS.get(path.suffix.lower())
     if found is None:
         stem = path.name.split(".")[0]
         raise UserError(
