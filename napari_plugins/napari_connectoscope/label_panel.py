@@ -231,6 +231,9 @@ class LabelPanel(QWidget):
         """The volume is there: frames, and the first patch that is not done."""
         if self.labelling is None or self._frames is not None:
             return
+        # The grey box behind the brush is of no use, and in OpenGL by software napari 0.9 crashes when it draws it after
+        # a layer that was painted has gone.
+        self.viewer.canvas.overlays["_brush_circle"].box = False
         self._frames = frames_layer(self.labelling.file)
         self.viewer.add_layer(self._frames)
         self.open_button.hide()
