@@ -87,7 +87,7 @@ def plain(seed: int, folder: Path) -> Bundle:
     return finish(trainer, _train(trainer, folder), out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Labelled(EmVolume):
     """A volume whose membranes stand where its EM would."""
 
