@@ -161,9 +161,7 @@ def test_without_a_voxel_size_nothing_is_run_and_the_form_says_why(window, choos
     for button in (panel.run_button, panel.check_button):
         button.click()
         assert "does not state its voxel size" in panel.form.error_text
-        error = panel.form.findChild(QLabel, "form-error")
-        qtbot.waitUntil(
-            lambda error=error: not error.visibleRegion().isEmpty(), timeout=WAIT
-        )  # it is in sight
+        error = panel.findChild(QLabel, "form-error")  # in sight, wherever the form is scrolled to
+        qtbot.waitUntil(lambda error=error: not error.visibleRegion().isEmpty(), timeout=WAIT)
     assert window.jobs.model.rowCount() == 0
     assert window.error_dialog is None
