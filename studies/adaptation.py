@@ -199,7 +199,7 @@ def model_of(run: Run, target: Target, folder: Path) -> Bundle:
         kind = FromScratch if scratch else FineTuning
         plan = TuningSchedule(STEPS, RATES["scratch" if scratch else "four"], run.seed)
         examples = make_examples(grid, source.card, boxes, masks)
-        tuning = kind(network, examples, channel, unlabelled, plan, "cpu", "study")
+        tuning = kind(network, examples, channel, unlabelled, plan, "cpu", {"the study": "study"})
         tuning.folds = 0  # nothing is held back: all get all the updates
         network = tuning.run(folder / "checkpoint", lambda stage, step, values: None).network
         if scratch:

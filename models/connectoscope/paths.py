@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 
+def is_bare(name: str) -> bool:
+    """Whether it is a name alone, no path: of a model, say."""
+    return Path(name).name == name and name not in ("", "..", "~")
+
+
 def expanded(path: str) -> Path:
     """A path with ``~`` and ``~user`` put in; what begins so but names nobody is a file's name."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises where there is no such user

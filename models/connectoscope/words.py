@@ -9,7 +9,7 @@ def duration(seconds: float) -> str:
     """``3.4 s``, ``42 s``, ``1 min 35 s``, ``12 min``, ``2 h 1 min``: no finer than anybody can use."""
     whole = round(seconds)
     if whole < 10:
-        return f"{seconds:.2g} s"
+        return f"{round(seconds, 3):.2g} s"
     if whole < 60:
         return f"{whole} s"
     if whole < 600:

@@ -8,6 +8,7 @@ from connectoscope.words import data_size, duration
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
+        (0.00001, "0 s"),
         (0.0832, "0.083 s"),
         (3.4, "3.4 s"),
         (7, "7 s"),

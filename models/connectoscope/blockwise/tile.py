@@ -63,6 +63,11 @@ def finite(array: NDArray[Any]) -> tuple[NDArray[Any], int]:
     return array, count
 
 
+def told_of_not_finite(count: int) -> str:
+    """A line for people about voxels that :func:`finite` changed."""
+    return f"{count} voxels were not numbers or infinite and were taken as 0"
+
+
 def kept_box(lattice: Lattice, block: Block) -> Box:
     """The part of the grid that the block answers for, grid voxels."""
     z, y, x = (i + h for i, h in zip(block.read.start, lattice.halo, strict=True))
@@ -88,7 +93,7 @@ def told_of_tiles(entries: Sequence[dict[str, Any]]) -> list[str]:
     constant = sum(entry.get("constant", False) for entry in entries)
     told = []
     if bad:
-        told.append(f"{bad} voxels were not numbers or infinite and were taken as 0")
+        told.append(told_of_not_finite(bad))
     if constant:
         told.append(f"{constant} of {len(entries)} blocks were constant and were taken as background")
     if skipped := skipped_chunks(entries):

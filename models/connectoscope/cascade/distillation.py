@@ -37,6 +37,7 @@ from connectoscope.segmentation.components import local_labels
 from connectoscope.segmentation.probabilities import TilePredictor
 from connectoscope.segmentation.targets import Target
 from connectoscope.training.augment import intensity, turn
+from connectoscope.training.losses import check_finite
 from connectoscope.volumes.geometry import Box, Index3
 from connectoscope.volumes.pyramid import downsample
 
@@ -225,9 +226,9 @@ class Student:
             loss = self._loss(step)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+            gradient = nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+            losses.append(check_finite(loss, gradient, step + 1))
             optimizer.step()
-            losses.append(float(loss.detach()))
             if (step + 1) % 10 == 0 or step + 1 == self.steps:
                 report(step + 1, sum(losses) / len(losses))
                 losses.clear()

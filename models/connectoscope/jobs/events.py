@@ -6,7 +6,7 @@ Every line holds ``v`` (version), ``time`` (seconds since 1970), ``type`` and wh
 * ``started`` pid, resumed, tile_scale, background
 * ``progress`` done, total, phase, fraction (0..1 over all phases), seconds_left (null: not known yet)
 * ``log``, ``warning`` message
-* ``result`` kind (image, labels, points, table, plan, model, ranking, patches), path (absolute), name, and facts
+* ``result`` kind (image, labels, points, table, plan, model, ranking, patches, scores), path (absolute), name, and facts
 * ``metric`` name, step, values; ``plot`` name, series, x, y, marked
 * ``restarted`` message, tile_scale (after out-of-memory)
 * and at the end one of ``finished`` (summary), ``error``, ``cancelled``, ``paused`` (message, exit_code)

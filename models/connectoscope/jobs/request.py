@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from connectoscope.errors import UserError
-from connectoscope.paths import expanded
+from connectoscope.paths import expanded, is_bare
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter_facts, task_names
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -193,7 +193,7 @@ def _absolute(value: Any, role: str) -> Any:
         return [_absolute(item, role) for item in value]
     if not isinstance(value, str) or not value:
         return value
-    bare = Path(value).name == value and value not in ("..", "~")
+    bare = is_bare(value)
     if role == "new_model" and bare:
         from connectoscope.zoo.places import new_model
 

@@ -114,8 +114,9 @@ def run(parameters: Prune, context: Context) -> dict[str, Any]:
     recipe = _recipe(load_recipe(Path(parameters.data)), bundle, out.name, parameters, context)
     torch.set_num_threads(context.threads)
     volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
-    for text in [text for volume in volumes for text in volume.warnings]:
-        context.warn(text)
+    for volume in volumes:
+        for text in volume.warnings:
+            context.warn(text)
     teacher = fold_batch_norm(parent).to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     # Whole channels are chosen early, so that most updates are those of the small network, which is fast.
     masked = max(parameters.steps // 10, 20) if parameters.structured else parameters.steps

@@ -8,7 +8,11 @@ from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, NewModel, Parameters, Task, parameter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from connectoscope.jobs.context import Context
+    from connectoscope.training.sampler import LabelledVolume
+    from connectoscope.xray2em.pairs import EmVolume
 
 
 class Train(Parameters):
@@ -69,14 +73,14 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
             told = learning.registration.warnings(pair)
             for text in [*pair.warnings(recipe.inputs.voxel_size), *told]:
                 context.warn(text)
-        for text in [text for volume in learning.ems for text in volume.warnings]:
-            context.warn(text)
+        told_by: Sequence[EmVolume | LabelledVolume] = learning.ems
         trainer: Trainer = learning
     else:
-        volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
-        for text in [text for volume in volumes for text in volume.warnings]:
-            context.warn(text)
+        told_by = volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
         trainer = Trainer(recipe, volumes, context.device)
+    for volume in told_by:
+        for text in volume.warnings:
+            context.warn(text)
     checkpoint = context.scratch / "checkpoint.safetensors"
     if checkpoint.exists():
         trainer.resume(checkpoint)

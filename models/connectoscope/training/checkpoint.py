@@ -56,7 +56,15 @@ def check_same(path: Path, before: str, now: Mapping[str, str]) -> None:
     Raises:
         UserError: naming the first thing that differs: what comes after it may follow from it.
     """
-    stored = json.loads(before)
+    try:
+        stored = json.loads(before)
+    except ValueError:
+        stored = None
+    if not isinstance(stored, dict):
+        raise UserError(
+            f"checkpoint {path} was written by another version of Connectoscope, which cannot be gone on with: "
+            "start over with --overwrite"
+        )
     for name, value in now.items():
         if stored.get(name) != value:
             raise UserError(

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from connectoscope.blockwise.tile import finite
+from connectoscope.blockwise.tile import finite, told_of_not_finite
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.training.augment import MARGIN, intensity, orient, turn, warp
@@ -73,7 +73,7 @@ def load_volume(recipe: Recipe, entry: TrainingVolume) -> LabelledVolume:
     image = normalise(pixels, low, high)
     told = tuple(f"{entry.name}: {text}" for text in raw.warnings)
     if bad:
-        told += (f"{entry.name}: {bad} voxels were not numbers or infinite and were taken as 0",)
+        told += (f"{entry.name}: {told_of_not_finite(bad)}",)
     names = [output.name for output in recipe.outputs]
     if INSTANCES in entry.labels and all(can_derive(name) for name in names):
         if grid.shape != raw.shape:

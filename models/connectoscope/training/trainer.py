@@ -105,10 +105,10 @@ class Trainer:
         """Of an output that is nowhere on the choosing planes, or everywhere, average precision is the same at every
         choosing, and the first weights would be kept.
         """
+        if not self.volumes:
+            return
         for part, planes in (("train", "training"), ("choose", "choosing")):
             for c, output in enumerate(self.recipe.outputs):
-                if not self.volumes:
-                    continue
                 parts = [v.labels[c, slice(*getattr(v.split, part))] for v in self.volumes]
                 known = sum(int(np.count_nonzero(labels != UNKNOWN)) for labels in parts)
                 found = sum(int(np.count_nonzero(labels == 1)) for labels in parts)
@@ -192,7 +192,7 @@ class Trainer:
         if self.pruner is not None:
             self.pruner.before_step(step + 1)
         gradient = nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        value = check_finite(loss, gradient, step + 1)
+        told = check_finite(loss, gradient, step + 1)
         self.optimizer.step()
         if self.pruner is not None:
             self.pruner.after_step(step + 1, self.optimizer)
@@ -205,7 +205,7 @@ class Trainer:
                     self.average[name].copy_(value)
         if self.pruner is not None:
             self.average = self.pruner.masked(self.average)
-        return value
+        return told
 
     def loss(self, step: int, image: Tensor, labels: Tensor) -> Tensor:
         """Of one batch, a scalar."""

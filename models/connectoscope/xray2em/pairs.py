@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from connectoscope.blockwise.tile import finite
+from connectoscope.blockwise.tile import finite, told_of_not_finite
 from connectoscope.errors import UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.training.checkpoint import digest
@@ -54,9 +54,9 @@ class EmVolume:
     warnings: tuple[str, ...] = ()
 
     @cached_property
-    def signature(self) -> str:
+    def signature(self) -> dict[str, str]:
         """What tells it from a changed one."""
-        return digest(self.pixels)
+        return {f"the image of {self.split.name}": digest(self.pixels)}
 
     def em(self, where: tuple[slice, ...]) -> Real:
         """Intensities 0-1 (and somewhat beyond) of a part."""
@@ -93,7 +93,7 @@ def load_em(recipe: Recipe, entry: TrainingVolume, scale: int) -> EmVolume:
     pixels, bad = finite(volume.read(Box.of(volume.shape)))
     told = tuple(f"{entry.name}: {text}" for text in volume.warnings)
     if bad:
-        told += (f"{entry.name}: {bad} voxels were not numbers or infinite and were taken as 0",)
+        told += (f"{entry.name}: {told_of_not_finite(bad)}",)
     return EmVolume(pixels, black, white, dense, empty, sizes[0], entry, told)
 
 

@@ -87,7 +87,9 @@ class XrayTrainer(Trainer):
     @property
     def signature(self) -> dict[str, str]:
         """As a trainer's, with the EM that scans are simulated of, or the real pair, and the eyes."""
-        facts = super().signature | {f"the image of {em.split.name}": em.signature for em in self.ems}
+        facts = super().signature
+        for em in self.ems:
+            facts |= em.signature
         if self.real is not None:
             facts["the real pair"] = self.real.signature
         if self.eyes is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from connectoscope.paths import expanded
+from connectoscope.paths import expanded, is_bare
 from connectoscope.zoo.card import CARD
 
 
@@ -31,7 +31,7 @@ def bundled_models() -> Path:
 
 def new_model(name: str) -> Path:
     """Where a model that is to be made belongs: a bare name means a folder among the user's own models."""
-    if Path(name).name == name and name not in ("", "..", "~"):
+    if is_bare(name):
         return (user_models() / name).absolute()
     return expanded(name)
 
@@ -50,7 +50,7 @@ def reference(path: Path) -> str:
 
 def named_model(name: str) -> Path | None:
     """The folder of the user's, else of the bundled model of that name; None where there is none, or it is a path."""
-    if not name or Path(name).name != name:  # "./name" and "name/" are paths
+    if not is_bare(name):  # "./name" and "name/" are paths
         return None
     folders = (folder / name for folder in (user_models(), bundled_models()))
     return next((folder for folder in folders if (folder / CARD).exists()), None)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_recipe import made
 
 from connectoscope.errors import UserError
@@ -135,6 +137,11 @@ def test_checkpoint_of_another_recipe_is_refused(recipe: Path, tmp_path: Path) -
     other, _ = loaded(recipe)
     with pytest.raises(UserError, match="the recipe changed since checkpoint"):
         other.resume(tmp_path / "c")
+    with safe_open(tmp_path / "c", "pt") as file:
+        tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(tensors, tmp_path / "c", metadata=facts | {"signature": "f00d"})
+    with pytest.raises(UserError, match=r"another version of Connectoscope.*--overwrite"):
+        trainer.resume(tmp_path / "c")
     (tmp_path / "c").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="damaged"):
         trainer.resume(tmp_path / "c")

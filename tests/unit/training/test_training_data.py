@@ -71,6 +71,26 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(recipe: Path, 
         check_finite(torch.tensor(2.5), torch.tensor(float("inf")), 7)
 
 
+def test_the_loss_that_is_told_is_the_mean_of_the_updates(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(RECIPE.replace("steps = 4", "steps = 10"))
+    learned: list[float] = []
+    told: list[float] = []
+
+    class Heard(Trainer):
+        def loss(self, step: int, image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            loss = super().loss(step, image, labels)
+            learned.append(float(loss.detach()))
+            return loss
+
+    parsed = load_recipe(recipe)
+    volumes = [load_volume(parsed, entry) for entry in parsed.volumes]
+    Heard(parsed, volumes, "cpu").run(
+        tmp_path / "checkpoint",
+        lambda step, values: told.extend([values["loss"]] if "loss" in values else []),
+    )
+    assert told == [pytest.approx(sum(learned) / 10)]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "text"),
     [

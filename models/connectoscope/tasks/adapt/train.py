@@ -93,6 +93,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     from connectoscope.adaptation.labels import output_index, read_labels
     from connectoscope.adaptation.patches import check_source, read_patches
     from connectoscope.adaptation.signature import Part, write_signature
+    from connectoscope.blockwise.tile import told_of_not_finite
     from connectoscope.segmentation.targets import shown
     from connectoscope.training.checkpoint import digest
     from connectoscope.training.finish import as_shipped
@@ -132,9 +133,7 @@ def run(parameters: AdaptTrain, context: Context) -> dict[str, Any]:
     unlabelled = sample_patches(grid, bundle.card, UNLABELLED, parameters.seed, part, fewest=1)
     examples = make_examples(grid, bundle.card, boxes, masks)
     if bad := sum(example.not_finite for example in examples):
-        context.warn(
-            f"{bad} voxels in and around the patches were not numbers or infinite and were taken as 0"
-        )
+        context.warn(f"in and around the patches, {told_of_not_finite(bad)}")
     tuning = FineTuning(
         bundle.load_network(),
         examples,
