@@ -20,8 +20,8 @@ from typing import Any
 from connectoscope.jobs.memory import keep_freed_memory
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.pruning.receipt import seconds_per_megavoxel
+from connectoscope.pruning.run import TIMED
 from connectoscope.segmentation.targets import shown
-from connectoscope.tasks.prune import TIMED
 from connectoscope.training.recipe import Recipe, TrainingVolume, find_data
 from connectoscope.volumes import open_volume
 from connectoscope.zoo import Bundle, Card, find_model

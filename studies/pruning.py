@@ -32,8 +32,8 @@ from connectoscope.pruning.compact import compacted
 from connectoscope.pruning.pruner import Pruner, Rule, Schedule
 from connectoscope.pruning.rates import OnRates, watching_likeness
 from connectoscope.pruning.receipt import macs, weights_kept
+from connectoscope.pruning.recipes import of_widths, shortened
 from connectoscope.pruning.wiring import wiring_of
-from connectoscope.tasks.prune import of_widths, shortened
 from connectoscope.training.recipe import Recipe, load_recipe
 from connectoscope.training.sampler import LabelledVolume, load_volume
 from connectoscope.training.trainer import Trainer, predict_planes

@@ -14,11 +14,12 @@ from made_domains import membranes, random_bundle, save, tissue
 from connectoscope import cli
 from connectoscope.adaptation.labels import read_labels
 from connectoscope.adaptation.patches import Patch, read_patches
+from connectoscope.adaptation.run import as_suggested
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.tasks.adapt.suggest import AdaptSuggest
 from connectoscope.tasks.adapt.suggest import run as suggest
-from connectoscope.tasks.adapt.train import AdaptTrain, _as_suggested, run
+from connectoscope.tasks.adapt.train import AdaptTrain, run
 from connectoscope.training.labels import boundaries
 from connectoscope.volumes import ImageSpec, create_image, open_volume
 from connectoscope.volumes.geometry import Box
@@ -95,13 +96,13 @@ def test_labels_are_of_what_the_patches_were_suggested_for(target, patches):
         (("boundary",), True, ("membranes",)),
     ):
         suggested = file.model_copy(update={"outputs": outputs, "instances": instances})
-        found = _as_suggested(plain, suggested)
+        found = as_suggested(plain, suggested)
         assert (found.target, found.instances) == (target_, instances)
     named = plain.model_copy(update={"target": ("mitochondria",)})
-    assert _as_suggested(named, suggested).target == ("mitochondria",)
+    assert as_suggested(named, suggested).target == ("mitochondria",)
     several = file.model_copy(update={"outputs": ("synapses", "boundary")})
     with pytest.raises(UserError, match="labels of synapses, membranes for these patches: name one"):
-        _as_suggested(plain, several)
+        as_suggested(plain, several)
     path = target / "synapses.patches.json"
     path.write_text(file.model_copy(update={"outputs": ("synapses",)}).model_dump_json(by_alias=True))
     with pytest.raises(UserError, match="makes membranes, not synapses"):

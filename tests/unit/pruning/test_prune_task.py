@@ -13,8 +13,9 @@ from connectoscope import cli
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.pruning.receipt import rows
+from connectoscope.pruning.recipes import of_model
 from connectoscope.pruning.report import balance_line
-from connectoscope.tasks.prune import Prune, _recipe, run
+from connectoscope.tasks.prune import Prune, run
 from connectoscope.tasks.train import Train
 from connectoscope.tasks.train import run as train
 from connectoscope.training.recipe import load_recipe
@@ -24,7 +25,7 @@ from connectoscope.zoo import find_model
 @pytest.fixture
 def tiny(discs, tmp_path, monkeypatch):
     """A recipe of bright discs, and a model that it trained; (recipe, model)."""
-    monkeypatch.setattr("connectoscope.tasks.prune.TIMED", (8, 64, 64))
+    monkeypatch.setattr("connectoscope.pruning.run.TIMED", (8, 64, 64))
     path = tmp_path / "tiny.toml"
     path.write_text(RECIPE)
     train(
@@ -138,7 +139,9 @@ def recipe_of(tiny, tmp_path, **change):
     path.write_text(text)
     context = Context.local(tmp_path / "recipe.job", threads=1)
     asked = Prune(model=str(tiny[1]), data=str(path), destination="small")
-    return _recipe(load_recipe(path), find_model(tiny[1]), "small", asked, context), context.warnings
+    return of_model(
+        load_recipe(path), find_model(tiny[1]), "small", asked.seed, context.warn
+    ), context.warnings
 
 
 def test_the_new_model_keeps_the_licences_voxel_size_and_neurons_of_the_model(tiny, tmp_path):
