@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QLabel,
     QLineEdit,
-    QMessageBox,
     QPlainTextEdit,
     QPushButton,
     QStyle,
@@ -98,19 +97,6 @@ class ErrorDialog(QDialog):
     def _unfold(self, shown: bool) -> None:
         self.details.setVisible(shown)
         self.adjustSize()
-
-
-def may_lose(text: str, parent: QWidget) -> bool:
-    """Ask whether the window may close although something is not saved; what is at stake is kept if in doubt."""
-    buttons = QMessageBox.StandardButton
-    line = (
-        f"{text}\n\nThey are saved once there is room on the disk and the folder is writable. "
-        "Close anyway and lose the unsaved labels?"
-    )
-    answer = QMessageBox.question(
-        parent, "Connectoscope", line, buttons.Close | buttons.Cancel, buttons.Cancel
-    )
-    return bool(answer == buttons.Close)
 
 
 class AboutDialog(QDialog):

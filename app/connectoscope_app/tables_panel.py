@@ -7,8 +7,8 @@ from pathlib import Path
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QVBoxLayout, QWidget
 
-from connectoscope.errors import UserError
-from napari_connectoscope.table import ObjectTable
+from napari_connectoscope.table import ObjectTable, Table, read_table
+from napari_connectoscope.threads import background
 
 _HINT = "Objects of a job appear here; a click flies to them."
 
@@ -21,13 +21,14 @@ class TablesPanel(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("panel")
+        self._wanted = ""
         self.choice = QComboBox()
         self.choice.setAccessibleName("Table")
         self.choice.setMinimumWidth(260)
         self.hint = QLabel(_HINT)
         self.hint.setObjectName("muted")
         self.hint.setWordWrap(True)
-        self.table = ObjectTable(None, self)
+        self.table = ObjectTable(self)
         self.table.view.setAccessibleName("Objects")
         self.table.view.verticalHeader().setDefaultSectionSize(26)
         self.table.activated.connect(self.fly_wanted)
@@ -59,6 +60,7 @@ class TablesPanel(QWidget):
 
     def clear(self) -> None:
         """Forget all tables; their files stay."""
+        self._wanted = ""
         self.choice.clear()
         self.choice.hide()
         self.table.clear()
@@ -66,10 +68,21 @@ class TablesPanel(QWidget):
         self.hint.show()
 
     def _load(self, path: str) -> None:
-        try:
-            self.table.load(path)
-        except UserError as error:
-            self.hint.setText(str(error))
-            self.hint.show()
-        else:
+        """In a thread, for a table may have millions of rows; shown if it is the chosen one still."""
+        self._wanted = path
+        background(
+            self,
+            lambda: read_table(Path(path)),
+            lambda table: self._show(path, table),
+            lambda line: self._say(path, line),
+        )
+
+    def _show(self, path: str, table: Table) -> None:
+        if path == self._wanted:
+            self.table.show_table(table, Path(path).stem)
             self.hint.hide()
+
+    def _say(self, path: str, line: str) -> None:
+        if path == self._wanted:
+            self.hint.setText(line)
+            self.hint.show()

@@ -14,9 +14,10 @@ from connectoscope.errors import UserError
 from connectoscope.tasks.base import MenuEntry, Task
 from napari_connectoscope.check import CheckController
 from napari_connectoscope.fields import PathField
-from napari_connectoscope.forms import TaskForm, in_form_words, make_error_line
+from napari_connectoscope.forms import TaskForm, make_error_line
 from napari_connectoscope.preview import PreviewController
 from napari_connectoscope.taken import start
+from napari_connectoscope.wording import in_form_words
 
 _HINT = "Choose a task from the menus, for example Segment ▸ Synapses."
 _BAR = 12  # pixels: a scroll bar, and the gap before it
@@ -112,7 +113,8 @@ class TaskPanel(QWidget):
             return
         form, task = self.form, self.form.task
         kept = {name: field.value() for name, field in form.fields.items()}
-        if form.layer() is not None or not kept.get(task.source):  # a layer of the viewer that is left
+        of_layer = form.layer() is not None or not kept.get(task.source)
+        if task.source and of_layer:  # a layer of the viewer that is left
             for name in (task.source, task.source_voxel_size, "channel", "time"):
                 kept.pop(name, None)
         destination = form.fields.get(task.destination or "")

@@ -29,7 +29,7 @@ from connectoscope_app import commands
 from connectoscope_app.actions import Commands
 from connectoscope_app.browser import VolumeBrowser, file_name, for_people, with_voxel_size
 from connectoscope_app.comparison import Comparison
-from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, may_lose, unquoted
+from connectoscope_app.dialogs import ErrorDialog, VolumeChoice, unquoted
 from connectoscope_app.docks import hide_stray_tabs, make_docks
 from connectoscope_app.job_results import JobResults
 from connectoscope_app.jobs_panel import JobsPanel
@@ -482,8 +482,7 @@ class MainWindow(QMainWindow):
         self.welcome.set_drag(False)
         mime = event.mimeData()
         urls = [u.toLocalFile() if u.isLocalFile() else u.toString() for u in mime.urls()]
-        sources = urls or mime.text().splitlines()
-        for source in filter(None, map(unquoted, sources)):
+        for source in urls or filter(None, map(unquoted, mime.text().splitlines())):
             self.open_volume(source)
         event.acceptProposedAction()
 
@@ -500,7 +499,7 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:  # noqa: N802
         """Remember the layout; jobs go on by themselves, and labels that cannot be saved keep the window open."""
-        if not self.labels.flush() and not may_lose(self.labels.state.text(), self):
+        if not self.labels.may_close():
             event.ignore()
             return
         self.settings.keep_layout(self, _LAYOUT_VERSION)
@@ -525,7 +524,7 @@ def _check_volume(path: Path) -> None:
     if path.name.endswith(".cascade.json"):
         raise UserError(f"{path.name} is a cascade's plan: choose it under Cascade, in the form of a task")
     if path.suffix == ".toml":
-        raise UserError(f"{path.name} is a recipe: choose it in the form of Models ▸ Prune")
+        raise UserError(f"{path.name} is a recipe: choose it in the form of Models ▸ Train or Models ▸ Prune")
 
 
 def _kind_of(path: Path, *, plain: bool) -> str:

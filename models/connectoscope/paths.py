@@ -11,6 +11,14 @@ def is_bare(name: str) -> bool:
     return Path(name).name == name and name not in ("", "..", "~")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; what cannot be asked (too long a name, a lost disk) is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def expanded(path: str) -> Path:
     """A path with ``~`` and ``~user`` put in; what begins so but names nobody is a file's name."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises where there is no such user

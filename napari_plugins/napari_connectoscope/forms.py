@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import shlex
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +20,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QScrollArea, QVBoxLayout, QWidge
 from superqt import QCollapsible
 
 from connectoscope.errors import UserError
-from connectoscope.paths import expanded
+from connectoscope.paths import exists, expanded
 from connectoscope.segmentation.targets import shown
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
 from connectoscope.volumes.endings import short_name
@@ -51,7 +49,8 @@ from napari_connectoscope.sources import (
     visible_box,
 )
 from napari_connectoscope.submission import Submission
-from napari_connectoscope.threads import background
+from napari_connectoscope.threads import background, one_line
+from napari_connectoscope.wording import command_line, in_form_words, label_of
 
 _FILES = ("mask", "recipe", "truth", "result", "cascade")  # roles of what is read, the source apart
 _BREAK, _MAY_BREAK = "\u200b", re.compile(r"(?<=[/\\_])")  # a long path must not make the window wider
@@ -138,7 +137,9 @@ class TaskForm(QWidget):
         if folded.rowCount() == 0:
             self._advanced.hide()
         self._advanced.collapse(animate=False)  # superqt leaves new content open
-        self.set_values({**dict.fromkeys(self._with_role("result"), self._newest_result()), **(preset or {})})
+        if results := self._with_role("result"):
+            self.set_values(dict.fromkeys(results, self._newest_result()))
+        self.set_values(preset or {})
         self._source = self.layer()
         for name, field in self.fields.items():
             field.changed.connect(lambda name=name: self._on_changed(name))
@@ -165,7 +166,9 @@ class TaskForm(QWidget):
         if role == "source" and info.annotation is str:
             return SourceField(self._viewer)
         if role == "box":
-            return BoxField(self._visible_box)
+            box = BoxField(self._visible_box)
+            box.button.setVisible(bool(self.task.source))  # else no layer tells what is visible
+            return box
         if name == "target" and self._with_role("model"):
             return ChecksField()  # filled from the model's card
         return make_field(info)
@@ -378,7 +381,7 @@ class TaskForm(QWidget):
             role = parameter_facts(info).get("role")
             if role not in _FILES or not path or (role == "cascade" and path in ("off", "auto")):
                 continue
-            if "://" not in path and not path.startswith("sample:") and not expanded(path).exists():
+            if "://" not in path and not path.startswith("sample:") and not exists(expanded(path)):
                 self._refuse(name, f"{self.label(name)}: {path} does not exist; check the name")
 
     def _check_models(self, values: Mapping[str, Any]) -> None:
@@ -389,8 +392,8 @@ class TaskForm(QWidget):
             if values[name]:
                 try:
                     find_model(str(expanded(values[name])))
-                except UserError as error:
-                    self._refuse(name, str(error))
+                except (UserError, OSError) as error:
+                    self._refuse(name, one_line(error))
 
     def _check_voxel_size(self, values: Mapping[str, Any]) -> None:
         """Raises UserError for one that is none: before it is asked whether a result is to be replaced."""
@@ -472,7 +475,7 @@ class TaskForm(QWidget):
 
 def _result_file(layer: Layer) -> str:
     path = str(layer_facts(layer).get("result") or "")
-    return path if Path(path).exists() else ""  # a preview has none
+    return path if exists(Path(path)) else ""  # a preview has none
 
 
 def make_error_line() -> QLabel:
@@ -491,48 +494,6 @@ def _scroll_to(field: QWidget) -> None:
         parent = parent.parentWidget()
     if parent is not None:
         parent.ensureWidgetVisible(field)
-
-
-def label_of(name: str, info: FieldInfo) -> str:
-    """A parameter's name for people."""
-    facts = parameter_facts(info)
-    words = "new_model" if facts.get("role") == "new_model" else name
-    return facts.get("label") or words.replace("_", " ").capitalize()
-
-
-def in_form_words(text: str, task: Task) -> str:
-    """What is said of options of the task, ``--voxel-size``, said of the form's fields, Voxel size."""
-    infos = task.parameters.model_fields
-
-    def label(option: re.Match[str]) -> str:
-        name = option[1].replace("-", "_")
-        return label_of(name, infos[name]) if name in infos else option[0]
-
-    return re.sub(r"--([a-z]+(?:-[a-z]+)*)", label, text)
-
-
-def command_line(task: Task, values: Mapping[str, Any]) -> str:
-    """``connectoscope TASK ...`` with arguments in order and the options that are not at their default."""
-    words = ["connectoscope", *task.name.split()]
-    options: list[str] = []
-    for name, info in task.parameters.model_fields.items():
-        value = values.get(name)
-        if parameter_facts(info).get("argument"):
-            words += [] if value is None else [str(value)]
-            continue
-        default = None if info.is_required() else info.get_default(call_default_factory=True)
-        option = "--" + name.replace("_", "-")
-        if isinstance(value, list | tuple):
-            if tuple(value) != tuple(default or ()):
-                options += [word for item in value for word in (option, str(item))]
-        elif value == default or value is None:
-            continue
-        elif isinstance(value, bool):
-            options.append(option if value else "--no-" + option[2:])
-        else:
-            options += [option, str(value)]
-    words += options
-    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def default_destination(source: str, what: str, ending: str = ".ome.zarr") -> str:

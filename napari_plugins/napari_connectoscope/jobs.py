@@ -20,6 +20,7 @@ from connectoscope.tasks.base import load_task
 from connectoscope.volumes import read_marks
 from connectoscope.words import duration
 from napari_connectoscope.cascade_map import level0_text
+from napari_connectoscope.wording import in_form_words
 
 POLL_MS = 250
 _QUIET_SECONDS = 2.0  # so long without a word before asking whether the process is alive
@@ -354,8 +355,9 @@ class JobModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.UserRole and index.column() == 3:
             return fraction
         if role == Qt.ItemDataRole.ToolTipRole:
-            told = watcher.state.message if watcher.state else ""
-            return "\n".join([told or str(watcher.folder.path), *(f"⚠ {text}" for text in watcher.warnings)])
+            told = [(watcher.state.message if watcher.state else "") or str(watcher.folder.path)]
+            task = load_task(request.task)
+            return "\n".join(told + [f"⚠ {in_form_words(text, task)}" for text in watcher.warnings])
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         destination = request.destination

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QVBoxLayout,
@@ -156,15 +157,16 @@ class LabelPanel(QWidget):
 
     def open(self, path: Path | str) -> None:
         """Label these patches; what was painted before is there again."""
-        if self.labelling is not None and self.labelling.path == Path(path):
-            if self._frames is None:  # its volume could not be opened before
-                self._want_volume()
-            return
         try:
             labelling = Labelling(Path(path))
             labelling.done(labelling.outputs[0])
         except UserError as error:
             self.failed.emit(str(error))
+            return
+        there = self.labelling
+        if there is not None and (there.path, there.file) == (labelling.path, labelling.file):
+            if self._frames is None:  # its volume could not be opened before
+                self._want_volume()
             return
         if not self.close_session():
             self.failed.emit(self.state.text())
@@ -184,7 +186,7 @@ class LabelPanel(QWidget):
         if shows_source(self.viewer, self.labelling.file):
             self._begin()
         else:
-            self.state.setText(f"Opening {source.name} …")
+            self._say(f"Opening {source.name} …")
             self.volume_wanted.emit(source.path)
 
     def close_session(self) -> bool:
@@ -233,7 +235,8 @@ class LabelPanel(QWidget):
             return
         # The grey box behind the brush is of no use, and in OpenGL by software napari 0.9 crashes when it draws it after
         # a layer that was painted has gone.
-        self.viewer.canvas.overlays["_brush_circle"].box = False
+        if (brush := self.viewer.canvas.overlays.get("_brush_circle")) is not None:
+            brush.box = False
         self._frames = frames_layer(self.labelling.file)
         self.viewer.add_layer(self._frames)
         self.open_button.hide()
@@ -413,11 +416,30 @@ class LabelPanel(QWidget):
 
     def _show_saved(self) -> None:
         if self.labelling is not None:
-            self.state.setText(f"Saved in {self.labelling.folder.name}, beside the patches")
-            self.state.setToolTip(str(self.labelling.folder))
+            self._say(
+                f"Saved in {self.labelling.folder.name}, beside the patches", str(self.labelling.folder)
+            )
 
     def _save_failed(self, line: str) -> None:
-        self.state.setText(f"Labels are not saved yet: {line}")
+        self._say(f"Labels are not saved yet: {line}")
+
+    def _say(self, text: str, tip: str = "") -> None:
+        self.state.setText(text)
+        self.state.setToolTip(tip or text)
+
+    def may_close(self) -> bool:
+        """Save; where that fails, ask whether the window may close and labels be lost. In doubt they are kept."""
+        if self.flush():
+            return True
+        buttons = QMessageBox.StandardButton
+        line = (
+            f"{self.state.text()}\n\nThey are saved once there is room on the disk and the folder is writable. "
+            "Close anyway and lose the unsaved labels?"
+        )
+        answer = QMessageBox.question(
+            self.window(), "Connectoscope", line, buttons.Close | buttons.Cancel, buttons.Cancel
+        )
+        return bool(answer == buttons.Close)
 
     def _train(self) -> None:
         if self.labelling is not None:
@@ -439,11 +461,14 @@ class LabelPanel(QWidget):
             del self.layers[key]
         if event.value is self._frames and self._frames is not None:
             self._frames = None
-            QTimer.singleShot(0, self, self._end)  # after napari, which may be taking more away
+            session = self.labelling
+            QTimer.singleShot(
+                0, self, lambda: self._end(session)
+            )  # after napari, which may be taking more away
 
-    def _end(self) -> None:
+    def _end(self, session: Labelling | None) -> None:
         """The session went with its frames; both are there again where its labels cannot be saved."""
-        if self._frames is not None:  # begun again meanwhile
+        if self._frames is not None or self.labelling is not session:  # begun again meanwhile, or another one
             return
         if not self.close_session():
             self.failed.emit(self.state.text())

@@ -318,7 +318,7 @@ class PreviewController(QObject):
         self._stop_watching()
         if self._worker is not None and isalive(self._worker):
             self._worker.closeWriteChannel()  # it ends with its input
-            if self._watcher is None and not self._worker.waitForFinished(0):
+            if not self._worker.waitForFinished(0):
                 self._worker.terminate()
             if not self._worker.waitForFinished(_END_MS):
                 self._worker.kill()

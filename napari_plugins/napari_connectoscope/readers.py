@@ -80,12 +80,13 @@ def _first_of(several: SeveralVolumes) -> list[LayerData]:
     layers: list[LayerData] = []
     for place, _ in several.choices[:_MOST]:
         with contextlib.suppress(UserError):
-            layers += read_volume(place)
+            hidden = {"visible": False} if layers else {}
+            layers += [(data, {**options, **hidden}, kind) for data, options, kind in read_volume(place)]
     if not layers:
         raise several
     if len(several.choices) > _MOST:
         show_info(f"{len(several.choices)} volumes are in there; the first {_MOST} are opened")
-    return [(data, {**options, "visible": n == 0}, kind) for n, (data, options, kind) in enumerate(layers)]
+    return layers
 
 
 def _is_result(source: str) -> bool:

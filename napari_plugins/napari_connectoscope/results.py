@@ -164,8 +164,7 @@ def _add(viewer: ViewerModel, layer: Layer, pyramid: LivePyramid | None) -> Laye
     if is_cascade_map(str(layer_facts(layer).get("result", ""))):  # below what was found, above the images
         images = [i for i, other in enumerate(viewer.layers) if isinstance(other, Image)]
         viewer.layers.move(len(viewer.layers) - 1, max(images, default=-1) + 1)
-    volume = layer_facts(layer).get("part") == "image"  # of its own, and the next source
-    if active is not None and not volume:
+    if active is not None:  # or what arrives by itself became the source of the form that is being filled in
         viewer.layers.selection.active = active
     return layer
 

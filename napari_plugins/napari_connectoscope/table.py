@@ -52,7 +52,9 @@ def read_table(path: Path) -> Table:
         raise UserError(f"table {path} cannot be read ({error})") from None
     if not lines:
         raise UserError(f"table {path} is empty: a header line was expected")
-    return Table(tuple(lines[0]), [[_number(text) for text in line] for line in lines[1:] if line])
+    columns = tuple(lines[0])
+    rows = [line + [""] * (len(columns) - len(line)) for line in lines[1:] if line]  # one may be cut short
+    return Table(columns, [[_number(text) for text in row] for row in rows])
 
 
 def _number(text: str) -> Any:
@@ -144,16 +146,12 @@ class TableModel(QAbstractTableModel):
 
 
 class ObjectTable(QWidget):
-    """The objects of a result; clicking a row (or Enter on it) tells where it lies.
-
-    Args:
-        path: A CSV with the columns z, y, x (world) and unit.
-    """
+    """The objects of a result; clicking a row (or Enter on it) tells where it lies, by the columns z, y, x and unit."""
 
     activated = Signal(object, str)  # world position (z, y, x), its unit
     selected = Signal(object)  # the row, by column name
 
-    def __init__(self, path: Path | str | None = None, parent: QWidget | None = None) -> None:
+    def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -174,16 +172,6 @@ class ObjectTable(QWidget):
         self.summary = QElidingLabel()
         layout.addWidget(self.summary)
         self.model: TableModel | None = None
-        if path is not None:
-            self.load(path)
-
-    def load(self, path: Path | str) -> None:
-        """Show another table. Slow where it has many rows.
-
-        Raises:
-            UserError: when it cannot be read.
-        """
-        self.show_table(read_table(Path(path)), Path(path).stem)
 
     def show_table(self, table: Table, name: str) -> None:
         """Show another table, which was read by :func:`read_table`."""

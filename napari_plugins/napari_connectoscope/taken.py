@@ -15,9 +15,10 @@ from qtpy.QtWidgets import QMessageBox, QWidget
 from connectoscope.errors import Taken
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import JobRequest
-from napari_connectoscope.forms import TaskForm, label_of
+from napari_connectoscope.forms import TaskForm
 from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background
+from napari_connectoscope.wording import label_of
 
 REPLACE, BOTH, CANCEL = "Replace it", "Keep both", "Cancel"
 

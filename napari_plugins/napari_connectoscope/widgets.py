@@ -8,11 +8,13 @@ from weakref import WeakKeyDictionary, ref
 
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
+from napari.utils.notifications import show_error
 from qtpy.compat import isalive
-from qtpy.QtCore import QEvent, Qt, QTimer
-from qtpy.QtWidgets import QDockWidget, QLabel, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QVBoxLayout, QWidget
 
 from connectoscope.errors import UserError
+from connectoscope.jobs.folder import JobState
 from connectoscope.tasks.base import MenuEntry, load_task
 from connectoscope.volumes.geometry import canonical_unit, sizes_text, unit_symbol
 from napari_connectoscope.label_panel import LabelPanel
@@ -39,6 +41,7 @@ class DockingPanel(TaskPanel):
         self.plotted.connect(lambda event: self._show_plot(Plot.of(event)))
         self.metric.connect(self._grow_plot)
         self.patches_made.connect(self._label)
+        self.ended.connect(self._tell_end)
         self.rested.connect(self._free)
 
     def changeEvent(self, event: QEvent) -> None:  # noqa: N802
@@ -54,6 +57,11 @@ class DockingPanel(TaskPanel):
             if not self.is_busy:
                 self.deleteLater()
 
+    def _tell_end(self, state: JobState) -> None:
+        """Where the dock was closed nobody reads the panel."""
+        if self._undocked and state.status in ("failed", "paused"):
+            show_error(self.status.text())
+
     def _dock(self, widget: QWidget, name: str) -> None:
         dock_below(self.viewer, widget, name)
 
@@ -64,6 +72,7 @@ class DockingPanel(TaskPanel):
         )
 
     def _show_table(self, path: str, table: Table) -> None:
+        self._adding -= 1
         there = self._tables.get(path)
         shown = there if there is not None and isalive(there) else ObjectTable()
         shown.show_table(table, Path(path).stem)
@@ -71,7 +80,6 @@ class DockingPanel(TaskPanel):
             shown.activated.connect(lambda world, unit: fly_to(self.viewer, world, unit))
             self._tables[path] = shown
             self._dock(shown, str(shown.summary.text()))
-        self._adding -= 1
         self.rested.emit()
 
     def _show_plot(self, plot: Plot) -> None:
@@ -102,8 +110,8 @@ class DockingPanel(TaskPanel):
         try:
             task, entry = planned_task(event)
         except UserError as error:
-            if isalive(self):
-                self.form.show_error(str(error))
+            tell = self.form.show_error if isalive(self) else show_error
+            tell(str(error))
             return
         dock_form(self.viewer, task.name, entry)
 
@@ -243,6 +251,13 @@ class LabelWidget(LabelPanel):
                     self.viewer.window.remove_dock_widget(earlier)
                 earlier.deleteLater()
         super().open(path)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """As a panel's; and a window of napari stays open while labels cannot be saved, unless they may be lost."""
+        if event.type() == QEvent.Type.Close and isinstance(watched, QMainWindow) and not self.may_close():
+            event.ignore()
+            return True
+        return super().eventFilter(watched, event)
 
     def _take_over(self) -> None:
         """The viewer's keys are ours; they keep us, too, when the dock is closed."""

@@ -93,6 +93,7 @@ def test_a_running_job_shows_layers_progress_and_then_objects(window, qtbot, job
     finish(job)
     watcher.poll()
     assert not watcher.running
+    qtbot.waitUntil(lambda: window.tables.table.model is not None, timeout=WAIT)
     assert window.tables.table.model.rowCount() == 2
     assert not window.jobs._buttons["Cancel"].isEnabled()
     view = window.tables.table.view
@@ -260,7 +261,9 @@ def test_nothing_comes_after_the_volumes_were_closed(window, qtbot, job):
     qtbot.wait(1500)
     assert (len(window.viewer.layers), window.tables.table.model) == (0, None)
     window.results.show(job)
-    qtbot.waitUntil(lambda: len(window.viewer.layers) == 2, timeout=WAIT)
+    qtbot.waitUntil(
+        lambda: len(window.viewer.layers) == 2 and window.tables.table.model is not None, timeout=WAIT
+    )
     assert window.tables.table.model.rowCount() == 2
 
 

@@ -148,6 +148,7 @@ def test_points_and_map_of_a_cascade(window, qtbot, make_job, volume_file, tmp_p
     window.viewer.layers["Cascade map"].visible = False
     assert not window.place.legend.isVisible()
     view = window.tables.table.view
+    qtbot.waitUntil(lambda: view.model() is not None, timeout=WAIT)
     assert view.model().rowCount() == 2
     view.clicked.emit(view.model().index(0, 0))
     assert window.viewer.scene.camera.center[-2:] == pytest.approx((40.0, 120.0))

@@ -182,7 +182,7 @@ def test_what_is_no_volume_is_told_with_where_it_belongs(window, qtbot, tmp_path
         "small": "small is a model: choose it under Model",
         "small/card.json": "small is a model: choose it under Model",
         "a.cascade.json": "a.cascade.json is a cascade's plan: choose it under Cascade",
-        "discs.toml": "discs.toml is a recipe: choose it in the form of Models ▸ Prune",
+        "discs.toml": "discs.toml is a recipe: choose it in the form of Models ▸ Train or Models ▸ Prune",
         "nowhere.tif": f"{tmp_path / 'nowhere.tif'} does not exist",
     }
     drop(window, urls=[str(tmp_path / name) for name in told])

@@ -87,6 +87,7 @@ def test_from_plan_to_what_was_skipped(make_window, qtbot, volume):
     assert window.jobs.model.index(0, 2).data() == f"Done · {read}"
     assert window.place.legend.isVisible()
     assert "rejected" in window.place.legend.text()
+    qtbot.waitUntil(lambda: window.tables.table.model is not None, timeout=WAIT)
     assert window.tables.table.model.rowCount() == CELLS
 
     window.task_panel.form.set_values({"destination": str(path.with_name("again.csv"))})

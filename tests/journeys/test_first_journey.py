@@ -78,6 +78,7 @@ def test_from_sample_to_objects_and_through_interruptions(
     names = [layer.name for layer in window.viewer.layers]
     assert names == ["vnc", "Synapses · probability", "Membranes · probability", "Synapses"]
     table = window.tables.table
+    qtbot.waitUntil(lambda: table.model is not None, timeout=WAIT)
     assert table.model.rowCount() == 1
     before = tuple(window.viewer.scene.camera.center)
     window.viewer.scene.camera.center = (0.0, 0.0, 0.0)

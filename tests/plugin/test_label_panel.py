@@ -7,7 +7,7 @@ import pytest
 from app_model.types import KeyBinding, KeyCode, KeyMod
 from qtpy.compat import isalive
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QMessageBox
 from showing import add_volume
 
 from connectoscope.adaptation.labelling import DONE, Labelling, labels_folder, write_labels
@@ -331,6 +331,49 @@ def test_patches_that_are_made_anew_come_into_the_same_panel(make_napari_viewer,
     assert len(viewer.layers) == 3
     assert list(viewer.window.dock_widgets) == ["Suggest patches (connectoscope)", "Label patches"]
     assert viewer.window.dock_widgets["Label patches"] is panel
+    panel.close_session()
+
+
+def test_patches_that_changed_under_their_name_are_read_again(panel, viewer, volume_path, patches):
+    add_volume(viewer, open_volume(volume_path))
+    path = patches()
+    panel.open(path)
+    file = read_patches(path)
+    path.write_text(file.model_copy(update={"patches": file.patches[1:]}).model_dump_json(by_alias=True))
+    panel.open(path)
+    assert [patch.id for patch in panel.labelling.file.patches] == ["patch2", "patch3"]
+    assert [layer.name for layer in viewer.layers] == ["cell", "Patches", "patch2 · membranes"]
+    there = viewer.layers[-1]
+    panel.open(path)  # unchanged: as it is
+    assert viewer.layers[-1] is there
+
+
+def test_a_window_of_napari_stays_open_while_labels_cannot_be_saved(
+    make_napari_viewer, patches, qtbot, monkeypatch
+):
+    viewer, _, panel = napari_with_patches(make_napari_viewer, patches(), qtbot)
+    window = QMainWindow()  # napari's own ends the test's viewer
+    qtbot.addWidget(window)
+    window.installEventFilter(panel)
+    window.show()
+    asked = []
+
+    def ask(parent, title, text, *buttons):
+        asked.append(text)
+        return answer
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(QMessageBox, "question", ask)
+    stroke(viewer.layers.selection.active, (2, 5, 6))
+    with monkeypatch.context() as full:
+        full.setattr(Labelling, "save", fail)
+        answer = QMessageBox.StandardButton.Cancel
+        assert not window.close()
+        assert "No space left" in asked[0]
+        answer = QMessageBox.StandardButton.Close
+        assert window.close()
     panel.close_session()
 
 

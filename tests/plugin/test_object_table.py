@@ -6,6 +6,7 @@ from qtpy.QtCore import Qt
 
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Box
+from napari_connectoscope.points import points_layers
 from napari_connectoscope.sources import fly_to_place, visible_box
 from napari_connectoscope.table import ObjectTable, fly_to, read_table
 
@@ -16,12 +17,18 @@ CSV = """id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1
 """
 
 
+def shown(path, qtbot):
+    widget = ObjectTable()
+    qtbot.addWidget(widget)
+    widget.show_table(read_table(path), path.stem)
+    return widget
+
+
 @pytest.fixture
 def table(qtbot, tmp_path):
     path = tmp_path / "synapses.csv"
     path.write_text(CSV)
-    widget = ObjectTable(path)
-    qtbot.addWidget(widget)
+    widget = shown(path, qtbot)
     return widget
 
 
@@ -44,8 +51,7 @@ def test_marks_objects_that_are_not_trusted(qtbot, tmp_path):
     head, *rows = CSV.splitlines()
     more = ("mean_sd,max_sd,trusted", "0.03,0.08,yes", "0.14,0.2,no", "0.02,0.3,yes")
     path.write_text("".join(f"{a},{b}\n" for a, b in zip((head, *rows), more, strict=True)))
-    widget = ObjectTable(path)
-    qtbot.addWidget(widget)
+    widget = shown(path, qtbot)
     assert column(widget, 8) == ["yes", "no", "yes"]
     index = [widget.model.index(row, 8) for row in range(3)]
     colours = [widget.model.data(i, Qt.ItemDataRole.ForegroundRole) for i in index]
@@ -63,8 +69,7 @@ def test_sorts_numbers_as_numbers(table):
 def test_sorting_keeps_equal_rows_as_they_are_and_puts_words_last(qtbot, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("id,score,word\n1,0.5,b\n2,nan,3\n3,0.25,a\n4,0.5,10\n5,0.25,a\n")
-    widget = ObjectTable(path)
-    qtbot.addWidget(widget)
+    widget = shown(path, qtbot)
     rising, falling = Qt.SortOrder.AscendingOrder, Qt.SortOrder.DescendingOrder
     for number, order, ids in (
         (1, rising, "35142"),
@@ -134,5 +139,17 @@ def test_the_selection_stays_with_its_object_and_the_order_with_the_table(table,
         assert table.model.row(chosen.row())["id"] == number
     again = tmp_path / "again.csv"
     again.write_text(CSV)
-    table.load(again)
+    table.show_table(read_table(again), "again")
     assert column(table, 0) == ["10", "2", "1"]
+
+
+def test_a_row_that_was_cut_short_is_shown_and_sorted(qtbot, tmp_path):
+    path = tmp_path / "cut.csv"
+    path.write_text("id,z,y,x,unit,score\n1,0,0,0,nanometer,0.5\n2,0,0,0,nanometer\n3,0\n")
+    widget = shown(path, qtbot)
+    widget.show()
+    for number in range(widget.model.columnCount()):
+        widget.view.sortByColumn(number, Qt.SortOrder.DescendingOrder)
+    assert sorted(column(widget, 4)) == ["", "", "0.5"]
+    with pytest.raises(UserError, match="is not a table of points"):
+        points_layers(str(path))

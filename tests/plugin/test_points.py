@@ -9,7 +9,7 @@ from connectoscope.errors import UserError
 from napari_connectoscope import readers
 from napari_connectoscope.layers import make_layer
 from napari_connectoscope.points import is_points, points_layers, write_points
-from napari_connectoscope.table import ObjectTable, fly_to
+from napari_connectoscope.table import ObjectTable, fly_to, read_table
 
 CSV = """id,z,y,x,unit,radius,score
 1,10.0,40.0,20.0,micrometer,6.0,0.9
@@ -60,8 +60,9 @@ def test_points_are_seen_where_they_are_cut(viewer, pixels, path):
 def test_a_row_leads_to_its_point(viewer, pixels, path, qtbot):
     viewer.add_image(pixels, scale=(0.005, 0.002, 0.002), units=("millimeter",) * 3)
     add_result(viewer, event(path))
-    table = ObjectTable(path)
+    table = ObjectTable()
     qtbot.addWidget(table)
+    table.show_table(read_table(path), "cells")
     titles = [table.model.headerData(i, Qt.Orientation.Horizontal) for i in range(table.model.columnCount())]
     assert titles == ["Object", "z (µm)", "y (µm)", "x (µm)", "Radius (µm)", "Score"]
     table.activated.connect(lambda world, unit: fly_to(viewer, world, unit))

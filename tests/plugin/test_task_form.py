@@ -12,8 +12,9 @@ from connectoscope.errors import UserError
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter, parameter_facts, task_names
 from connectoscope.volumes import open_volume
 from napari_connectoscope import fields, forms
-from napari_connectoscope.forms import TaskForm, command_line, default_destination
+from napari_connectoscope.forms import TaskForm, default_destination
 from napari_connectoscope.sources import length_unit
+from napari_connectoscope.wording import command_line, in_form_words
 
 
 @pytest.fixture
@@ -148,6 +149,28 @@ def test_every_path_can_be_chosen_in_a_dialog(make_form, name):
             assert form.fields[field_name].findChildren(QToolButton), field_name
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("correct the size with --voxel-size", "correct the size with Voxel size"),
+        ("it has channels (choose with --channel)", "it has channels (choose with Channel)"),
+        ("/data/brain--level.tif is no volume", "/data/brain--level.tif is no volume"),
+        (
+            "run connectoscope convert IN OUT --level 1, then --level",
+            "run connectoscope convert IN OUT --level 1, then Level",
+        ),
+        ("there is no --such-option", "there is no --such-option"),
+    ],
+)
+def test_what_is_said_of_options_is_said_of_fields(text, said):
+    assert in_form_words(text, load_task("segment")) == said
+
+
+def test_what_is_visible_is_offered_where_a_layer_tells_it(make_form):
+    assert not make_form("segment").fields["box"].button.isHidden()
+    assert make_form("evaluate").fields["box"].button.isHidden()
+
+
 def test_a_report_is_saved_not_opened(make_form, monkeypatch):
     field = make_form("prune").fields["report"]
     monkeypatch.setattr(fields.QFileDialog, "getSaveFileName", lambda *args, **options: ("page.html", ""))
@@ -179,6 +202,8 @@ def test_a_mask_is_chosen_like_a_volume(make_form):
         ("simulate-xray", {"voxel_size": "30"}, "Voxel size: '30' is not a length with a unit"),
         ("convert", {"destination": "a.n5", "version": "0.4"}, "Version is for OME-Zarr, and a.n5 is N5"),
         ("segment", {"box": "0:9"}, "box '0:9' is not z0:z1,y0:y1,x0:x1"),
+        ("prune", {"data": "x" * 300}, "Recipe: xxx"),
+        ("prune", {"model": "m" * 300}, "File name too long"),
     ],
 )
 def test_what_is_wrong_is_told_of_its_field(make_form, monkeypatch, tmp_path, qtbot, task, values, said):

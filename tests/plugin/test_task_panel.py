@@ -162,10 +162,14 @@ def test_results_appear_and_the_end_is_told(make_panel, viewer, volume_path, res
     assert len(started) == 2
     panel.watcher.stop()
     events.write("started")
-    events.write("finished", summary={"objects": {"synapses": 7}, "seconds": 95.0}, exit_code=0)
+    events.write(
+        "finished",
+        summary={"objects": {"synapses": 7}, "seconds": 95.0, "warnings": ["unlike: --voxel-size"]},
+        exit_code=0,
+    )
     with qtbot.waitSignal(panel.ended):
         panel.watcher.poll()
-    assert panel.status.text() == "Done: found 7 synapses in 1 min 35 s"
+    assert panel.status.text() == "Done: found 7 synapses in 1 min 35 s\n⚠ unlike: Voxel size"
     assert panel.resume_button.isHidden()
     qtbot.waitUntil(lambda: not started[0].path.exists(), timeout=5000)
 
