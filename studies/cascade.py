@@ -265,8 +265,8 @@ def counter_example() -> dict[str, Any]:
     plan = command(["plan-cascade", source, path, *what, "--overwrite"])
     one = command(["segment", source, WORK / "vnc-one.ome.zarr", *what, "--overwrite"])
     forced = json.loads(path.read_text(encoding="utf-8"))
-    gates = plan["pilot"]["fastest"]["gates"]
-    thresholds = plan["pilot"]["fastest"]["thresholds"]
+    gates = plan["pilot"]["best"]["gates"]
+    thresholds = plan["pilot"]["best"]["thresholds"]
     forced["gates"] = [
         {"factor": factor, "gate": gate, "threshold": t}
         for (factor, gate), t in zip(gates, thresholds, strict=True)

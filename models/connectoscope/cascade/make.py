@@ -8,7 +8,7 @@ from typing import Any, Literal
 from connectoscope.blockwise.plan import Lattice, Signature
 from connectoscope.cascade.pilot import Candidate, Fine, Pilot, take_pilot
 from connectoscope.cascade.plan import CascadePlan, GatePlan, Prediction
-from connectoscope.cascade.planner import GAIN, Option, Planner, one_level, upper_bound
+from connectoscope.cascade.planner import Option, Planner, one_level, upper_bound
 from connectoscope.cascade.run import Cascade, Step
 from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
@@ -66,11 +66,11 @@ def make_plan(
     planner = Planner(pilot, floor, seed)
     options = planner.options()
     cascades = [option for option in options if option.gates]
-    fastest = min(cascades, key=lambda option: (not option.enough, option.seconds))
-    pays = fastest.seconds < GAIN * pilot.one_level_seconds
-    chosen = fastest if pays else one_level(pilot)
-    verdict = _verdict(pilot, fastest, pays, floor)
-    _plot(context, planner, cascades, fastest, pilot)
+    offered = min(cascades, key=planner.rank)
+    pays = planner.pays(offered)
+    chosen = offered if pays else one_level(pilot)
+    verdict = _verdict(pilot, offered, pays, floor)
+    _plot(context, planner, cascades, offered, pilot)
     return CascadePlan(
         task=task,
         parameters=asked,
@@ -99,16 +99,16 @@ def make_plan(
             "effective_positives": planner.effective_positives,
             "startup_seconds": pilot.startup_seconds,
             "fine_seconds_per_call": pilot.fine_seconds,
-            "fastest": {
-                "gates": [[list(g.rung.factor), g.gate.name] for g in fastest.gates],
-                "thresholds": list(fastest.thresholds),
-                "seconds": fastest.seconds,
-                "recall": fastest.recall,
-                "recall_interval": list(fastest.recall_interval),
-                "floor_held": fastest.enough,
-                "gate_seconds_per_call": [g.seconds for g in fastest.gates],
+            "best": {
+                "gates": [[list(g.rung.factor), g.gate.name] for g in offered.gates],
+                "thresholds": list(offered.thresholds),
+                "seconds": offered.seconds,
+                "recall": offered.recall,
+                "recall_interval": list(offered.recall_interval),
+                "floor_held": offered.enough,
+                "gate_seconds_per_call": [g.seconds for g in offered.gates],
             },
-            "theory": planner.theory(fastest),
+            "theory": planner.theory(offered),
         },
     )
 
@@ -135,7 +135,7 @@ def _verdict(pilot: Pilot, option: Option, pays: bool, floor: float) -> str:
 def _plot(
     context: Context, planner: Planner, cascades: Sequence[Option], chosen: Option, pilot: Pilot
 ) -> None:
-    """Time against recall: the front of the fastest cascade and of the best single gates."""
+    """Time against recall: the front of the best cascade and of the fastest others."""
     shown = {_label(chosen): chosen} | {
         _label(option): option for option in sorted(cascades, key=lambda o: o.seconds)[:3]
     }

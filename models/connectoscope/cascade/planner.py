@@ -148,11 +148,17 @@ class Planner:
 
     def _best(self, gates: tuple[Scored, ...]) -> Option:
         tried = [self.weigh(gates, thresholds) for thresholds in self._grid(gates)]
-        good = [option for option in tried if option.enough]
-        if good:
-            return min(good, key=lambda option: option.seconds)
-        # Too few positive cells to promise the floor: nothing seen may be lost, and room is left below it.
-        return self.weigh(gates, [self._with_room(gate) for gate in gates])
+        # With few positive cells only what passes nearly everything keeps the floor for sure, and does not pay. Beside that:
+        # nothing seen may be lost, and room is left below it.
+        room = self.weigh(gates, [self._with_room(gate) for gate in gates])
+        return min((*(option for option in tried if option.enough), room), key=self.rank)
+
+    def rank(self, option: Option) -> tuple[bool, bool, float]:
+        """The smaller the better: one that pays, then one that keeps the floor for sure, then the faster."""
+        return not self.pays(option), not option.enough, option.seconds
+
+    def pays(self, option: Option) -> bool:
+        return option.seconds < GAIN * self.pilot.one_level_seconds
 
     def _grid(self, gates: Sequence[Scored]) -> list[tuple[float, ...]]:
         each = []

@@ -47,6 +47,18 @@ class UNet3dArguments:
     widths: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.widths, Mapping):
+            raise ValueError(f"widths must name convolutions, got {self.widths}")
+        counts = [self.outputs, self.in_channels, *self.features, *self.widths.values()]
+        if not all(_whole(count) for count in counts):
+            raise ValueError(
+                f"outputs, in_channels, features and widths must be whole numbers from 1 on, got {counts}"
+            )
+        for sizes in (self.stem, *self.strides, *(kernel for row in self.kernels for kernel in row)):
+            if not (isinstance(sizes, tuple) and len(sizes) == 3 and all(map(_whole, sizes))):
+                raise ValueError(
+                    f"stem, strides and kernels must be z, y, x in whole voxels from 1 on, got {sizes}"
+                )
         levels = len(self.features)
         if levels < 1 or len(self.kernels) != levels or len(self.strides) != levels - 1:
             raise ValueError(
@@ -55,9 +67,10 @@ class UNet3dArguments:
             )
         if any(k % 2 == 0 for row in self.kernels for kernel in row for k in kernel):
             raise ValueError("kernel sizes must be odd, so that an output voxel lies on an input voxel")
-        unknown = self.widths.keys() - set(self.convolutions())
-        if unknown or any(width < 1 for width in self.widths.values()):
-            raise ValueError(f"widths must name convolutions and be at least 1, got {dict(self.widths)}")
+        if not all(self.kernels):
+            raise ValueError("each level needs a convolution")
+        if self.widths.keys() - set(self.convolutions()):
+            raise ValueError(f"widths must name convolutions, got {dict(self.widths)}")
 
     @classmethod
     def parse(cls, arguments: dict[str, object]) -> UNet3dArguments:
@@ -146,6 +159,10 @@ class UNet3dArguments:
             low, high = decoder(0, voxel // stem, voxel // stem)
             reach = max(reach, voxel - low * stem, high * stem + stem - 1 - voxel)
         return reach
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 class ConvUnit(nn.Sequential):

@@ -196,11 +196,12 @@ class Pruner:
             {name: value.to(self._weights[name].device) for name, value in parts[kind].items()}
             for kind in ("mask", "hidden")
         )
+        self.rates.deaf = _deaf(parts["mask"])
 
     def _refresh(self, step: int) -> None:
         rng = np.random.default_rng([self.seed, step])
         exchange = self.rule in ("rigl", "set") and bool(self.masks)
-        chosen = self._exchanged(step, rng) if exchange else self._chosen(rng)
+        chosen = self._exchanged(step, rng) if exchange else self._chosen()
         for name, mask in chosen.items():
             if not mask.any():
                 raise self._lost(name)
@@ -210,8 +211,9 @@ class Pruner:
             self.masks[name] = torch.from_numpy(mask).to(weight.device)
             self.hidden[name] = torch.zeros_like(weight)
         self._hide()
+        self.rates.deaf = _deaf(self.masks)
 
-    def _chosen(self, rng: np.random.Generator) -> Masks:
+    def _chosen(self) -> Masks:
         strengths = self.strengths()
         if self.rule in ("magnitude", "rigl", "set"):
             return {
@@ -220,7 +222,10 @@ class Pruner:
             }
         rates = self.rates.values()
         if self.rule == "shuffled":
-            rates = {name: rng.permutation(values) for name, values in rates.items()}
+            same = np.random.default_rng(
+                self.seed
+            )  # at every refresh: what changes is the activity, as for the rule
+            rates = {name: same.permutation(values) for name, values in rates.items()}
         if self.rule == "reversed":
             rates = {name: _reversed(values) for name, values in rates.items()}
         if self.structured:
@@ -263,6 +268,11 @@ class Pruner:
         with torch.no_grad():
             for name, values in self.hidden.items():
                 self._weights[name].add_(values)
+
+
+def _deaf(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Units that the masks cut off from all their inputs."""
+    return {name: ~mask.any(1).cpu() for name, mask in masks.items()}
 
 
 def _wide(mask: Tensor) -> Tensor:

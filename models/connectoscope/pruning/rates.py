@@ -23,6 +23,10 @@ class OnRates:
 
     Args:
         network: Its :class:`~connectoscope.networks.unet3d.ConvUnit` s are watched, under their names.
+
+    Attributes:
+        deaf: By layer, (units,): those that masks have cut off from all their inputs. They say the same everywhere, which
+            tells nothing of what they would do, so they keep the on-rate that they had.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -31,6 +35,7 @@ class OnRates:
         }
         self.sums: dict[str, Tensor] = {}
         self.batches = 0
+        self.deaf: dict[str, Tensor] = {}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -48,15 +53,21 @@ class OnRates:
     def _see(self, name: str, activity: Tensor) -> None:
         with torch.no_grad():
             rate = (activity > 0).float().mean((0, 2, 3, 4)).cpu().double()
-        before = self.sums.get(name, torch.zeros_like(rate))
-        self.sums[name] = before + ALPHA * (rate - before)
         if name == next(iter(self._units)):
             self.batches += 1
+        before = self.sums.get(name, torch.zeros_like(rate))
+        if name in self.deaf and self.batches > 1:
+            rate = torch.where(self.deaf[name], before / self._weight(self.batches - 1), rate)
+        self.sums[name] = before + ALPHA * (rate - before)
 
     def values(self) -> dict[str, NDArray[np.float64]]:
         """On-rates by layer, (units,), 0 to 1; empty before the first batch."""
-        seen = 1 - (1 - ALPHA) ** self.batches
-        return {name: (value / seen).numpy() for name, value in self.sums.items()}
+        return {name: (value / self._weight(self.batches)).numpy() for name, value in self.sums.items()}
+
+    @staticmethod
+    def _weight(batches: int) -> float:
+        """The weight of all batches so far."""
+        return float(1 - (1 - ALPHA) ** batches)
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for a checkpoint."""
@@ -72,12 +83,14 @@ VOXELS = 4096  # of each layer, evenly spread, from which correlations are compu
 
 @contextmanager
 def watching_likeness(network: nn.Module) -> Iterator[dict[str, float]]:
-    """Mean |correlation| between the units of each layer over the voxels of the forward pass inside.
+    """Mean |correlation| between the units of each layer over the voxels of the forward passes inside.
 
-    Filled by the pass, by layer, 0 to 1; units that do not change are left out, and layers with fewer than two others. Lower
-    means that units say different things (decorrelation in Budgeted Broadcast, arXiv 2510.01263).
+    Filled by the passes, of which the mean is taken, by layer, 0 to 1; units that do not change are left out, and layers with
+    fewer than two others. Lower means that units say different things (decorrelation in Budgeted Broadcast, arXiv
+    2510.01263).
     """
     found: dict[str, float] = {}
+    passes: dict[str, list[float]] = {}
 
     def see(name: str, activity: Tensor) -> None:
         values = activity.detach().float().transpose(0, 1).flatten(1)  # (units, voxels)
@@ -86,7 +99,8 @@ def watching_likeness(network: nn.Module) -> Iterator[dict[str, float]]:
         if len(values) > 1:
             with torch.autocast(values.device.type, enabled=False):  # noqa: TID251
                 off = torch.corrcoef(values).abs().fill_diagonal_(0)
-            found[name] = float(off.sum() / (len(values) * (len(values) - 1)))
+            passes.setdefault(name, []).append(float(off.sum() / (len(values) * (len(values) - 1))))
+            found[name] = float(np.mean(passes[name]))
 
     handles = [
         module.register_forward_hook(lambda _, __, out, name=name: see(name, out))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    best_score: float = -1.0
+    best_score: float = -math.inf  # scores may be log likelihoods
     best_step: int = 0
     curve: list[dict[str, float]] = field(default_factory=list)
 

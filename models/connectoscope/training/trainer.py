@@ -79,7 +79,7 @@ class Trainer:
             weight_decay=recipe.training.weight_decay,
         )
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
-        self.best = dict(self.average)
+        self.best = {k: v.clone() for k, v in self.average.items()}
         self.progress = Progress()
 
     def make_sampler(self) -> Sampler:

@@ -289,7 +289,7 @@ class _Run:
         if tile.skipped:
             self._leave_open(kept, block)
         aleatoric, epistemic = kept[1].astype(np.float32), kept[2].astype(np.float32)
-        known = epistemic[np.isfinite(epistemic)]
+        known = epistemic[np.isfinite(epistemic) & (not tile.constant)]  # where the networks were asked
         trusted = _calibration(setup.bundle)["trusted_sd"]
         facts = {
             "untrusted": int((np.hypot(aleatoric, epistemic) > trusted).sum()),

@@ -126,3 +126,14 @@ def test_no_positive_cell_bounds_the_prevalence():
     scores, _, rng = population(0)
     pilot = pilot_of(scores, np.zeros(len(scores), int), rng)
     assert 3 / (4 * len(pilot.units)) <= upper_bound(pilot) <= 1
+
+
+def test_what_pays_is_offered_before_what_keeps_the_floor_for_sure_and_is_slow():
+    """With few positive cells the only sure threshold passes nearly everything."""
+    scores, positives, rng = population(3, cells=4000, separation=8, share=0.01)
+    planner = Planner(pilot_of(scores, positives, rng, per_stratum=15), 0.98, 3)
+    option = min((o for o in planner.options() if o.gates), key=planner.rank)
+    assert not option.enough
+    assert planner.pays(option)
+    assert option.recall == 1
+    assert planner.rank(option) < planner.rank(one_level(planner.pilot))

@@ -115,3 +115,32 @@ def test_without_its_halo_the_output_is_the_same(
         whole, core = network(x), network(x, halo)
     inner = (..., *(slice(h, n - h) for h, n in zip(halo, shape, strict=True)))
     torch.testing.assert_close(core, whole[inner], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"outputs": 0},
+        {"features": (6.0, 8)},
+        {"features": (6, -8)},
+        {"kernels": (((3, 3),), ((1, 3, 3),))},
+        {"kernels": ((), ((1, 3, 3),))},
+        {"strides": ((1, 0, 2),)},
+        {"stem": (2, 2)},
+        {"stem": (0, 1, 1)},
+        {"widths": [1]},
+        {"widths": {"encoders.0.0": 0}},
+        {"widths": {"nowhere": 4}},
+    ],
+    ids=str,
+)
+def test_arguments_that_are_no_network_are_one_line(change) -> None:
+    right = {
+        "outputs": 1,
+        "features": (6, 8),
+        "kernels": (((1, 3, 3),), ((1, 3, 3),)),
+        "strides": ((1, 2, 2),),
+    }
+    build_network("unet3d", right)
+    with pytest.raises(UserError, match="architecture unet3d cannot be built: "):
+        build_network("unet3d", right | change)

@@ -11,6 +11,7 @@ from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d
 from connectoscope.pruning.masks import density_of
 from connectoscope.pruning.pruner import Pruner, Schedule
+from connectoscope.pruning.rates import watching_likeness
 
 SCHEDULE = Schedule(steps=40, warm_up=5, every=5)
 
@@ -156,3 +157,44 @@ def test_a_density_that_empties_a_layer_is_refused_before_training(rule):
     with pytest.raises(UserError, match="would lose all its inputs"):
         Pruner(UNet3d(NET), SCHEDULE, rule, 0.001).check()
     Pruner(UNet3d(NET), SCHEDULE, rule, 0.5).check()
+
+
+def test_a_unit_without_inputs_keeps_its_on_rate():
+    """Cut off, it says the same everywhere, so it would soon count as one that is rarely on, and come back."""
+    run = Run("budgeted-broadcast", 0.25, structured=True).go(5)
+    before = run.pruner.rates.values()
+    deaf = {name: ~mask.any(1) for name, mask in run.kept().items()}
+    assert sum(units.sum() for units in deaf.values()) > 3
+    run.go(4)
+    after = run.pruner.rates.values()
+    for name, units in deaf.items():
+        np.testing.assert_allclose(after[name][units], before[name][units])
+    assert any((after[name] != before[name]).any() for name in after)
+    other = Run("budgeted-broadcast", 0.25, structured=True)
+    other.pruner.restore(run.pruner.state())
+    assert {k: v.tolist() for k, v in other.pruner.rates.deaf.items()} == {
+        k: v.tolist() for k, v in deaf.items()
+    }
+
+
+def test_shuffled_rates_are_the_same_at_every_refresh():
+    """Else the control would also measure what connections that come and go cost."""
+    run = Run("shuffled", 0.5).go(5)
+    rates = run.pruner.rates.values()
+    run.pruner.rates.values = lambda: rates
+    first = run.kept()
+    run.pruner._refresh(10)
+    again = run.kept()
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+
+
+def test_likeness_is_the_mean_of_all_passes():
+    network = UNet3d(NET).eval()
+    one, two = (torch.randn(1, 1, 2, 16, 16, generator=torch.Generator().manual_seed(i)) for i in (1, 2))
+    found = []
+    for passes in ((one,), (two,), (one, two)):
+        with torch.no_grad(), watching_likeness(network) as likeness:
+            for x in passes:
+                network(x)
+        found.append(likeness)
+    assert found[2] == pytest.approx({name: (a + found[1][name]) / 2 for name, a in found[0].items()})

@@ -71,6 +71,23 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(recipe: Path, 
         check_finite(torch.tensor(2.5), torch.tensor(float("inf")), 7)
 
 
+def test_scores_may_be_log_likelihoods(recipe: Path, tmp_path: Path) -> None:
+    """They have no least one: the best is kept also where all are below -1."""
+    said = iter((-1.6, -1.2, -1.4))
+
+    class Scored(Trainer):
+        def scores(self) -> dict[str, float]:
+            return {"log likelihood": next(said)}
+
+    recipe.write_text(RECIPE.replace("steps = 4", "steps = 6"))
+    parsed = load_recipe(recipe)
+    volumes = [load_volume(parsed, entry) for entry in parsed.volumes]
+    learning = Scored(parsed, volumes, "cpu")
+    learning.run(tmp_path / "checkpoint", lambda step, values: None)
+    assert (learning.progress.best_score, learning.progress.best_step) == (-1.2, 4)
+    assert Trainer(parsed, volumes, "cpu").progress.best_score == float("-inf")
+
+
 def test_the_loss_that_is_told_is_the_mean_of_the_updates(recipe: Path, tmp_path: Path) -> None:
     recipe.write_text(RECIPE.replace("steps = 4", "steps = 10"))
     learned: list[float] = []

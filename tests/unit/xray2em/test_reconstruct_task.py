@@ -205,6 +205,7 @@ def test_constant_and_missing_voxels_are_told(trained: Path, tmp_path: Path, sma
     assert (em[..., -24:] == 0).all()
     assert (epistemic[..., -24:] == 1).all()  # nothing is known there
     assert summary["untrusted_share"] > 0.3
+    assert summary["epistemic_sd"] < 0.3  # of where the networks were asked
 
 
 def test_nothing_is_trusted_where_chunks_are_corrupt(
