@@ -250,6 +250,25 @@ def test_overwrite_removes_nothing_before_all_is_checked(run, tmp_path):
     assert files_of(out) != before
 
 
+def test_a_scheduler_that_does_not_answer_costs_nothing(run, tmp_path):
+    good, out = opened(blobs((8, 8, 8), 5)), tmp_path / "out.ome.zarr"
+    run(good, out)
+    before = files_of(out)
+    shutil.rmtree(f"{out}.job")
+    with pytest.raises(UserError, match="no scheduler answers"):
+        run(good, out, threshold=200, options={"overwrite": True, "scheduler": "tcp://127.0.0.1:1"})
+    assert files_of(out) == before
+
+
+def test_a_mask_in_the_destination_is_not_destroyed(run, tmp_path):
+    good, out = opened(blobs((8, 8, 8), 5)), tmp_path / "out.ome.zarr"
+    run(good, out)
+    before, mask = files_of(out), next((out / "labels").glob("*/zarr.json")).parent
+    with pytest.raises(UserError, match="is the mask itself, holds it or lies in it"):
+        run(good, out, within=str(mask), options={"overwrite": True})
+    assert files_of(out) == before
+
+
 def test_the_source_is_no_destination(run, tmp_path):
     outer = tmp_path / "outer.zarr"
     outer.mkdir()

@@ -9,6 +9,8 @@ from filter_model import FilterBundle
 from test_cascade_run import opened, plan_file, reference, sparse, stored
 
 from connectoscope.errors import UserError
+from connectoscope.jobs.context import Context
+from connectoscope.tasks import convert
 
 
 @pytest.fixture
@@ -34,6 +36,21 @@ def test_only_the_mask_is_computed_and_outside_is_background(run, tmp_path, mask
     np.testing.assert_array_equal(stored(tmp_path / "out.ome.zarr"), reference(array) * inside)
     assert bundle.made[0].calls == 2 * 3 * 4  # cells that the mask touches, of 2 x 5 x 5
     assert 0 < summary["level0_read"] < 1
+
+
+def test_what_cremi_calls_nothing_is_outside_of_a_mask(run, tmp_path):
+    array = sparse((16, 40, 40), 5)
+    inside = np.zeros(array.shape, bool)
+    inside[3:12, 4:20, 10:37] = True
+    marked = np.where(inside, 7, 2**64 - 1).astype(np.uint64)
+    np.save(tmp_path / "mask.npy", marked)
+    path = tmp_path / "mask.ome.zarr"
+    asked = convert.Convert(
+        source=str(tmp_path / "mask.npy"), destination=str(path), voxel_size="8nm", labels=True
+    )
+    convert.run(asked, Context.local(tmp_path / "job"))
+    run(opened(array), tmp_path / "out.ome.zarr", within=str(path))
+    np.testing.assert_array_equal(stored(tmp_path / "out.ome.zarr"), reference(array) * inside)
 
 
 def test_a_coarse_mask_is_taken_by_its_nearest_voxel(run, tmp_path, mask):

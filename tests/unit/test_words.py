@@ -2,6 +2,7 @@
 
 import pytest
 
+from connectoscope.volumes.geometry import length_text, number_text
 from connectoscope.words import data_size, duration
 
 
@@ -30,3 +31,20 @@ def test_durations(seconds, text):
 )
 def test_sizes(nbytes, text):
     assert data_size(nbytes) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1234.5678, "nanometer", "1234.5678"),
+        (0.1 + 0.2, "micrometer", "0.3"),
+        (1.2345e-3, "millimeter", "0.0012345"),
+        (1.2345e-3, "meter", "0.0012345"),
+        (4.25e-8, "meter", "0.0000000425"),
+        (-1e-12, "meter", "0"),
+        (2.00004, "", "2"),
+    ],
+)
+def test_lengths_in_tables_are_far_finer_than_a_voxel_in_every_unit(value, unit, text):
+    assert length_text(value, unit, 4) == text
+    assert number_text(float("nan")) == "0"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,13 @@ def check_zarr_name(path: Path) -> None:
         raise UserError(f"{path.name or path}: the result is an OME-Zarr; name it {stem}.ome.zarr")
 
 
-def check_apart(source: str, path: Path) -> None:
-    """Raises UserError when ``path`` is the source, holds it or lies in it: making it would destroy the source."""
+def check_apart(source: str, path: Path, what: str = "source") -> None:
+    """Raises UserError when ``path`` is what is read, holds it or lies in it: making it would destroy that."""
     if not source or is_url(source):
         return
     one, other = Path(source.partition("::")[0]).resolve(), path.resolve()
     if one == other or one in other.parents or other in one.parents:
-        raise UserError(f"{path} is the source itself or lies in it; choose another destination")
+        raise UserError(f"{path} is the {what} itself, holds it or lies in it; choose another destination")
 
 
 def found_at(path: Path) -> dict[str, Any] | None:
@@ -111,8 +112,8 @@ def take_away(path: Path, scratch: Path) -> None:
         UserError: it cannot be moved.
     """
     place = path.resolve() if path.is_symlink() else path
-    old = place.with_name(f"{place.name}.old") if path.is_symlink() else scratch / "old.zarr"
-    shutil.rmtree(old, ignore_errors=True)
+    # On the disk of what is moved, under a name that nobody has.
+    old = (place.parent if path.is_symlink() else scratch) / f".{place.name}.{uuid.uuid4().hex}"
     try:
         if path.is_dir():
             place.rename(old)

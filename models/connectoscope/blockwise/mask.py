@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from connectoscope.blockwise.grid import Grid
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import NANOMETRES, Box, Float3, Index3
+from connectoscope.volumes.labels import without_nothing
 
 if TYPE_CHECKING:
     from connectoscope.volumes import Volume
@@ -58,7 +59,8 @@ def read_mask(volume: Volume, grid: Grid) -> Mask:
     scale = volume.voxel_size_nm(level)
     unit = NANOMETRES[volume.unit or "nanometer"]
     z, y, x = (t * unit for t in volume.levels[level].translation)
-    mask = Mask(volume.read(Box.of(volume.levels[level].shape), level) > 0, scale, (z, y, x))
+    voxels, _ = without_nothing(volume.read(Box.of(volume.levels[level].shape), level))
+    mask = Mask(voxels > 0, scale, (z, y, x))
     own = _extent(mask.inside.shape, scale, mask.translation)
     nm = NANOMETRES[grid.volume.unit or "nanometer"]
     scaled = [tuple(v * nm for v in values) for values in (grid.scale, grid.translation)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectoscope.errors import UserError
-from connectoscope.volumes.geometry import canonical_unit
+from connectoscope.volumes.geometry import canonical_unit, length_text
 
 HEADER = ("id", "z", "y", "x", "unit", "radius", "score")
 CELL = 2  # cellfinder's marker type of a cell; 1 would be something that is none
@@ -45,12 +45,12 @@ def named_after(destination: Path, ending: str) -> Path:
 
 
 def points_csv(points: Points) -> str:
-    """One line a point, ids from 1 in the order of ``points``; lengths with 4 decimals, scores with 2."""
+    """One line a point, ids from 1 in the order of ``points``; lengths with 4 decimals (in metres 10), scores with 2."""
     lines = [",".join(HEADER)]
     for number, (place, radius, score) in enumerate(
         zip(points.position.tolist(), points.radius.tolist(), points.score.tolist(), strict=True), start=1
     ):
-        z, y, x, r = (_length(v) for v in (*place, radius))
+        z, y, x, r = (length_text(v, points.unit, 4) for v in (*place, radius))
         lines.append(f"{number},{z},{y},{x},{points.unit},{r},{score:.2f}")
     return "\n".join(lines) + "\n"
 
@@ -156,9 +156,3 @@ def _add(parent: ElementTree.Element, tag: str, text: str | None = None) -> Elem
     child = ElementTree.SubElement(parent, tag)
     child.text = text
     return child
-
-
-def _length(value: float) -> str:
-    """Four decimals at most, in any unit of microscopy far below a voxel."""
-    text = f"{value:.4f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text

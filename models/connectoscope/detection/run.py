@@ -175,6 +175,8 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
     identity = signed(basis, parameters.cascade, planned)
     destination = Path(parameters.destination)
     check_apart(volume.source, destination)
+    if outer is not None:
+        check_apart(outer.source, destination, "mask")
     for text in volume.warnings:
         context.warn(text)
     found = _found(destination)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,11 +56,12 @@ from connectoscope.segmentation.probabilities import (
     store_of_blocks,
 )
 from connectoscope.segmentation.setup import Setup, fix_plan, set_up
-from connectoscope.segmentation.table import number, objects_table
+from connectoscope.segmentation.table import objects_table
 from connectoscope.segmentation.targets import Target, choose_targets
 from connectoscope.segmentation.trust import Uncertainty
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.corrupt import told_of_skipped
+from connectoscope.volumes.geometry import number_text
 from connectoscope.volumes.marks import told_of_gaps
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
@@ -91,6 +93,8 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     mask = None if parameters.within is None else open_volume(parameters.within)
     destination = Path(parameters.destination)
     check_apart(volume.source, destination)
+    if mask is not None:
+        check_apart(mask.source, destination, "mask")
     found = found_at(destination)
     existing = None if context.overwrite else found
     basis = identity_of(setup, targets, parameters.exact, mask)
@@ -124,13 +128,16 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
         setup = with_tile(setup, planned.tile)
     plan = fix_plan(setup, identity, destination, existing, context)
     predictor = planned_predictor(bundle, plan, parameters.exact)
-    if found is not None and existing is None:  # only now, when nothing more can be refused
-        take_away(destination, context.scratch)
     cascade = None
     if planned is not None and planned.pays:
         gates = candidates(setup, targets, plan.intensity, plan.device, plan.threads)
         cascade = cascade_of(planned, gates, setup.lattice)
-    with Ledger(context.job.ledger_path) as ledger, context.crew() as crew:
+    with context.crew() as crew, ExitStack() as stack:
+        if found is not None and existing is None:  # only now, when nothing more can be refused
+            take_away(destination, context.scratch)
+        ledger = stack.enter_context(
+            Ledger(context.job.ledger_path)
+        )  # its file says that the old result has gone
         engine = Engine(context, ledger, crew, revision=plan.revision)
         run = _Run(
             setup=setup,
@@ -356,7 +363,7 @@ class _Run:
         scratch = self.context.scratch / f"{target.name}-trust"
         start = self.setup.box.start
         self.engine.run(self.uncertainty.phase(f"{target.name}: trust", labels, start, self.blocks, scratch))
-        return self.uncertainty.columns(objects.voxels, self.blocks, scratch, number)
+        return self.uncertainty.columns(objects.voxels, self.blocks, scratch, number_text)
 
     def _maker(self, target: Target, store: ts.TensorStore) -> ObjectMaker | NeuronMaker:
         setup, scratch = self.setup, self.context.scratch / target.name
@@ -407,7 +414,10 @@ class _Run:
 
     def _warn_of_blocks(self) -> None:
         """What the ledger says about the blocks, which a resumed run knows as well as an unbroken one."""
-        told = told_of_tiles(list(self.ledger.entries("probabilities/")))
+        blocks = [
+            e for e in self.ledger.entries("probabilities/") if "/level" not in e["id"]
+        ]  # not of the pyramid
+        told = told_of_tiles(blocks)
         seen = skipped_chunks(self.ledger.entries("probabilities/"))
         if others := [name for name in skipped_chunks(self.ledger.entries("")) if name not in seen]:
             told.append(told_of_skipped(others))

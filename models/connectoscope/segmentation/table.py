@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from connectoscope.blockwise.grid import Grid
 from connectoscope.segmentation.components import Objects
 from connectoscope.segmentation.trust import COLUMNS
-from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.geometry import Box, length_text, number_text
 
 HEADER = "id,z,y,x,unit,volume_nm3,mean_probability,z0,z1,y0,y1,x0,x1"
 
@@ -34,6 +33,7 @@ def objects_table(
         trust: The last columns of each object (:mod:`connectoscope.segmentation.trust`).
     """
     lines = [HEADER if trust is None else ",".join([HEADER, *COLUMNS])]
+    unit = grid.volume.unit or ""
     for i in range(len(objects)):
         voxels = int(objects.voxels[i])
         centre = [
@@ -42,15 +42,9 @@ def objects_table(
         ]
         low, high = objects.low[i].tolist(), objects.high[i].tolist()
         source = grid.box_in_level0(Box(tuple(low), tuple(high)).shifted(box.start))
-        numbers = [*centre, voxels * voxel_nm3, int(objects.probability[i]) / voxels / 255]
-        z, y, x, volume, mean = (number(n) for n in numbers)
+        z, y, x = (length_text(value, unit, 7) for value in centre)
+        volume, mean = map(number_text, (voxels * voxel_nm3, int(objects.probability[i]) / voxels / 255))
         ends = (str(n) for pair in zip(source.start, source.stop, strict=True) for n in pair)
         own = trust[i] if trust is not None else ()
-        lines.append(",".join([str(i + 1), z, y, x, grid.volume.unit or "", volume, mean, *ends, *own]))
+        lines.append(",".join([str(i + 1), z, y, x, unit, volume, mean, *ends, *own]))
     return "\n".join(lines) + "\n"
-
-
-def number(value: float) -> str:
-    """Seven decimals at most: far below a voxel, and free of the last bits of binary fractions."""
-    text = f"{value:.7f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" or not math.isfinite(value) else text

@@ -127,10 +127,8 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
     request = parameters.model_dump(mode="json", exclude={"destination", "skip_corrupt"})
     signature = {"task": "convert", "input": first.identity(), "parameters": request}
     found = found_at(destination)
-    if found is not None and context.overwrite:
-        take_away(destination, context.scratch)
-        found = None
-    if found is not None:
+    old = destination if found is not None and context.overwrite else None
+    if found is not None and old is None:
         check_same(destination, found["signature"], as_begun(signature, found["signature"]))
         if found.get("finished"):
             check_skipped(destination, found["summary"], parameters.skip_corrupt)
@@ -143,8 +141,9 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
                 "use --overwrite to start over"
             )
     else:
+        found = None
         check_writable(destination)
-        if not isinstance(wanted.write, Chunked):
+        if not isinstance(wanted.write, Chunked) and old is None:
             check_marks(destination)
         context.job.forget_progress()
     context.scratch.mkdir(parents=True, exist_ok=True)
@@ -191,12 +190,18 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
             summary["skipped_chunks"] = names
         return summary
 
+    def replace() -> None:
+        """Only now, when nothing more can be refused."""
+        if old is not None:
+            take_away(old, context.scratch)
+
     with Ledger(context.job.ledger_path) as ledger:
         if isinstance(wanted.write, Chunked):
+            replace()
             _fill(destination, marked, wanted.write, read, chunks, progress, context, new=found is None)
             set_marks(destination, finished=True, summary=finished())
         else:
-            _write_file(destination, marked, wanted.write, read, chunks, progress, context, finished)
+            _write_file(destination, marked, wanted.write, read, chunks, progress, context, finished, replace)
             _tell(context, destination, spec)
     return {**summary, "destination": str(destination)}
 
@@ -213,9 +218,7 @@ def _fill(
     new: bool,
 ) -> None:
     """Make or go on with a folder, storage unit by storage unit."""
-    import shutil
-
-    from connectoscope.blockwise.destination import delete_locks, make_image
+    from connectoscope.blockwise.destination import delete_locks, make_image, take_away
     from connectoscope.volumes.conversion import fill_pyramid
     from connectoscope.volumes.marks import set_marks
 
@@ -232,7 +235,7 @@ def _fill(
         )  # fmt: skip
     except UserError:
         if new:  # unusable input leaves nothing behind
-            shutil.rmtree(destination)
+            take_away(destination, context.scratch)
         raise
     delete_locks(destination)
 
@@ -246,6 +249,7 @@ def _write_file(
     progress: Progress,
     context: Context,
     finished: Callable[[], dict[str, Any]],
+    replace: Callable[[], None],
 ) -> None:
     """Write a single file in the job's folder, then move it into place: half of one is never there."""
     from connectoscope.blockwise.destination import put_file
@@ -255,10 +259,11 @@ def _write_file(
     try:
         write(new, spec, read, source_chunks=chunks, progress=progress)
         marks = {**spec.attributes["connectoscope"], "finished": True, "summary": finished()}
+        replace()
         set_marks(destination, **marks)  # first, so that a file of ours is never without
         put_file(new, destination)
     except OSError as error:
-        if not destination.exists():
+        if not destination.exists():  # else the marks are the old file's
             marks_file(destination).unlink(missing_ok=True)
         raise Stopped(
             f"{destination} cannot be written ({error.strerror or error}); make room and start it again"

@@ -61,6 +61,7 @@ class Format:
         write: How.
         factors: Its pyramid (z, y, x) from shape and voxel size.
         stacks: Whether it holds several channels and time points.
+        measured: Whether it must state a voxel size.
         note: What to tell a person about an image in it; "": nothing.
     """
 
@@ -69,6 +70,7 @@ class Format:
     write: Chunked | WriteFile
     factors: Callable[[Index3, Float3], tuple[Index3, ...]] = pyramid_factors
     stacks: bool = True
+    measured: bool = False
     note: Callable[[ImageSpec], str] = lambda spec: ""
 
     def check(self, spec: ImageSpec) -> None:
@@ -81,6 +83,10 @@ class Format:
         if spec.lead_shape and not self.stacks:
             raise UserError(
                 f"{self.name} is written with one channel and time; choose with --channel and --time, or write OME-Zarr"
+            )
+        if spec.unit is None and self.measured:
+            raise UserError(
+                f"{self.name} must state a voxel size, and the source has none; give it, for example --voxel-size 40,4,4nm"
             )
 
 
@@ -98,6 +104,7 @@ FORMATS = {
         f"{_SMALL} uint64",
         Chunked(create_precomputed, open_precomputed_for_writing, precomputed_file),
         stacks=False,
+        measured=True,
         note=rounding,
     ),
     ".h5": _HDF5,

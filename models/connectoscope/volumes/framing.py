@@ -15,7 +15,14 @@ import numpy as np
 import tensorstore as ts
 
 from connectoscope.errors import ColourImage, UserError
-from connectoscope.volumes.geometry import NANOMETRES, Float3, Index3, parse_voxel_size, sizes_text
+from connectoscope.volumes.geometry import (
+    NANOMETRES,
+    Float3,
+    Index3,
+    convert_length,
+    parse_voxel_size,
+    sizes_text,
+)
 from connectoscope.volumes.volume import Level, Volume
 
 
@@ -128,6 +135,11 @@ def _check_pixels(image: FileImage) -> None:
                 f"{image.label} is damaged: an array has {len(level.array.shape)} axes, its metadata name "
                 f"{len(image.axes)} ('{image.axes}')"
             )
+        lead = [i for i, axis in enumerate(image.axes) if axis not in "zyx"]
+        if any(level.array.shape[i] != image.levels[0].array.shape[i] for i in lead):
+            raise UserError(
+                f"{image.label} is damaged: its levels have different numbers of channels or times"
+            )
         if 0 in level.array.shape:
             shape = sizes_text(level.array.shape)
             raise UserError(f"{image.label} is empty ({shape} voxels): there is nothing to open")
@@ -237,12 +249,16 @@ def _world(
         if image.levels[0].scale is not None:
             warnings.append("the voxel size in the file is not positive: taken as unknown")
     base: Float3 = first or (1.0, 1.0, 1.0)
+    given = None if voxel_size is None else parse_voxel_size(voxel_size)
+    places = [level.translation for level in image.levels]
+    if first is None:
+        places = [_in_voxels(place, image.unit, given) for place in places]
     scales, translations, filled = [], [], False
-    origin = image.levels[0].translation or (0.0, 0.0, 0.0)
-    for level, scale, factors in zip(image.levels, stated, _shape_factors(image), strict=True):
+    origin = places[0] or (0.0, 0.0, 0.0)
+    for place, scale, factors in zip(places, stated, _shape_factors(image), strict=True):
         if scale is None or first is None:
             scale = _times(base, factors)
-        translation = level.translation
+        translation = place
         if translation is None or not all(map(math.isfinite, translation)):
             factor = _over(scale, base)
             z, y, x = (o + (f - 1) / 2 * b for o, f, b in zip(origin, factor, base, strict=True))
@@ -255,8 +271,8 @@ def _world(
             "the coarser levels state no translation: taken as centred on the voxels that they cover"
         )
 
-    if voxel_size is not None:
-        new, unit = parse_voxel_size(voxel_size)
+    if given is not None:
+        new, unit = given
     elif unit is None:
         new = (1.0, 1.0, 1.0)  # relative to level 0
         warnings.append("the voxel size is unknown (give it with --voxel-size)")
@@ -264,6 +280,14 @@ def _world(
         return scales, translations, unit
     stretch = _over(new, base)
     return [_times(s, stretch) for s in scales], [_times(t, stretch) for t in translations], unit
+
+
+def _in_voxels(place: Float3 | None, unit: str | None, given: tuple[Float3, str] | None) -> Float3 | None:
+    """A stated place in voxels, where the file has a unit but only the user knows the size; None where nobody does."""
+    if place is None or unit is None or given is None:
+        return None
+    size, its = given
+    return _over(convert_length(place, unit, its), size)
 
 
 def _usable(scale: Float3 | None) -> Float3 | None:

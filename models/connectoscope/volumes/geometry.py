@@ -61,6 +61,18 @@ def convert_length(values: Float3, unit: str, to: str) -> Float3:
     return (values[0] * factor, values[1] * factor, values[2] * factor)
 
 
+def number_text(value: float, decimals: int = 7) -> str:
+    """For tables: far below a voxel, and free of the last bits of binary fractions; 0 for what is not finite."""
+    text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" or not math.isfinite(value) else text
+
+
+def length_text(value: float, unit: str, decimals: int) -> str:
+    """As :func:`number_text`, with as many more decimals as a tenth of a nanometre needs."""
+    needed = round(math.log10(NANOMETRES[unit])) + 1 if unit in NANOMETRES else 0
+    return number_text(value, max(decimals, needed))
+
+
 def sizes_text(values: Iterable[float]) -> str:
     """Numbers along the axes, for people: ``40 × 4.6 × 4.6``."""
     return " × ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)

@@ -55,7 +55,7 @@ def set_marks(path: Path, **updates: Any) -> None:
 def told_of_gaps(source: str) -> list[str]:
     """A line for people where the volume at ``source`` was made from one with damaged chunks."""
     try:
-        count = len(read_marks(source)["summary"]["skipped_chunks"])
+        count = len(read_marks(source.partition("::")[0])["summary"]["skipped_chunks"])
     except (UserError, OSError, KeyError, TypeError):
         return []
     chunks = "1 chunk of its source is" if count == 1 else f"{count} chunks of its source are"

@@ -85,7 +85,10 @@ def _image(
     levels, unit = [], None
     for k, (place, attributes) in enumerate(found):
         array: ts.TensorStore = open_array(place, "n5")
-        facts = {**group, **attributes}
+        inherited = {
+            key: value for key, value in group.items() if not k or key != "transform"
+        }  # that of level 0
+        facts = {**inherited, **attributes}
         told = k == 0 or any(key in attributes for key in _OWN)
         scales = group.get("scales")
         if not told and "transform" not in group and isinstance(scales, list) and len(scales) == len(found):

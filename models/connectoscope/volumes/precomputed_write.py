@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorstore as ts
 
-from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Index3, convert_length
 from connectoscope.volumes.ome_zarr_write import ImageSpec, write_json
 from connectoscope.volumes.stores import Location, context
@@ -17,15 +16,9 @@ Json = dict[str, Any]
 
 
 def create_precomputed(root: Path, spec: ImageSpec) -> None:
-    """Make the info file at ``root``.
-
-    Raises:
-        UserError: the voxel size is unknown: the format cannot be without.
-    """
+    """Make the info file at ``root``. Raises ValueError without a unit: the format states sizes in nanometres."""
     if spec.unit is None:
-        raise UserError(
-            "precomputed volumes need a voxel size, and the source states none; give it, for example --voxel-size 40,4,4nm"
-        )
+        raise ValueError("precomputed volumes state a voxel size")
     scales = []
     for level, factor in enumerate(spec.factors):
         shape = spec.level_shape(level)

@@ -18,9 +18,8 @@ from connectoscope.segmentation.neurons.fragments import mutex_fragments, seeded
 from connectoscope.segmentation.neurons.offsets import offset_of
 from connectoscope.segmentation.neurons.seams import seams_of, strengthen
 from connectoscope.segmentation.neurons.table import adjacency_table
-from connectoscope.segmentation.table import number
 from connectoscope.segmentation.targets import choose_targets
-from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.geometry import Box, number_text
 from connectoscope.zoo import Card
 from connectoscope.zoo.card import NeuronRule
 
@@ -223,7 +222,7 @@ def test_a_seam_within_a_fragment_holds():
     ids = np.repeat(np.arange(1, 6, dtype=np.uint64), 16).reshape(5, 4, 4).transpose(1, 2, 0)
     contacts = find_contacts(ids, affinities, Box((0, 0, 1), (4, 4, 5)), told)
     assert contacts.affinity[0] == 8 * 255 + 8 * 7
-    assert adjacency_table(contacts, (1.0, 1.0, 1.0)).splitlines()[1] == f"1,2,16,{number(1 - 7 / 255)}"
+    assert adjacency_table(contacts, (1.0, 1.0, 1.0)).splitlines()[1] == f"1,2,16,{number_text(1 - 7 / 255)}"
     before["x1"][:] = False
     affinities[:] = 7
     strengthen(affinities, Box((0, 0, 1), (4, 4, 5)), own, ({}, {}, before))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,15 @@ def converted(tmp_path: Path, source: Path | str, *, context: Context | None = N
     destination = tmp_path / "out.ome.zarr"
     parameters = convert.Convert(source=str(source), destination=str(destination), **parameters)
     return destination, convert.run(parameters, context or Context.local(tmp_path / "job"))
+
+
+def damage(path: Path) -> None:
+    """The second plane of a TIFF."""
+    with tifffile.TiffFile(path) as tif:
+        offset = tif.pages[1].dataoffsets[0]
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 200] = bytes(200)
+    path.write_bytes(data)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -165,14 +175,9 @@ def test_refused_destinations(tmp_path: Path, source) -> None:
 
 
 def test_unreadable_pixels_leave_nothing_behind(tmp_path: Path, source) -> None:
-    path, _ = source
-    with tifffile.TiffFile(path) as tif:
-        offset = tif.pages[1].dataoffsets[0]
-    data = bytearray(path.read_bytes())
-    data[offset : offset + 200] = bytes(200)
-    path.write_bytes(data)
+    damage(source[0])
     with pytest.raises(UserError, match="cannot read voxels 1:2,"):
-        converted(tmp_path, path)
+        converted(tmp_path, source[0])
     assert not (tmp_path / "out.ome.zarr").exists()
 
 
@@ -250,3 +255,24 @@ def test_a_link_to_an_empty_folder_is_filled(tmp_path: Path, source) -> None:
     assert destination.is_symlink()
     assert open_volume(tmp_path / "big").shape == (4, 8, 8)
     assert not (tmp_path / "big.old").exists()
+
+
+def test_a_link_is_emptied_and_what_lies_beside_its_folder_stays(tmp_path: Path, source) -> None:
+    real = tmp_path / "real"
+    (real / "big").mkdir(parents=True)
+    (real / "big.old").mkdir()
+    (real / "big.old" / "mine.txt").write_text("mine")
+    link = tmp_path / "out.ome.zarr"
+    link.symlink_to(real / "big")
+    converted(tmp_path, source[0], channel="a", box="0:4,0:9,0:9")
+    again = Context.local(tmp_path / "again", overwrite=True)
+    converted(tmp_path, source[0], context=again, channel="a", box="0:4,0:8,0:8")
+    assert sorted(p.name for p in real.iterdir()) == ["big", "big.old"]
+    assert (real / "big.old" / "mine.txt").exists()
+    shutil.rmtree(real / "big")
+    (real / "big").mkdir()
+    damage(source[0])
+    with pytest.raises(UserError, match="cannot read voxels 1:2,"):
+        converted(tmp_path, source[0], context=Context.local(tmp_path / "third"))
+    assert link.is_symlink()
+    assert not any((real / "big").iterdir())

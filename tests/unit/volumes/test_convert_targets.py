@@ -252,7 +252,7 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 3, 4), "u1"))
     with pytest.raises(UserError, match=r"--version is for OME-Zarr, and out\.n5 is N5"):
         converted(tmp_path, tmp_path / "a.npy", "out.n5", version="0.4")
-    with pytest.raises(UserError, match=r"need a voxel size.*--voxel-size"):
+    with pytest.raises(UserError, match=r"must state a voxel size.*--voxel-size"):
         converted(tmp_path, tmp_path / "a.npy", "out.precomputed")
     assert not list(tmp_path.glob("out*"))
 
@@ -285,3 +285,30 @@ def test_somebody_elses_file_beside_it_stays(tmp_path: Path, source, name: str) 
         converted(tmp_path, source[0], name)
     assert beside.read_text() == '{"mine": 1}'
     assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["out.precomputed", "out.h5", "out.ome.tif"])
+def test_a_refused_overwrite_leaves_the_old_result(tmp_path: Path, name: str) -> None:
+    """Precomputed because no voxel size is known, single files because a chunk cannot be read."""
+    np.save(tmp_path / "a.npy", np.arange(2 * 3 * 4, dtype="u1").reshape(2, 3, 4))
+    destination, _ = converted(tmp_path, tmp_path / "a.npy", name, voxel_size="5nm")
+    again = Context.local(tmp_path / "again", overwrite=True)
+    if name == "out.precomputed":
+        before = files_of(destination)
+        with pytest.raises(UserError, match="must state a voxel size"):
+            converted(tmp_path, tmp_path / "a.npy", name, again)
+        assert files_of(destination) == before
+        return
+    marks = destination.with_name(name + ".json")
+    before = destination.read_bytes(), marks.read_bytes()
+    bad, _ = converted(tmp_path, tmp_path / "a.npy", "bad.ome.zarr", voxel_size="5nm")
+    chunk = next(p for p in (bad / "0").rglob("*") if p.is_file() and p.name != "zarr.json")
+    chunk.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match="cannot read voxels"):
+        converted(tmp_path, bad, name, again)
+    assert (destination.read_bytes(), marks.read_bytes()) == before
+    np.save(tmp_path / "b.npy", np.ones((2, 3, 4), "u1"))
+    converted(
+        tmp_path, tmp_path / "b.npy", name, Context.local(tmp_path / "more", overwrite=True), voxel_size="5nm"
+    )
+    assert (open_volume(destination).read(Box((0, 0, 0), (2, 3, 4))) == 1).all()

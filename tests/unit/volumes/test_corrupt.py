@@ -15,7 +15,7 @@ from connectoscope.networks.normalise import intensity_range
 from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
 from connectoscope.volumes.corrupt import chunk_name, is_corrupt, told_of_skipped
 from connectoscope.volumes.geometry import Box
-from connectoscope.volumes.marks import told_of_gaps
+from connectoscope.volumes.marks import set_marks, told_of_gaps
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (9, 40, 50)).astype("u1")
 WHOLE = Box.of(PIXELS.shape)
@@ -99,6 +99,9 @@ def test_a_result_that_lacks_chunks_is_told(tmp_path: Path) -> None:
     assert told_of_gaps(str(path)) == [
         "a.ome.zarr was made with --skip-corrupt: 1 chunk of its source is missing in it"
     ]
+    (tmp_path / "a.h5").touch()
+    set_marks(tmp_path / "a.h5", summary={"skipped_chunks": ["0:1,0:4,0:4"]})
+    assert told_of_gaps(f"{tmp_path / 'a.h5'}::/raw")
 
 
 @pytest.mark.parametrize(

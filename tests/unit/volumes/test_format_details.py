@@ -73,6 +73,41 @@ def test_mrc_without_a_voxel_size_and_cut_short(mrc_path: Path) -> None:
         open_volume(mrc_path)
 
 
+def test_the_place_of_voxels_of_unknown_size_is_kept_where_the_size_is_given(mrc_path: Path) -> None:
+    with mrcfile.open(mrc_path, "r+") as file:
+        file.voxel_size = 0
+        file.header.origin = (100, 200, 300)  # x, y, z in ångström
+    assert open_volume(mrc_path).levels[0].translation == (0, 0, 0)
+    volume = open_volume(mrc_path, voxel_size="40,4,4nm")
+    assert volume.levels[0].translation == pytest.approx((30, 20, 10))
+
+
+def test_n5_levels_do_not_inherit_the_voxel_size_of_the_first(tmp_path: Path) -> None:
+    """A transform of the group, and levels with their factors alone."""
+    transform = {"axes": ["z", "y", "x"], "scale": [40, 4, 4], "units": ["nm"] * 3, "translate": [0, 0, 0]}
+    root = zarr_n5(tmp_path / "a.n5", {"transform": transform, "multiScale": True})
+    volume = open_volume(root)
+    assert [level.shape for level in volume.levels] == [(8, 16, 16), (8, 8, 8)]
+    assert [level.scale for level in volume.levels] == [(40, 4, 4), (40, 8, 8)]
+
+
+def zarr_n5(root: Path, attributes: dict) -> Path:
+    root.mkdir()
+    (root / "attributes.json").write_text(json.dumps({"n5": "2.0.0", **attributes}))
+    for name, shape, factor in (("s0", (8, 16, 16), (1, 1, 1)), ("s1", (8, 8, 8), (2, 2, 1))):
+        spec = {
+            "dimensions": shape[::-1],
+            "blockSize": shape[::-1],
+            "dataType": "uint8",
+            "compression": {"type": "raw"},
+        }
+        store = {"driver": "n5", "kvstore": {"driver": "file", "path": str(root / name)}, "metadata": spec}
+        ts.open(store, create=True).result()[...] = 1
+        place = root / name / "attributes.json"
+        place.write_text(json.dumps({**json.loads(place.read_text()), "downsamplingFactors": factor}))
+    return root
+
+
 def test_mrc_stack_of_volumes_has_times(tmp_path: Path) -> None:
     with mrcfile.new(tmp_path / "a.mrc") as file:
         file.set_data(np.stack([PIXELS.astype("i2"), PIXELS.astype("i2") + 1]))

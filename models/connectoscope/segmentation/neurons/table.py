@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from connectoscope.segmentation.neurons.contacts import Contacts
-from connectoscope.segmentation.table import number
-from connectoscope.volumes.geometry import Float3
+from connectoscope.volumes.geometry import Float3, number_text
 
 HEADER = "a,b,contact_nm2,mean_boundary"
 
@@ -26,5 +25,5 @@ def adjacency_table(contacts: Contacts, voxel: Float3) -> str:
     ):
         if any(faces):
             area = faces[0] * y * x + faces[1] * z * x + faces[2] * z * y
-            lines.append(f"{a},{b},{number(area)},{number(1 - told / sum(faces) / 255)}")
+            lines.append(f"{a},{b},{number_text(area)},{number_text(1 - told / sum(faces) / 255)}")
     return "\n".join(lines) + "\n"
