@@ -312,7 +312,7 @@ def taken_of_finished(run: Run, volumes: list[LabelledVolume]) -> UNet3d:
     masked = MORE // 10
     trainer = Trainer(shortened(recipe, masked), volumes, "cpu", dense.state_dict())
     trainer.teacher = dense
-    schedule = Schedule(masked, warm_up=masked // 6, every=masked // 6)
+    schedule = Schedule(masked, warm_up=masked // 6, every=masked)
     trainer.pruner = Pruner(
         trainer.network, schedule, "budgeted-broadcast", arm.density, structured=True, seed=run.seed
     )

@@ -124,14 +124,15 @@ class _Pruning:
         self.context, self.recipe, self.volumes = context, recipe, volumes
         self.steps, self.parent_hash = parameters.steps, bundle.hash
         self.structured = parameters.structured
-        # Whole channels are chosen early, so that most updates are those of the small network, which is fast.
+        # Whole channels are chosen early, and once, so that most updates are those of the small network, which is fast.
         self.masked = max(self.steps // 10, 20) if self.structured else self.steps
         folded = fold_batch_norm(parent)
         self.teacher = folded.to(context.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.trainer = self._trainer(shortened(recipe, self.masked), parent)
+        every = self.masked if self.structured else max(min(100, self.masked // 6), 1)
         self.pruner = self.trainer.pruner = Pruner(
             self.trainer.network,
-            Schedule(self.masked, warm_up=max(self.masked // 6, 1), every=max(min(100, self.masked // 6), 1)),
+            Schedule(self.masked, warm_up=max(self.masked // 6, 1), every=every),
             parameters.rule,
             parameters.density,
             actuator=parameters.actuator,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,29 +131,27 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     if planned is not None and planned.pays:
         gates = candidates(setup, targets, plan.intensity, plan.device, plan.threads)
         cascade = cascade_of(planned, gates, setup.lattice)
-    with context.crew() as crew, ExitStack() as stack:
+    with context.crew() as crew:
         if found is not None and existing is None:  # only now, when nothing more can be refused
             take_away(destination, context.scratch)
-        ledger = stack.enter_context(
-            Ledger(context.job.ledger_path)
-        )  # its file says that the old result has gone
-        engine = Engine(context, ledger, crew, revision=plan.revision)
-        run = _Run(
-            setup=setup,
-            plan=plan,
-            predictor=predictor,
-            targets=targets,
-            destination=destination,
-            context=context,
-            ledger=ledger,
-            engine=engine,
-            warnings=warnings,
-            mask=within,
-            cascade=cascade,
-            planned=planned,
-            uncertainty=Uncertainty.of(volume, setup.grid),
-        )
-        return run.all()
+        with Ledger(context.job.ledger_path) as ledger:
+            engine = Engine(context, ledger, crew, revision=plan.revision)
+            run = _Run(
+                setup=setup,
+                plan=plan,
+                predictor=predictor,
+                targets=targets,
+                destination=destination,
+                context=context,
+                ledger=ledger,
+                engine=engine,
+                warnings=warnings,
+                mask=within,
+                cascade=cascade,
+                planned=planned,
+                uncertainty=Uncertainty.of(volume, setup.grid),
+            )
+            return run.all()
 
 
 def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume | None) -> Signature:
