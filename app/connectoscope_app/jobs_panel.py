@@ -76,7 +76,7 @@ class JobsPanel(QWidget):
         header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        for column, width in ((0, 140), (2, 130), (_PROGRESS, 150), (4, 90)):
+        for column, width in ((0, 115), (2, 190), (_PROGRESS, 130), (4, 90)):
             self.table.setColumnWidth(column, width)
         self.table.setItemDelegateForColumn(_PROGRESS, ProgressDelegate(self))
         self.table.doubleClicked.connect(lambda _: self.show_results())

@@ -373,3 +373,22 @@ def test_channels_and_times_are_chosen_and_said(tmp_path: Path) -> None:
         open_volume(tmp_path / "a.zarr", channel="green")
     with pytest.raises(UserError, match="no time point 2"):
         open_volume(tmp_path / "a.zarr", time=2)
+
+
+def test_levels_of_fewer_channels_are_refused_at_once(tmp_path: Path) -> None:
+    """Else the finest level opens, and a coarser one fails when it is read."""
+    path = tmp_path / "a.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    for name, shape in (("0", (2, 4, 8, 8)), ("1", (1, 4, 4, 4))):
+        group.create_array(name, shape=shape, dtype="u1", chunks=shape)
+    axes = [
+        {"name": "c", "type": "channel"},
+        *({"name": a, "type": "space", "unit": "nanometer"} for a in "zyx"),
+    ]
+    levels = [
+        {"path": name, "coordinateTransformations": [{"type": "scale", "scale": [1, 40, 4 * f, 4 * f]}]}
+        for name, f in (("0", 1), ("1", 2))
+    ]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": levels}]
+    with pytest.raises(UserError, match="different numbers of channels or times"):
+        open_volume(path, channel=1)
