@@ -195,7 +195,8 @@ def probability_layers(
         return reconstruction_layers(path)
     first = open_volume(path)
     names = first.channels or (first.name,)
-    part = "" if first.channels else "image"  # as it is, from convert
+    converted = not first.channels or (read_marks(path).get("signature") or {}).get("task") == "convert"
+    part = "image" if converted else ""  # as it is
     live = _is_live(path)
     wanted = set(map(output_of, targets or ()))
     # What neurons are made of is not looked at, and each layer costs a tenth of a second.
@@ -208,7 +209,7 @@ def probability_layers(
         volume = first if not first.channels or number == first.channel else open_volume(path, channel=number)
         data, pyramid = layer_data(volume, live=live)
         options = {
-            "name": f"{title_of(name)} · probability" if first.channels else name,
+            "name": name if converted else f"{title_of(name)} · probability",
             "multiscale": isinstance(data, list),
             "rgb": False,
             "contrast_limits": (0, 255) if volume.dtype == np.uint8 else contrast_of(volume),

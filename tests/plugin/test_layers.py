@@ -93,6 +93,14 @@ def test_a_converted_image_keeps_its_name_and_can_be_asked(viewer, volume_path):
     assert viewer.layers.selection.active is source  # a form that is being filled in follows the active layer
 
 
+def test_a_converted_image_of_several_channels_keeps_their_names(viewer, tmp_path, pixels):
+    box = Box((0, 0, 0), (8, 32, 32))
+    told = make_result(tmp_path / "two.ome.zarr", pixels, box, signature={"task": "convert"})
+    layers = add_result(viewer, told)
+    assert [layer.name for layer in layers] == ["synapses", "boundary"]
+    assert all(is_source(layer) for layer in layers)
+
+
 def test_layers_of_two_results_are_told_apart(viewer, tmp_path, pixels):
     names = []
     for stem in ("j1", "j2"):
