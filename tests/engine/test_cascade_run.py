@@ -301,3 +301,20 @@ def test_auto_plans_once_and_uses_the_plan_only_if_it_pays(run, planned, tmp_pat
     given = run(volume, tmp_path / "c.ome.zarr", cascade=str(path))
     assert "cascade" not in given
     assert any("is not worth it" in text for text in given["warnings"])
+
+
+def test_a_plan_that_promises_too_little_is_told_where_nobody_has_seen_it(
+    run, planned, tmp_path, monkeypatch
+):
+    volume = opened(sparse((16, 96, 96), 1, balls=4))
+    monkeypatch.setattr("connectoscope.cascade.pilot._time_tiles", lambda *_: 1.0)
+    few = "connectoscope.cascade.planner.Planner._drawn_recall"  # as of a pilot that saw little
+    monkeypatch.setattr(few, lambda *_, **__: np.full(100, 0.5))
+    path, out = tmp_path / "own.cascade.json", tmp_path / "a.ome.zarr"
+    plan = planned(volume)
+    plan.write(path)
+    assert (plan.pays, plan.promised) == (True, False)
+    told = run(volume, out, cascade="auto")
+    assert "too few to promise 98 %" in told["warnings"][0]
+    assert run(volume, out, cascade="auto")["warnings"] == told["warnings"]
+    assert not run(volume, tmp_path / "b.ome.zarr", cascade=str(path))["warnings"]

@@ -82,6 +82,11 @@ class CascadePlan(_Part):
     def pays(self) -> bool:
         return bool(self.gates)
 
+    @property
+    def promised(self) -> bool:
+        """Whether the pilot saw enough to promise the recall that was asked for."""
+        return bool(self.pilot.get("best", {}).get("floor_held", True))
+
     def write(self, path: Path) -> None:
         write_file(path, (self.model_dump_json(indent=1) + "\n").encode())
 

@@ -15,7 +15,7 @@ from connectoscope.cascade.run import cell_map, map_image
 from connectoscope.jobs.context import Context
 from connectoscope.volumes.geometry import Box
 
-FLOOR = 0.98  # of the one-level recall, that a cascade of --cascade auto keeps
+FLOOR = 0.98  # of the one-level recall, that a cascade of --cascade auto is to keep; it warns where that is not sure
 
 
 def given_plan(cascade: str, basis: Signature) -> CascadePlan | None:
@@ -39,9 +39,16 @@ def kept_plan(context: Context, make: Callable[[], CascadePlan]) -> CascadePlan:
         return read_plan(path)
     plan = make()
     plan.write(path)
-    if plan.pays:  # else the run warns
+    if not told_of_plan(plan, "auto"):
         context.log(plan.verdict)
     return plan
+
+
+def told_of_plan(plan: CascadePlan | None, cascade: str) -> list[str]:
+    """What a run warns of: that it does not use the plan, or uses one that nobody has seen and that promises too little."""
+    if plan is None or (plan.pays and (plan.promised or cascade != "auto")):
+        return []
+    return [plan.verdict]
 
 
 def signed(basis: Signature, cascade: str, plan: CascadePlan | None) -> Signature:

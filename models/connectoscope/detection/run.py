@@ -41,7 +41,7 @@ from connectoscope.blockwise.tile import told_of_tiles
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
 from connectoscope.cascade.run import Cascade, read_share
-from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
+from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, told_of_plan, write_map
 from connectoscope.detection.blobs import Blob, plane_noise
 from connectoscope.detection.cascaded import candidates, plan_detection
 from connectoscope.detection.cells import NAME, CellDetector, large_core, lattice_of, load_points
@@ -197,8 +197,8 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
             context,
             lambda: plan_detection(search, unit, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0),
         )
-    if planned is not None and not planned.pays:
-        context.warn(planned.verdict)
+    for text in told_of_plan(planned, parameters.cascade):
+        context.warn(text)
     core = planned.core if planned is not None and planned.pays else None
     detector = search.detector(unit, core, context.threads, mask)
     cascade = None

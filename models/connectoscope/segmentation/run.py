@@ -39,7 +39,7 @@ from connectoscope.blockwise.tile import skipped_chunks, told_of_tiles
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
 from connectoscope.cascade.run import Cascade, read_share, touched
-from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, write_map
+from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, told_of_plan, write_map
 from connectoscope.errors import UserError
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
@@ -120,9 +120,9 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
                 setup, targets, basis, context, mask=within, asked=asked, floor=FLOOR, seed=0
             ),
         )
-    if planned is not None and not planned.pays:
-        context.warn(planned.verdict)
-        warnings.append(planned.verdict)
+    for text in told_of_plan(planned, parameters.cascade):
+        context.warn(text)
+        warnings.append(text)
     if planned is not None and planned.pays:
         setup = with_tile(setup, planned.tile)
     plan = fix_plan(setup, identity, destination, existing, context)
