@@ -72,7 +72,7 @@ def test_all_volumes_of_a_file_are_opened(tmp_path, pixels):
         file["raw"], file["more/labels"], file["meta"] = pixels, pixels // 2, "text"
         file["unnamed axes"] = pixels.reshape(2, 2, 3, 96, 80)
     layers = readers.read(str(path))
-    shown = [(options["name"], options["visible"]) for _, options, _ in layers]
+    shown = [(options["name"], options.get("visible", True)) for _, options, _ in layers]
     assert shown == [("many /more/labels", True), ("many /raw", False)]
     assert layers[1][1]["metadata"]["connectoscope"]["source"] == f"{path}::/raw"
     with h5py.File(tmp_path / "more.h5", "w") as file:

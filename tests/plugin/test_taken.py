@@ -58,7 +58,7 @@ def test_the_source_itself_is_no_destination(submission, tmp_path):
     values = {"source": str(source), "destination": str(source / "x.ome.zarr")}
     for place in (source, source / "x.ome.zarr"):
         again = Submission(load_task("convert"), {**values, "destination": str(place)})
-        with pytest.raises(UserError, match="is the source itself or lies in it") as refusal:
+        with pytest.raises(UserError, match="is the source itself, holds it or lies in it") as refusal:
             taken.attempt(again)
         assert not isinstance(refusal.value, Taken)
     assert list(source.iterdir()) == []
