@@ -53,7 +53,8 @@ from napari_connectoscope.threads import background, one_line
 from napari_connectoscope.wording import command_line, in_form_words, label_of
 
 _FILES = ("mask", "recipe", "truth", "result", "cascade")  # roles of what is read, the source apart
-_BREAK, _MAY_BREAK = "\u200b", re.compile(r"(?<=[/\\_])")  # a long path must not make the window wider
+# A long path or name must not make the window wider.
+_BREAK, _MAY_BREAK = "\u200b", re.compile(r"(?<=[/\\_])|(?<=[^\s/\\_]{30})")
 _NAME_LENGTH = 60  # of a model: more than that says less
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 import tifffile
 from napari.layers import Image
 from qtpy.QtWidgets import QAbstractButton, QApplication
@@ -55,9 +56,10 @@ def test_what_is_wrong_is_seen_beside_its_field(window, qtbot, tmp_path):
         assert line.isHidden()
 
 
-def test_a_long_path_that_is_wrong_leaves_the_panel_as_wide(window):
+@pytest.mark.parametrize("path", ["/home/somebody/" + "a_long_name/" * 20 + "x.toml", "x" * 300], ids=len)
+def test_a_long_path_that_is_wrong_leaves_the_panel_as_wide(window, path):
     window.commands.trigger(window.commands.find("Models", "Prune"))
-    panel, path = window.task_panel, "/home/somebody/" + "a_long_name/" * 20 + "x.toml"
+    panel = window.task_panel
     QApplication.processEvents()
     least = panel.minimumSizeHint().width()
     panel.form.set_values({"destination": "new", "data": path})
