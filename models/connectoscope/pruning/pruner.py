@@ -225,7 +225,7 @@ class Pruner:
             same = np.random.default_rng(
                 self.seed
             )  # at every refresh: what changes is the activity, as for the rule
-            rates = {name: same.permutation(values) for name, values in rates.items()}
+            rates = {name: same.permutation(values) for name, values in sorted(rates.items())}
         if self.rule == "reversed":
             rates = {name: _reversed(values) for name, values in rates.items()}
         if self.structured:

@@ -55,11 +55,12 @@ def set_marks(path: Path, **updates: Any) -> None:
 def told_of_gaps(source: str) -> list[str]:
     """A line for people where the volume at ``source`` was made from one with damaged chunks."""
     try:
-        count = len(read_marks(source.partition("::")[0])["summary"]["skipped_chunks"])
+        file = source.partition("::")[0]
+        count = len(read_marks(file)["summary"]["skipped_chunks"])
     except (UserError, OSError, KeyError, TypeError):
         return []
     chunks = "1 chunk of its source is" if count == 1 else f"{count} chunks of its source are"
-    return [f"{Path(source).name} was made with --skip-corrupt: {chunks} missing in it"]
+    return [f"{Path(file).name} was made with --skip-corrupt: {chunks} missing in it"]
 
 
 def marks_file(path: Path) -> Path:
