@@ -189,6 +189,11 @@ def test_only_cells_in_the_mask_are_found(tmp_path):
     units = {f"PhysicalSize{a}Unit": "µm" for a in "ZYX"}
     tifffile.imwrite(tmp_path / "mask.ome.tif", inside, metadata={"axes": "ZYX", **facts, **units})
     detect(volume, tmp_path / "in.csv", within=str(tmp_path / "mask.ome.tif"))
+    place = tmp_path / "more.cascade.ome.zarr"  # of the map beside more.csv
+    place.mkdir()
+    shutil.copy(tmp_path / "mask.ome.tif", place)
+    with pytest.raises(UserError, match="is the mask itself, holds it or lies in it"):
+        detect(volume, tmp_path / "more.csv", within=str(place / "mask.ome.tif"))
     everything, some = (read_points(tmp_path / name).position for name in ("all.csv", "in.csv"))
     peaks, positions, _ = found_by(volume)
     kept = inside[tuple(np.int64(peaks).T)] > 0

@@ -161,13 +161,19 @@ def delete_locks(path: Path) -> None:
         lock.unlink(missing_ok=True)
 
 
-def put_file(new: Path, path: Path) -> None:
-    """Move a whole file to its place: there it is all or nothing, also from another disk."""
-    part = path.with_name(path.name + ".part")
-    shutil.move(new, part)
-    with part.open("r+b") as file:  # Windows syncs only what may be written
-        os.fsync(file.fileno())
-    part.replace(path)
+def stage_file(new: Path, part: Path) -> None:
+    """Move a whole file, also from another disk, to ``part`` beside its place, so that only renaming it is left.
+
+    Raises:
+        OSError: it does not fit; nothing of it is left at ``part``.
+    """
+    try:
+        shutil.move(new, part)
+        with part.open("r+b") as file:  # Windows syncs only what may be written
+            os.fsync(file.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -1,4 +1,5 @@
-"""Choosing levels and thresholds: the least expected time that keeps enough of what the fine detector finds.
+"""Choosing levels and thresholds: what pays, of that what surely keeps enough of what the fine detector finds, of that the
+fastest.
 
 Calls come from the share of cells that pass the gates, recall from the weighted pilot (each positive cell of level 0
 counts once), its interval from what the strata of the pilot leave possible, which stays honest where no pilot cell was
@@ -75,7 +76,7 @@ class Planner:
         best: dict[tuple[int, int, int], Option] = {}
         for option in single:
             factor = option.gates[0].rung.factor
-            if factor not in best or option.seconds < best[factor].seconds:
+            if factor not in best or self.rank(option) < self.rank(best[factor]):
                 best[factor] = option
         pairs = [
             self._best((a.gates[0], b.gates[0]))

@@ -174,9 +174,10 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
     planned = given_plan(parameters.cascade, basis)
     identity = signed(basis, parameters.cascade, planned)
     destination = Path(parameters.destination)
-    check_apart(volume.source, destination)
-    if outer is not None:
-        check_apart(outer.source, destination, "mask")
+    for place in (destination, _map_of(destination)):
+        check_apart(volume.source, place)
+        if outer is not None:
+            check_apart(outer.source, place, "mask")
     for text in volume.warnings:
         context.warn(text)
     found = _found(destination)

@@ -158,7 +158,8 @@ class Context:
         """An output that can be opened from now on, even while it grows.
 
         Args:
-            kind: ``image``, ``labels``, ``points``, ``table``, ``plan``, ``model``, ``ranking`` or ``patches``.
+            kind: ``image``, ``labels``, ``points``, ``table``, ``scores``, ``plan``, ``model``, ``ranking`` or
+                ``patches``.
             path: File or folder.
             name: Name for people.
             facts: What the kind needs (image: ``channels``; plan: ``text``, ``table``, ``task``, ``parameters``).

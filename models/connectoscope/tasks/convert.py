@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import model_validator
@@ -165,8 +166,11 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         if skipped := volume.skipped_in(where, parameters.level):
             at = "".join(f" of {axis}={i}" for axis, i in zip(lead_axes, lead, strict=True))
             names = [chunk_name(chunk, parameters.level) + at for chunk in skipped]
-            # Before the voxels are written: what is written once is not read again.
-            ledger.append(f"{lead} {where}", 0, skipped=names)
+            if isinstance(wanted.write, Chunked):
+                # Before the voxels are written: what is written once is not read again.
+                ledger.append(f"{lead} {where}", 0, skipped=names)
+            else:  # a single file is always written from its beginning
+                damaged.update(names)
         return voxels
 
     def progress(done: int, total: int) -> None:
@@ -174,6 +178,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         context.progress(done, total, "convert")
 
     chunks = _chunks(first.levels[parameters.level])
+    damaged: set[str] = set()
     summary = {
         "task": "convert",
         "format": f"{wanted.name} {spec.version}" if wanted.name == "OME-Zarr" else wanted.name,
@@ -185,7 +190,7 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
 
     def finished() -> dict[str, Any]:
         """The summary, once everything has been read."""
-        if names := skipped_chunks(ledger.entries("")):
+        if names := sorted({*damaged, *skipped_chunks(ledger.entries(""))}):
             context.warn(told_of_skipped(names))
             summary["skipped_chunks"] = names
         return summary
@@ -235,7 +240,8 @@ def _fill(
         )  # fmt: skip
     except UserError:
         if new:  # unusable input leaves nothing behind
-            take_away(destination, context.scratch)
+            with contextlib.suppress(UserError):  # why it is unusable says more
+                take_away(destination, context.scratch)
         raise
     delete_locks(destination)
 
@@ -252,16 +258,18 @@ def _write_file(
     replace: Callable[[], None],
 ) -> None:
     """Write a single file in the job's folder, then move it into place: half of one is never there."""
-    from connectoscope.blockwise.destination import put_file
+    from connectoscope.blockwise.destination import stage_file
     from connectoscope.volumes.marks import marks_file, set_marks
 
     new = context.scratch / f"new{destination.suffix}"
+    part = destination.with_name(destination.name + ".part")
     try:
         write(new, spec, read, source_chunks=chunks, progress=progress)
         marks = {**spec.attributes["connectoscope"], "finished": True, "summary": finished()}
+        stage_file(new, part)
         replace()
         set_marks(destination, **marks)  # first, so that a file of ours is never without
-        put_file(new, destination)
+        part.replace(destination)
     except OSError as error:
         if not destination.exists():  # else the marks are the old file's
             marks_file(destination).unlink(missing_ok=True)
@@ -269,7 +277,8 @@ def _write_file(
             f"{destination} cannot be written ({error.strerror or error}); make room and start it again"
         ) from error
     finally:
-        new.unlink(missing_ok=True)
+        for file in (new, part):
+            file.unlink(missing_ok=True)
 
 
 def _chunks(level: Level) -> Index3:

@@ -255,7 +255,7 @@ def _world(
         places = [_in_voxels(place, image.unit, given) for place in places]
     scales, translations, filled = [], [], False
     origin = places[0] or (0.0, 0.0, 0.0)
-    for place, scale, factors in zip(places, stated, _shape_factors(image), strict=True):
+    for level, place, scale, factors in zip(image.levels, places, stated, _shape_factors(image), strict=True):
         if scale is None or first is None:
             scale = _times(base, factors)
         translation = place
@@ -263,7 +263,7 @@ def _world(
             factor = _over(scale, base)
             z, y, x = (o + (f - 1) / 2 * b for o, f, b in zip(origin, factor, base, strict=True))
             translation = (z, y, x)
-            filled = filled or max(factor) > 1
+            filled = filled or (max(factor) > 1 and level.translation is None)
         scales.append(scale)
         translations.append(translation)
     if filled:
@@ -284,7 +284,9 @@ def _world(
 
 def _in_voxels(place: Float3 | None, unit: str | None, given: tuple[Float3, str] | None) -> Float3 | None:
     """A stated place in voxels, where the file has a unit but only the user knows the size; None where nobody does."""
-    if place is None or unit is None or given is None:
+    if unit is None:
+        return place
+    if place is None or given is None:
         return None
     size, its = given
     return _over(convert_length(place, unit, its), size)

@@ -91,7 +91,7 @@ def _image(
         facts = {**inherited, **attributes}
         told = k == 0 or any(key in attributes for key in _OWN)
         scales = group.get("scales")
-        if not told and "transform" not in group and isinstance(scales, list) and len(scales) == len(found):
+        if not told and isinstance(scales, list) and len(scales) == len(found):
             facts["downsamplingFactors"], told = scales[k], True  # N5 viewer's other way to tell them
         scale, shift, unit_here = _space(facts, axes)
         if not k:

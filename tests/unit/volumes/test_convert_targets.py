@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,8 @@ import tifffile
 from connectoscope.blockwise import destination as places
 from connectoscope.errors import Cancelled, Corrupt, Stopped, UserError
 from connectoscope.jobs.context import Context
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.request import JobRequest
 from connectoscope.tasks import convert, info
 from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
 from connectoscope.volumes.framing import coarser_by
@@ -148,13 +151,51 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, source, name: str) -> None
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path, source, monkeypatch) -> None:
-    def full(new: Path, path: Path) -> None:
+    def full(new: Path, part: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(places, "put_file", full)
+    monkeypatch.setattr(places, "stage_file", full)
     with pytest.raises(Stopped, match=r"No space left on device\); make room and start it again"):
         converted(tmp_path, source[0], "out.h5")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_full_disk_leaves_what_was_to_be_overwritten(tmp_path: Path, source, monkeypatch) -> None:
+    converted(tmp_path, source[0], "out.h5")
+    before = {k: v for k, v in files_of(tmp_path).items() if k.startswith("out")}
+
+    def full(new: Path, part: Path) -> None:
+        part.write_bytes(b"the first of many bytes")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "move", full)
+    again = Context.local(tmp_path / "job2", overwrite=True)
+    with pytest.raises(Stopped, match="No space left on device"):
+        converted(tmp_path, source[0], "out.h5", again, box="0:1,0:9,0:9")
+    assert {k: v for k, v in files_of(tmp_path).items() if k.startswith("out")} == before
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_cancelled_overwrite_of_a_damaged_source_is_resumed(
+    tmp_path: Path, source, monkeypatch, name: str
+) -> None:
+    """Noting what is damaged does not make the old file pass for the new one."""
+    path, _ = source
+    converted(tmp_path, path, name)
+    chunk = damage(path, 9)
+    options = {"source": str(path), "destination": str(tmp_path / name), "skip_corrupt": True}
+    job = JobFolder.create(JobRequest.make("convert", options, overwrite=True, device="cpu"))
+
+    def cancelled(new: Path, part: Path) -> None:
+        raise Cancelled("at the last moment")
+
+    monkeypatch.setattr(places, "stage_file", cancelled)
+    with pytest.raises(Cancelled):
+        convert.run(convert.Convert(**options), Context(job, job.request))
+    monkeypatch.undo()
+    assert convert.run(convert.Convert(**options), Context(job, job.request))["skipped_chunks"] == [
+        str(chunk)
+    ]
 
 
 @pytest.mark.parametrize("name", [*SINGLE, *CHUNKED])

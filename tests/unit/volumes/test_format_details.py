@@ -20,6 +20,7 @@ from format_files import FORMATS, Given, imaris_channel
 
 from connectoscope.errors import Unreadable, UserError
 from connectoscope.volumes import open_volume, raw
+from connectoscope.volumes.framing import FileImage, FileLevel, frame
 from connectoscope.volumes.geometry import Box
 
 PIXELS = np.random.default_rng(0).integers(0, 100, (4, 5, 6)).astype("u1")
@@ -80,6 +81,17 @@ def test_the_place_of_voxels_of_unknown_size_is_kept_where_the_size_is_given(mrc
     assert open_volume(mrc_path).levels[0].translation == (0, 0, 0)
     volume = open_volume(mrc_path, voxel_size="40,4,4nm")
     assert volume.levels[0].translation == pytest.approx((30, 20, 10))
+
+
+def test_stated_places_of_unknown_size_are_not_called_missing() -> None:
+    """Left out, since nobody says how large a voxel is; where there is no unit either they are in voxels."""
+    fine, coarse = (ts.array(np.zeros(shape, "u1")) for shape in ((4, 8, 8), (4, 4, 4)))
+    for unit, place in (("nanometer", (0, 0, 0)), (None, (0, 10, 10))):
+        levels = (FileLevel(fine, None, (0, 10, 10)), FileLevel(coarse, None, (0, 10.5, 10.5)))
+        image = FileImage("a.n5", "a", "N5", "zyx", levels, unit)
+        volume = frame(image, channel=None, time=None, voxel_size=None)
+        assert volume.levels[0].translation == place
+        assert not any("no translation" in text for text in volume.warnings)
 
 
 def test_n5_levels_do_not_inherit_the_voxel_size_of_the_first(tmp_path: Path) -> None:
