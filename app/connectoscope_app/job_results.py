@@ -15,7 +15,6 @@ from connectoscope.errors import UserError
 from connectoscope.jobs.folder import JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
 from connectoscope.segmentation.trust import is_reconstruction
-from connectoscope.tasks.base import Task, load_task
 from connectoscope.volumes.endings import short_name
 from napari_connectoscope.cascade_map import level0_text
 from napari_connectoscope.jobs import JobWatcher, gone
@@ -23,7 +22,6 @@ from napari_connectoscope.plan_view import has_numbers
 from napari_connectoscope.results import add_result_in_background, finish_results, refresh_result
 from napari_connectoscope.sources import source_of
 from napari_connectoscope.threads import background
-from napari_connectoscope.wording import in_form_words
 
 if TYPE_CHECKING:
     from connectoscope_app.window import MainWindow
@@ -171,14 +169,13 @@ class JobResults(QObject):
             read = level0_text(watcher.summary)
             quiet = str(folder.path) in self._quiet
             hint = ". Show result puts it into the viewer." if quiet else ""
-            warning = in_form_words("".join(watcher.warnings[:1]), self._task(folder)).rstrip(".")
+            warning = "".join(watcher.warnings[:1]).rstrip(".")
             warned = warning and f". Warning: {warning}"
             window.tell(f"{name}: finished" + (f", {read}" if read else "") + warned + hint)
             if not quiet:
                 self._raise_panel(watcher.results)
         elif state.status == "failed":
-            line = in_form_words(state.message, self._task(folder))
-            window.show_error(line or f"{name} failed", _log_end(folder))
+            window.show_error(state.message or f"{name} failed", _log_end(folder))
         elif state.status == "paused":
             window.tell(f"{name} is paused: {state.message}")
         else:
@@ -206,9 +203,6 @@ class JobResults(QObject):
             if any(layer.visible and source_of(layer) == source for layer in viewer.layers):
                 return viewer
         return self._window.viewer
-
-    def _task(self, folder: JobFolder) -> Task:
-        return load_task(self._request(folder).task)
 
     def _request(self, folder: JobFolder) -> JobRequest:
         return self._window.jobs.model.request_of(folder)

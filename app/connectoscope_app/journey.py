@@ -112,6 +112,7 @@ class Journey:
         yield from self._end_of_job()
         tables = {event["name"]: event["path"] for event in watcher.results if event["kind"] == "table"}
         yield after(1.0)  # the last blocks are drawn
+        yield lambda: not tables or window.tables.table.model is not None
         if window.tables.table.model is not None and window.tables.table.model.rowCount():
             window.docks["Objects"].raise_()
             view = window.tables.table.view

@@ -21,7 +21,8 @@ class TablesPanel(QWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("panel")
-        self._wanted = ""
+        self._wanted = 0  # counts what was asked for: an answer to what was asked before is dropped
+        self._shown = ""
         self.choice = QComboBox()
         self.choice.setAccessibleName("Table")
         self.choice.setMinimumWidth(260)
@@ -60,7 +61,8 @@ class TablesPanel(QWidget):
 
     def clear(self) -> None:
         """Forget all tables; their files stay."""
-        self._wanted = ""
+        self._wanted += 1
+        self._shown = ""
         self.choice.clear()
         self.choice.hide()
         self.table.clear()
@@ -68,21 +70,20 @@ class TablesPanel(QWidget):
         self.hint.show()
 
     def _load(self, path: str) -> None:
-        """In a thread, for a table may have millions of rows; shown if it is the chosen one still."""
-        self._wanted = path
-        background(
-            self,
-            lambda: read_table(Path(path)),
-            lambda table: self._show(path, table),
-            lambda line: self._say(path, line),
-        )
+        """In a thread, for a table may have millions of rows; shown if nothing else was asked for since."""
+        self._wanted = wanted = self._wanted + 1
+        if path != self._shown:  # a click would fly to what is not chosen any more
+            self.table.clear()
+        self._shown = path
 
-    def _show(self, path: str, table: Table) -> None:
-        if path == self._wanted:
-            self.table.show_table(table, Path(path).stem)
-            self.hint.hide()
+        def show(table: Table) -> None:
+            if wanted == self._wanted:
+                self.table.show_table(table, Path(path).stem)
+                self.hint.hide()
 
-    def _say(self, path: str, line: str) -> None:
-        if path == self._wanted:
-            self.hint.setText(line)
-            self.hint.show()
+        def say(line: str) -> None:
+            if wanted == self._wanted:
+                self.hint.setText(line)
+                self.hint.show()
+
+        background(self, lambda: read_table(Path(path)), show, say)

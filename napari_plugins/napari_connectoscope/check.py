@@ -68,7 +68,7 @@ class CheckController(QObject):
         if watcher.summary is None or (render := load_task(watcher.folder.request.task).render) is None:
             self.failed.emit(state.message)
         else:
-            warnings = (f"⚠ {text}" for text in watcher.summary["warnings"])
+            warnings = (f"⚠ {text}" for text in watcher.warnings)
             self.told.emit("\n".join([render(watcher.summary), *warnings]))
         _discard(watcher.folder)
 

@@ -393,7 +393,7 @@ class TaskForm(QWidget):
             if values[name]:
                 try:
                     find_model(str(expanded(values[name])))
-                except (UserError, OSError) as error:
+                except UserError as error:
                     self._refuse(name, one_line(error))
 
     def _check_voxel_size(self, values: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from connectoscope.detection.points import named_after
 from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.folder import STATUS_OF, JobFolder, JobState
 from connectoscope.jobs.request import JobRequest
-from connectoscope.tasks.base import load_task
+from connectoscope.tasks.base import Task, load_task
 from connectoscope.volumes import read_marks
 from connectoscope.words import duration
 from napari_connectoscope.cascade_map import level0_text
@@ -127,7 +128,8 @@ def submit(task: str, values: Mapping[str, Any], **options: Any) -> JobFolder:
 
 
 class JobWatcher(QObject):
-    """Tells what happens in a job folder: reads new lines of its events, four times a second.
+    """Tells what happens in a job folder: reads new lines of its events, four times a second. What is said of options is told
+    of the fields of a form.
 
     Args:
         folder: The job; it may have begun long ago, its past is told first.
@@ -147,6 +149,7 @@ class JobWatcher(QObject):
         self.results: list[dict[str, Any]] = []
         self.summary: dict[str, Any] | None = None
         self.state: JobState | None = None  # set when the run has ended
+        self._task: Task | None = None
         self._offset = 0
         self._heard = time.monotonic()
         self._begun = False
@@ -182,7 +185,7 @@ class JobWatcher(QObject):
     @property
     def warnings(self) -> list[str]:
         """What a run that is done has told the user to look at."""
-        return list((self.summary or {}).get("warnings", ()))
+        return [self._in_form_words(text) for text in (self.summary or {}).get("warnings", ())]
 
     @property
     def started_again(self) -> bool:
@@ -228,7 +231,13 @@ class JobWatcher(QObject):
             self.plotted.emit(event)
         elif event.get("message"):
             prefix = "Warning: " if kind == "warning" else ""
-            self.logged.emit(prefix + str(event["message"]))
+            self.logged.emit(prefix + self._in_form_words(str(event["message"])))
+
+    def _in_form_words(self, text: str) -> str:
+        if self._task is None:
+            with contextlib.suppress(UserError):  # the folder has gone
+                self._task = load_task(self.folder.request.task)
+        return text if self._task is None else in_form_words(text, self._task)
 
     def _look_for_life(self) -> None:
         """Nothing was heard for long: a killed process cannot say that it ended."""
@@ -247,6 +256,7 @@ class JobWatcher(QObject):
             status = STATUS_OF[event["type"]]
             state = JobState(status, str(event.get("message", "")), event.get("exit_code"))
         self._timer.stop()
+        state = replace(state, message=self._in_form_words(state.message))
         self.state = state
         self.summary = event.get("summary", self.summary)
         self.ended.emit(state)
@@ -356,8 +366,7 @@ class JobModel(QAbstractTableModel):
             return fraction
         if role == Qt.ItemDataRole.ToolTipRole:
             told = [(watcher.state.message if watcher.state else "") or str(watcher.folder.path)]
-            task = load_task(request.task)
-            return "\n".join(told + [f"⚠ {in_form_words(text, task)}" for text in watcher.warnings])
+            return "\n".join(told + [f"⚠ {text}" for text in watcher.warnings])
         if role != Qt.ItemDataRole.DisplayRole:
             return None
         destination = request.destination

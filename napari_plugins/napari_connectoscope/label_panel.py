@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from qtpy.QtWidgets import (
 from superqt import QElidingLabel
 
 from connectoscope.adaptation.labelling import Labelling
+from connectoscope.adaptation.patches import Patch
 from connectoscope.errors import UserError
 from napari_connectoscope.layers import title_of
 from napari_connectoscope.patch_layers import (
@@ -168,6 +169,8 @@ class LabelPanel(QWidget):
             if self._frames is None:  # its volume could not be opened before
                 self._want_volume()
             return
+        if there is not None and there.path == labelling.path:
+            self._drop_all_but([patch for patch in labelling.file.patches if patch in there.file.patches])
         if not self.close_session():
             self.failed.emit(self.state.text())
             return
@@ -201,6 +204,14 @@ class LabelPanel(QWidget):
             if layer in self.viewer.layers:
                 self.viewer.layers.remove(layer)
         return True
+
+    def _drop_all_but(self, patches: Sequence[Patch]) -> None:
+        """Labels of the others are of patches that are no more: they are not saved."""
+        kept = {patch.id for patch in patches}
+        for key in [key for key in self.layers if key[1] not in kept]:
+            layer = self.layers.pop(key)
+            if layer in self.viewer.layers:
+                self.viewer.layers.remove(layer)
 
     def _show_session(self) -> None:
         """The panel without a file of patches, or with one."""
@@ -240,7 +251,7 @@ class LabelPanel(QWidget):
         self._frames = frames_layer(self.labelling.file)
         self.viewer.add_layer(self._frames)
         self.open_button.hide()
-        self.state.setText("")
+        self._say("")
         self._timer.start()
         self.opened.emit(str(self.labelling.path))
         self.go(next(iter(self._waiting()), 0))

@@ -28,7 +28,6 @@ from napari_connectoscope.sources import layer_facts, source_of
 from napari_connectoscope.submission import SPILLED, Submission
 from napari_connectoscope.taken import start
 from napari_connectoscope.threads import background
-from napari_connectoscope.wording import in_form_words
 
 
 class TaskPanel(QWidget):
@@ -313,14 +312,13 @@ class TaskPanel(QWidget):
         if state.status == "done":
             self._show_state("idle")
             self.bar.setValue(1000)
-            warned = [f"⚠ {in_form_words(text, self.form.task)}" for text in watcher.warnings]
+            warned = [f"⚠ {text}" for text in watcher.warnings]
             self.status.setText("\n".join([_summary_text(watcher.summary or {}), *warned]))
             folder = watcher.folder
             background(None, lambda: _tidy(folder), lambda _: None)
         else:
             self._show_state("stopped")
-            said = in_form_words(state.message or "", self.form.task)
-            self.status.setText(f"{state.status.capitalize()}: {said}" if said else state.status)
+            self.status.setText(": ".join(filter(None, (state.status.capitalize(), state.message))))
         self.ended.emit(state)
         self.rested.emit()
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary, ref
 
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
-from napari.utils.notifications import show_error
+from napari.utils.notifications import show_error, show_warning
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QVBoxLayout, QWidget
@@ -59,8 +59,17 @@ class DockingPanel(TaskPanel):
 
     def _tell_end(self, state: JobState) -> None:
         """Where the dock was closed nobody reads the panel."""
-        if self._undocked and state.status in ("failed", "paused"):
+        if not self._undocked:
+            return
+        if state.status in ("failed", "paused"):
             show_error(self.status.text())
+        elif self.watcher is not None and self.watcher.warnings:
+            show_warning(self.status.text())
+
+    def _not_added(self, text: str) -> None:
+        if self._undocked:
+            show_error(text)
+        super()._not_added(text)
 
     def _dock(self, widget: QWidget, name: str) -> None:
         dock_below(self.viewer, widget, name)
@@ -73,14 +82,16 @@ class DockingPanel(TaskPanel):
 
     def _show_table(self, path: str, table: Table) -> None:
         self._adding -= 1
-        there = self._tables.get(path)
-        shown = there if there is not None and isalive(there) else ObjectTable()
-        shown.show_table(table, Path(path).stem)
-        if shown is not there:
-            shown.activated.connect(lambda world, unit: fly_to(self.viewer, world, unit))
-            self._tables[path] = shown
-            self._dock(shown, str(shown.summary.text()))
-        self.rested.emit()
+        try:
+            there = self._tables.get(path)
+            shown = there if there is not None and isalive(there) else ObjectTable()
+            shown.show_table(table, Path(path).stem)
+            if shown is not there:
+                shown.activated.connect(lambda world, unit: fly_to(self.viewer, world, unit))
+                self._tables[path] = shown
+                self._dock(shown, str(shown.summary.text()))
+        finally:
+            self.rested.emit()
 
     def _show_plot(self, plot: Plot) -> None:
         _, view = self._plots.get(plot.name, (None, None))
@@ -229,7 +240,7 @@ class LabelWidget(LabelPanel):
         super().__init__(napari_viewer)
         self.volume_wanted.connect(self._open_volume)
         self.train_wanted.connect(self._show_training)
-        self.failed.connect(self.state.setText)
+        self.failed.connect(self._say)
         earlier = label_widget(napari_viewer)
         if earlier is None or earlier.labelling is None:
             self._take_over()
@@ -270,7 +281,7 @@ class LabelWidget(LabelPanel):
             self.viewer.bind_key(key, lambda _, act=act: act() if isalive(self) else None, overwrite=True)
 
     def _open_volume(self, source: str) -> None:
-        open_in_background(self.viewer, source, owner=self, failed=self.state.setText)
+        open_in_background(self.viewer, source, owner=self, failed=self._say)
 
     def _show_training(self, values: dict[str, Any]) -> None:
         dock_form(self.viewer, "adapt train", MenuEntry("Adapt", "Train on patches", values))

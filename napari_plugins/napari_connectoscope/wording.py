@@ -13,7 +13,9 @@ from pydantic.fields import FieldInfo
 
 from connectoscope.tasks.base import Task, parameter_facts
 
-_OPTION = re.compile(r"\bconnectoscope [^,;:)]*|(?<![^\s(])--(?P<option>[a-z]+(?:-[a-z]+)*)")
+_OPTION = re.compile(
+    r"\bconnectoscope .*?(?=[,;:.]\s|\)|$)|(?<![^\s(])--(?P<option>[a-z]+(?:-[a-z]+)*)", re.MULTILINE
+)
 
 
 def label_of(name: str, info: FieldInfo) -> str:

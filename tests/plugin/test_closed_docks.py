@@ -89,18 +89,26 @@ def test_a_job_is_shown_to_its_end(docked, result_path, qtbot, monkeypatch, tmp_
     qtbot.waitUntil(lambda: not isalive(panel), timeout=WAIT)
 
 
-def test_a_job_that_fails_after_its_dock_was_closed_says_so(docked, qtbot, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        ({"type": "error", "message": "no room: see --box", "exit_code": 2}, "Failed: no room: see Box"),
+        ({"type": "finished", "exit_code": 0, "summary": {"warnings": ["see --box"]}}, "⚠ see Box"),
+    ],
+)
+def test_how_a_job_ended_after_its_dock_was_closed_is_told(docked, qtbot, monkeypatch, tmp_path, end, said):
     _, dock, panel = docked
     monkeypatch.setattr(jobs, "start", lambda folder: folder.events().write("submitted"))
     told = []
-    monkeypatch.setattr(widgets, "show_error", told.append)
+    for tell in ("show_error", "show_warning"):
+        monkeypatch.setattr(widgets, tell, told.append)
     panel.form.set_values({"destination": str(tmp_path / "out.ome.zarr")})
     with qtbot.waitSignal(panel.submitted, timeout=WAIT) as submitted:
         panel.run_button.click()
     dock.destroyOnClose()
-    submitted.args[0].events().write("error", message="no room: see --box", exit_code=2)
+    submitted.args[0].events().write(**end)
     qtbot.waitUntil(lambda: not isalive(panel), timeout=WAIT)
-    assert told == ["Failed: no room: see Box"]
+    assert [text.splitlines()[-1] for text in told] == [said]
 
 
 def test_a_table_is_read_beside_the_window(docked, qtbot, tmp_path, monkeypatch):

@@ -340,7 +340,11 @@ def test_patches_that_changed_under_their_name_are_read_again(panel, viewer, vol
     panel.open(path)
     file = read_patches(path)
     path.write_text(file.model_copy(update={"patches": file.patches[1:]}).model_dump_json(by_alias=True))
+    place = panel.labelling.place("boundary", "patch1")
+    stroke(viewer.layers[-1], (2, 5, 6))
+    place.unlink()
     panel.open(path)
+    assert not place.exists()  # nor are labels of patches that are no more saved among the new ones
     assert [patch.id for patch in panel.labelling.file.patches] == ["patch2", "patch3"]
     assert [layer.name for layer in viewer.layers] == ["cell", "Patches", "patch2 · membranes"]
     there = viewer.layers[-1]

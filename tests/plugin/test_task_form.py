@@ -159,6 +159,10 @@ def test_every_path_can_be_chosen_in_a_dialog(make_form, name):
             "run connectoscope convert IN OUT --level 1, then --level",
             "run connectoscope convert IN OUT --level 1, then Level",
         ),
+        (
+            "try connectoscope info sample:vnc --level 1; then --level",
+            "try connectoscope info sample:vnc --level 1; then Level",
+        ),
         ("there is no --such-option", "there is no --such-option"),
     ],
 )
@@ -203,7 +207,7 @@ def test_a_mask_is_chosen_like_a_volume(make_form):
         ("convert", {"destination": "a.n5", "version": "0.4"}, "Version is for OME-Zarr, and a.n5 is N5"),
         ("segment", {"box": "0:9"}, "box '0:9' is not z0:z1,y0:y1,x0:x1"),
         ("prune", {"data": "x" * 300}, "Recipe: xxx"),
-        ("prune", {"model": "m" * 300}, "File name too long"),
+        ("prune", {"model": "m" * 300}, "there is no model"),
     ],
 )
 def test_what_is_wrong_is_told_of_its_field(make_form, monkeypatch, tmp_path, qtbot, task, values, said):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from connectoscope.errors import UserError
+from connectoscope.paths import exists
 from connectoscope.zoo.card import CARD, GATE, ONNX, SIGNATURE, WEIGHTS, Architecture, Card
 from connectoscope.zoo.places import bundled_models, named_model, reference, user_models
 
@@ -271,7 +272,7 @@ def find_model(name: str | Path) -> Bundle:
         UserError: when it is unknown (the names that there are, are listed) or damaged.
     """
     path = (named_model(name) if isinstance(name, str) else None) or Path(name)
-    if (path / CARD).exists():
+    if exists(path / CARD):
         return read_bundle(path)
     names = ", ".join(b.path.name for b in list_models()) or "none"
     raise UserError(f"there is no model '{name}'; known: {names} (or give a folder with a {CARD})")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
-from connectoscope.paths import expanded, is_bare
+from connectoscope.paths import exists, expanded, is_bare
 from connectoscope.zoo.card import CARD
 
 
@@ -53,4 +53,4 @@ def named_model(name: str) -> Path | None:
     if not is_bare(name):  # "./name" and "name/" are paths
         return None
     folders = (folder / name for folder in (user_models(), bundled_models()))
-    return next((folder for folder in folders if (folder / CARD).exists()), None)
+    return next((folder for folder in folders if exists(folder / CARD)), None)
