@@ -90,7 +90,7 @@ class JobsPanel(QWidget):
         for name, tip, slot in (
             (
                 "Cancel",
-                "Stop after the current blocks; what is finished is kept, and Resume goes on",
+                "Stop within seconds; finished blocks are kept, and Resume goes on",
                 self.cancel,
             ),
             ("Resume", "Go on where the job was cancelled, paused or failed", self.resume),
@@ -137,7 +137,7 @@ class JobsPanel(QWidget):
             self.told.emit("This job has ended")
             return
         self.model.cancel(row)
-        self.told.emit("Cancelling: the current blocks are finished first")
+        self.told.emit("Cancelling: finished blocks are kept")
 
     def resume(self) -> None:
         """Resume the chosen job."""

@@ -15,12 +15,14 @@ PLAIN_SECONDS = 10.0  # between progress lines where they cannot be overwritten
 _CLEAR = "\r\x1b[K"
 
 
-def write_line(text: str, stream: TextIO) -> None:
-    """Write a line; who no longer reads (a closed pipe) is no error."""
+def write_line(text: str, stream: TextIO | None) -> None:
+    """Write a line; that nobody can read it (a closed pipe or terminal, a full disk behind it) ends nothing."""
+    if stream is None:  # closed before we began
+        return
     try:
         stream.write(text + "\n")
         stream.flush()
-    except BrokenPipeError:
+    except OSError:
         # Python flushes once more at exit and would complain then.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -28,7 +30,7 @@ def write_line(text: str, stream: TextIO) -> None:
 
 def complain(text: str) -> None:
     """The one line of an error."""
-    write_line(f"connectoscope: {' '.join(text.split())}", sys.stderr)
+    write_line(f"connectoscope: {' '.join(text.splitlines())}", sys.stderr)
 
 
 class JobReporter:
@@ -36,7 +38,7 @@ class JobReporter:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._refresh = self._stream.isatty()
+        self._refresh = self._stream is not None and self._stream.isatty()
         self._shown = False
         self._last = time.monotonic()
         self._phase: tuple[str, float, int] | None = None  # name, when it began, blocks done then
@@ -90,7 +92,7 @@ class JobReporter:
         write_line(text, self._stream)
 
     def _write(self, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):
             self._stream.write(text)
             self._stream.flush()
 

@@ -88,7 +88,7 @@ class TaskPanel(QWidget):
         self.bar = QProgressBar()
         self.bar.setRange(0, 1000)
         self.cancel_button = self._button(
-            "Cancel", "Stop after the current blocks; what is finished is kept", self.cancel
+            "Cancel", "Stop within seconds; finished blocks are kept", self.cancel
         )
         self.resume_button = self._button("Resume", "Go on where it stopped", self.resume)
         row = QHBoxLayout()

@@ -53,7 +53,7 @@ def main() -> None:
     text = "\n\n".join(
         [
             "# Benchmarks",
-            "Written by `make bench`; each section names its own machine.",
+            "Written by `make bench`. Sections were measured on different machines: compare figures within one.",
             *map(markdown, sections),
         ]
     )

@@ -303,6 +303,24 @@ def test_auto_plans_once_and_uses_the_plan_only_if_it_pays(run, planned, tmp_pat
     assert any("is not worth it" in text for text in given["warnings"])
 
 
+def test_an_unfinished_run_whose_own_plan_is_gone_is_not_gone_on_with(run, planned, tmp_path, monkeypatch):
+    """Another plan may leave out other parts: the result would be of both."""
+    volume, out = opened(sparse((16, 96, 96), 1, balls=4)), tmp_path / "a.ome.zarr"
+    monkeypatch.setattr("connectoscope.cascade.pilot._time_tiles", lambda *_: 1.0)
+    run(volume, tmp_path / "whole.ome.zarr", cascade="auto")
+    with pytest.raises(Cancelled):
+        run(volume, out, cascade="auto", stop_at=run.looks - 5, end=Cancelled)
+    assert out.exists()
+    (plan,) = (path for path in tmp_path.rglob("auto.cascade.json") if "whole" not in str(path))
+    kept = plan.read_bytes()
+    for text in (None, kept.replace(b'"box": "', b'"box": "9')):  # gone, or of something else
+        plan.unlink() if text is None else plan.write_bytes(text)
+        with pytest.raises(UserError, match="which held the plan of its cascade, is gone: use --overwrite"):
+            run(volume, out, cascade="auto")
+    plan.write_bytes(kept)
+    run(volume, out, cascade="auto")
+
+
 def test_a_plan_that_promises_too_little_is_told_where_nobody_has_seen_it(
     run, planned, tmp_path, monkeypatch
 ):

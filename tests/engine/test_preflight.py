@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 from filter_model import FilterBundle, blobs
 
+from connectoscope import cli
 from connectoscope.jobs.context import Context
 from connectoscope.segmentation import preflight as module
 from connectoscope.segmentation import setup as set_up_module
@@ -66,6 +67,24 @@ def test_dry_run_on_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["blocks"] == 1
     assert list(tmp_path.iterdir()) == []
-    refused = command("segment", "sample:vnc", tmp_path / "none" / "out.ome.zarr", "--dry-run")
-    assert refused.returncode == 2
-    assert "does not exist" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "said"),
+    [
+        ("none/out.ome.zarr", (), "does not exist"),
+        ("theirs.ome.zarr", (), "was not made by connectoscope"),
+        ("theirs.ome.zarr/out.ome.zarr", (), "lies in the volume"),
+        ("out.ome.zarr", ("--cascade", "none.cascade.json"), "none.cascade.json"),
+        ("out.ome.zarr", ("--cascade", "auto", "--workers", "2"), "a cascade decides in one process"),
+    ],
+)
+def test_what_the_run_would_refuse_the_dry_run_does(tmp_path, capsys, name, more, said):
+    (tmp_path / "theirs.ome.zarr").mkdir()
+    (tmp_path / "theirs.ome.zarr" / "zarr.json").write_text('{"attributes": {"ome": {"multiscales": []}}}')
+    words = ["segment", "sample:vnc", str(tmp_path / name), "--model", "synapse-vnc", *more]
+    for dry in ((), ("--dry-run",)):
+        assert cli.run([*words, *dry]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert all(said in line for line in lines)

@@ -51,11 +51,11 @@ def check_scheduler(name: str) -> None:
     elif name.endswith(".json") or "/" in name:
         if not Path(name).is_file():
             raise UserError(
-                f"there is no file {name}; give the one that dask-scheduler --scheduler-file writes"
+                f"there is no file {name}; give the one that 'dask scheduler --scheduler-file' writes"
             )
     elif ":" not in name:
         raise UserError(
-            f"there is no scheduler '{name}'; choose local, slurm, pbs or lsf, or give the address that dask-scheduler "
+            f"there is no scheduler '{name}'; choose local, slurm, pbs or lsf, or give the address that 'dask scheduler' "
             "prints"
         )
 
@@ -101,7 +101,7 @@ class Crew:
             self._rest.close()
             text = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(
-                f"no scheduler answers at {scheduler} ({text}); give the address that dask-scheduler prints"
+                f"no scheduler answers at {scheduler} ({text}); give the address that 'dask scheduler' prints"
             ) from None
 
     def __enter__(self) -> Crew:

@@ -6,6 +6,7 @@ whole and carries our mark: the key ``connectoscope`` in its attributes, with th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -97,16 +98,35 @@ def check_skipped(path: Path, summary: Mapping[str, Any], skip_corrupt: bool) ->
 def check_writable(path: Path) -> None:
     """Raises UserError when nothing can be made at ``path``."""
     parent = path.parent
+    if (image := next(filter(_is_image, path.absolute().parents), None)) is not None:
+        raise UserError(f"{path} lies in the volume {image}; choose another destination")
     if not parent.is_dir():
         raise UserError(f"the folder {parent} does not exist; make it first or choose another destination")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write in {parent}; change its permissions or choose another destination")
 
 
+def _is_image(folder: Path) -> bool:
+    """Whether it is an OME-Zarr image; a group of several may get another one."""
+    for name in ("zarr.json", ".zattrs"):
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if '"multiscales"' in (folder / name).read_text(encoding="utf-8"):
+                return True
+    return False
+
+
 def take_away(path: Path, scratch: Path) -> None:
     """Remove a result of ours that is to be overwritten: all of it or, where it may not be removed, nothing.
 
-    A link to a folder stays, to an empty one.
+    Raises:
+        UserError: it cannot be moved.
+    """
+    if (old := set_aside(path, scratch)) is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def set_aside(path: Path, scratch: Path) -> Path | None:
+    """As :func:`take_away`, but a folder is only moved; returns where to. A link to a folder stays, to an empty one.
 
     Raises:
         UserError: it cannot be moved.
@@ -126,7 +146,15 @@ def take_away(path: Path, scratch: Path) -> None:
         raise UserError(
             f"{path} cannot be replaced ({error.strerror}); remove it or choose another destination"
         ) from None
-    shutil.rmtree(old, ignore_errors=True)
+    return old if old.is_dir() else None
+
+
+def put_back(old: Path, path: Path) -> None:
+    """Undo :func:`set_aside`; nothing, or an empty folder, is at ``path``."""
+    place = path.resolve()
+    if place.is_dir():
+        place.rmdir()
+    old.rename(place)
 
 
 def make_image(

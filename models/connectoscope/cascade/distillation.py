@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import cc3d
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -33,7 +32,7 @@ from connectoscope.networks.normalise import normalise
 from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.networks.registry import build_network
-from connectoscope.segmentation.components import local_labels
+from connectoscope.segmentation.components import connected, local_labels
 from connectoscope.segmentation.probabilities import TilePredictor
 from connectoscope.segmentation.targets import Target
 from connectoscope.training.augment import intensity, turn
@@ -164,7 +163,7 @@ def _objects(
 
 
 def _voxels_of_objects(mask: NDArray[np.uint8]) -> tuple[NDArray[np.int64], ...]:
-    labels = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint32)
+    labels = connected(mask)
     where = np.argwhere(labels)
     part = labels[labels > 0]
     order = np.argsort(part, kind="stable")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from connectoscope.blockwise.destination import write_file
-from connectoscope.blockwise.plan import first_difference
+from connectoscope.blockwise.plan import Signature, first_difference
 from connectoscope.errors import UserError
 from connectoscope.volumes.geometry import Index3
 
@@ -87,6 +87,10 @@ class CascadePlan(_Part):
         """Whether the pilot saw enough to promise the recall that was asked for."""
         return bool(self.pilot.get("best", {}).get("floor_held", True))
 
+    def differs_from(self, identity: Signature) -> str | None:
+        """The first thing that it was made for and that is not so in ``identity``; None: it fits."""
+        return first_difference(self.identity, json.loads(json.dumps(identity)))
+
     def write(self, path: Path) -> None:
         write_file(path, (self.model_dump_json(indent=1) + "\n").encode())
 
@@ -115,7 +119,7 @@ def read_plan(path: Path) -> CascadePlan:
 
 def check_plan(path: Path, plan: CascadePlan, identity: dict[str, Any]) -> None:
     """Raises UserError, naming the first difference, where the plan was made for something else."""
-    difference = first_difference(plan.identity, json.loads(json.dumps(identity)))
+    difference = plan.differs_from(identity)
     if difference is not None:
         raise UserError(
             f"{path} was made for another run: {difference}. Plan again with 'connectoscope plan-cascade'"

@@ -12,6 +12,7 @@ from connectoscope.blockwise.grid import Grid
 from connectoscope.blockwise.plan import Lattice, Place, Signature
 from connectoscope.cascade.plan import CascadePlan, check_plan, read_plan
 from connectoscope.cascade.run import cell_map, map_image
+from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
 from connectoscope.volumes.geometry import Box
 
@@ -32,11 +33,26 @@ def given_plan(cascade: str, basis: Signature) -> CascadePlan | None:
     return plan
 
 
-def kept_plan(context: Context, make: Callable[[], CascadePlan]) -> CascadePlan:
-    """The plan of ``--cascade auto``: made once, and kept with the job so that resuming uses the same."""
+def kept_plan(
+    context: Context, basis: Signature, make: Callable[[], CascadePlan], unfinished: Path | None
+) -> CascadePlan:
+    """The plan of ``--cascade auto``: made once, and kept with the job so that resuming uses the same.
+
+    Args:
+        basis: What it has to be of.
+        unfinished: The result that an earlier run with a plan of its own has begun; None: there is none.
+
+    Raises:
+        UserError: that plan is gone. Another one may leave out other parts.
+    """
     path = context.folder / "auto.cascade.json"
-    if path.exists():
-        return read_plan(path)
+    if path.exists() and (plan := read_plan(path)).differs_from(basis) is None:
+        return plan
+    if unfinished is not None:
+        raise UserError(
+            f"{unfinished} is unfinished, and its job folder, which held the plan of its cascade, is gone: "
+            "use --overwrite to start over"
+        )
     plan = make()
     plan.write(path)
     if not told_of_plan(plan, "auto"):

@@ -196,7 +196,9 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
         asked = parameters.model_dump(exclude={"destination", "cascade"})
         planned = kept_plan(
             context,
+            basis,
             lambda: plan_detection(search, unit, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0),
+            None if existing is None else destination,
         )
     for text in told_of_plan(planned, parameters.cascade):
         context.warn(text)

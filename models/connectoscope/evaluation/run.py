@@ -16,6 +16,7 @@ from connectoscope.evaluation.mapping import GridMap, map_grids
 from connectoscope.evaluation.objects import match_objects
 from connectoscope.evaluation.partitions import Contingency, adapted_rand_error, variation_of_information
 from connectoscope.evaluation.voxels import histograms, precision_recall
+from connectoscope.segmentation.components import connected
 from connectoscope.segmentation.targets import output_of, shown
 from connectoscope.volumes import Volume, open_volume
 from connectoscope.volumes.geometry import Box, parse_box
@@ -113,7 +114,9 @@ def _open_result(path: str, target: str | None) -> _Result:
     labels = None if name is None else root.child(f"labels/{name}")
     has_labels = labels is not None and labels.read_json("zarr.json") is not None
     if name is None or labels is None or not (name in outputs or has_labels):
-        there = ", ".join(map(shown, outputs))
+        parts = root.child("labels").read_json("zarr.json")
+        made = parts[0].get("attributes", {}).get("ome", {}).get("labels", ()) if parts is not None else ()
+        there = ", ".join(dict.fromkeys(map(shown, (*outputs, *made))))
         if target is None:
             raise UserError(f"{path} holds {there}; say which one with --target")
         raise UserError(f"{path} has no target '{target}'; it has {there}")
@@ -217,7 +220,7 @@ def _count(
     result: _Result, grid: GridMap, true: NDArray[Any], common: Box, binary: bool, context: Context
 ) -> _Counts:
     """Over ``common``, whose truth is ``true``: a mask where it is ``binary``, else instances."""
-    objects = cc3d.connected_components(true > 0, connectivity=26) if binary else true
+    objects = connected(true > 0) if binary else true
     parts = None if binary else _partition(true)
     counts = _Counts()
     for planes, slab in _slabs(common, context):

@@ -39,6 +39,11 @@ OUT_OF_MEMORY = 12
 
 _IS_LINUX = sys.platform == "linux"
 _NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_OUT_OF_REACH = frozenset(  # a disk that fails, a file server that is away
+    getattr(errno, name)
+    for name in ("EIO", "ENODEV", "ENXIO", "ETIMEDOUT", "ESTALE", "ENOTCONN", "EREMOTEIO", "EHOSTDOWN")
+    if hasattr(errno, name)
+)
 _ENDS = {UserError: "error", Cancelled: "cancelled", Stopped: "paused"}
 
 
@@ -120,11 +125,14 @@ def understood(error: BaseException, job: JobFolder) -> BaseException:
 
 
 def _of_system(error: BaseException | None, job: JobFolder) -> ConnectoscopeError | None:
-    """A full disk or a lost permission in our words; None for anything else."""
+    """A full or failing disk or a lost permission in our words; None for anything else."""
     number = error.errno if isinstance(error, OSError) else None
     # TensorStore reports in its own exceptions, with the system's text inside.
     if number in OUT_OF_SPACE or any(os.strerror(n) in str(error) for n in OUT_OF_SPACE):
         return Stopped("the disk is full; make room, then resume")
+    away = next((n for n in _OUT_OF_REACH if n == number or os.strerror(n) in str(error)), None)
+    if away is not None:
+        return Stopped(f"the disk cannot be reached ({os.strerror(away).lower()}); mend that, then resume")
     told = next((os.strerror(n) for n in _NOT_WRITABLE if os.strerror(n) in str(error)), None)
     if number in _NOT_WRITABLE or isinstance(error, PermissionError) or told:
         where = getattr(error, "filename", None) or "the destination"

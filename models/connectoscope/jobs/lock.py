@@ -162,6 +162,7 @@ class JobLock:
         Renaming lets only one of two starters win; who then finds that he took a fresh lock puts it back.
         """
         _refuse_living(self._path)
+        self._await_engine(self._path)  # a refusal, or our own end, leaves the lock that tells of the engine
         taken = self._own
         with contextlib.suppress(FileNotFoundError):
             self._path.rename(taken)

@@ -178,7 +178,7 @@ class _Supervisor:
                 if cancelled_at is None and (self.interrupts or job.cancel_path.exists()):
                     job.cancel()
                     cancelled_at = time.monotonic()
-                    self.events.write("log", message="cancelling after the current blocks …")
+                    self.events.write("log", message="cancelling; finished blocks are kept …")
                 if cancelled_at is not None and (
                     self.interrupts > 1 or time.monotonic() - cancelled_at > CANCEL_SECONDS
                 ):

@@ -38,11 +38,15 @@ FORWARD: tuple[Place, ...] = tuple(
 
 def local_labels(probabilities: NDArray[np.uint8], threshold: int) -> Labels:
     """Components of one block: 0 is background, parts are 1..n; (z, y, x) uint32."""
-    z, y, x = probabilities.shape
-    mask = np.ascontiguousarray(probabilities >= threshold)
-    if (z, y, x).count(1) > 1:  # cc3d 4.1 takes too small a union-find array for a line of voxels
-        mask = np.pad(mask, [(0, 1)] * 3)
-    labels = cc3d.connected_components(mask, connectivity=26, out_dtype=np.uint32)[:z, :y, :x]
+    return connected(np.ascontiguousarray(probabilities >= threshold))
+
+
+def connected(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> Labels:
+    """Components of a mask (z, y, x), neighbours by corners, too: 0 is background, parts are 1..n."""
+    z, y, x = mask.shape
+    # cc3d 4.1 takes too small a union-find array for a line of voxels.
+    padded = np.pad(mask, [(0, 1)] * 3) if (z, y, x).count(1) > 1 else mask
+    labels = cc3d.connected_components(padded, connectivity=26, out_dtype=np.uint32)[:z, :y, :x]
     return np.ascontiguousarray(labels, dtype=np.uint32)
 
 

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from connectoscope.blockwise.engine import READ_AHEAD
-from connectoscope.blockwise.mask import read_mask
 from connectoscope.jobs.limits import free_memory
 from connectoscope.jobs.memory import peak_memory_mb
 from connectoscope.networks.precision import best_precision
 from connectoscope.segmentation.components import local_labels
 from connectoscope.segmentation.probabilities import ProbabilityMaker
-from connectoscope.segmentation.setup import device_of, set_up
-from connectoscope.segmentation.targets import choose_targets
-from connectoscope.volumes import open_volume
+from connectoscope.segmentation.run import check
+from connectoscope.segmentation.setup import device_of
 from connectoscope.volumes.geometry import sizes_text
 from connectoscope.words import data_size, duration
 
@@ -47,13 +45,8 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
     Raises:
         UserError: as the run itself would.
     """
-    targets, warnings = choose_targets(
-        bundle.card, parameters.target, parameters.threshold, parameters.min_volume
-    )
-    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
-    for text in [*setup.warnings(), *warnings]:
-        context.warn(text)
-    mask = None if parameters.within is None else read_mask(open_volume(parameters.within), setup.grid)
+    asked = check(volume, bundle, parameters, context)
+    targets, setup = asked.targets, asked.setup
     device = device_of(bundle, context)
     predictor = bundle.predictor(
         tile=setup.lattice.tile,
@@ -62,7 +55,7 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
         precision=best_precision(device),
         threads=context.threads,
     )
-    maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, setup.intensity(), None, mask)
+    maker = ProbabilityMaker(setup.grid, setup.lattice, predictor, setup.intensity(), None, asked.mask)
     blocks = maker.blocks(setup.box)
     seconds = 0.0
     if blocks:
@@ -102,7 +95,7 @@ def preflight(volume: Volume, bundle: Bundle, parameters: Segment, context: Cont
         "seconds": round(seconds, 4),
         "memory_mb": round(memory),
         "memory_left_mb": round(memory_left),
-        "disk_mb_at_most": round(disk),
+        "disk_mb_at_most": math.ceil(disk),
         "disk_left_mb": None if disk_left is None else round(disk_left),
         "warnings": context.warnings,
     }

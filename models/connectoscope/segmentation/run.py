@@ -72,12 +72,33 @@ if TYPE_CHECKING:
     from connectoscope.zoo import Bundle
 
 
-def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> dict[str, Any]:
-    """Make or go on with ``parameters.destination``; returns the summary.
+@dataclass(frozen=True)
+class Asked:
+    """A segmentation that may run.
+
+    Attributes:
+        basis: What it is of, but for the cascade, which ``identity`` has, too.
+        planned: The plan file that was given.
+        found: Our marks of what is at the destination; None where nothing is.
+        existing: The same where it is gone on with; None where it is to be overwritten.
+    """
+
+    targets: list[Target]
+    setup: Setup
+    mask: Mask | None
+    basis: Signature
+    identity: Signature
+    planned: CascadePlan | None
+    found: dict[str, Any] | None
+    existing: dict[str, Any] | None
+    warnings: list[str]
+
+
+def check(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> Asked:
+    """Look at everything that was asked for; nothing is written.
 
     Raises:
         UserError: unusable input or destination, or a destination made by another request.
-        Cancelled: between blocks; what is finished is kept.
     """
     targets, target_warnings = choose_targets(
         bundle.card, parameters.target, parameters.threshold, parameters.min_volume
@@ -105,34 +126,58 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     warnings = [*setup.warnings(), *target_warnings, *told_of_gaps(volume.source)]
     for text in warnings:
         context.warn(text)
-    if existing is not None and existing.get("finished"):
+    if existing is not None:
         check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
+    if existing is not None and existing.get("finished"):
         check_skipped(destination, existing["summary"], parameters.skip_corrupt)
+    else:
+        check_writable(destination)
+    return Asked(targets, setup, within, basis, identity, planned, found, existing, warnings)
+
+
+def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> dict[str, Any]:
+    """Make or go on with ``parameters.destination``; returns the summary.
+
+    Raises:
+        UserError: as :func:`check`.
+        Cancelled: between blocks; what is finished is kept.
+    """
+    asked = check(volume, bundle, parameters, context)
+    targets, setup, planned, existing = asked.targets, asked.setup, asked.planned, asked.existing
+    destination = Path(parameters.destination)
+    if existing is not None and existing.get("finished"):
         return _already_complete(destination, bundle, targets, existing["summary"], context)
-    check_writable(destination)
     if existing is None:
         context.job.forget_progress()
     if parameters.cascade == "auto":
-        asked = parameters.model_dump(exclude={"destination", "cascade"})
         planned = kept_plan(
             context,
+            asked.basis,
             lambda: plan_segmentation(
-                setup, targets, basis, context, mask=within, asked=asked, floor=FLOOR, seed=0
+                setup,
+                targets,
+                asked.basis,
+                context,
+                mask=asked.mask,
+                asked=parameters.model_dump(exclude={"destination", "cascade"}),
+                floor=FLOOR,
+                seed=0,
             ),
+            None if existing is None else destination,
         )
-    for text in told_of_plan(planned, parameters.cascade):
+    warnings = [*asked.warnings, *told_of_plan(planned, parameters.cascade)]
+    for text in warnings:
         context.warn(text)
-        warnings.append(text)
     if planned is not None and planned.pays:
         setup = with_tile(setup, planned.tile)
-    plan = fix_plan(setup, identity, destination, existing, context)
+    plan = fix_plan(setup, asked.identity, destination, existing, context)
     predictor = planned_predictor(bundle, plan, parameters.exact)
     cascade = None
     if planned is not None and planned.pays:
         gates = candidates(setup, targets, plan.intensity, plan.device, plan.threads)
         cascade = cascade_of(planned, gates, setup.lattice)
     with context.crew() as crew:
-        if found is not None and existing is None:  # only now, when nothing more can be refused
+        if asked.found is not None and existing is None:  # only now, when nothing more can be refused
             take_away(destination, context.scratch)
         with Ledger(context.job.ledger_path) as ledger:
             engine = Engine(context, ledger, crew, revision=plan.revision)
@@ -146,7 +191,7 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
                 ledger=ledger,
                 engine=engine,
                 warnings=warnings,
-                mask=within,
+                mask=asked.mask,
                 cascade=cascade,
                 planned=planned,
                 uncertainty=Uncertainty.of(volume, setup.grid),

@@ -86,6 +86,10 @@ def choose_targets(
                 evidence,
             )
         )
+    if threshold is not None and not targets:
+        warnings.append(
+            "--threshold has no effect: nothing is made into objects; probabilities are kept as they are"
+        )
     return targets, warnings
 
 

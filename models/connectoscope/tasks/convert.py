@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import model_validator
@@ -86,7 +87,6 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
         check_skipped,
         check_writable,
         found_at,
-        take_away,
     )
     from connectoscope.blockwise.ledger import Ledger
     from connectoscope.blockwise.plan import as_begun
@@ -195,18 +195,12 @@ def run(parameters: Convert, context: Context) -> dict[str, Any]:
             summary["skipped_chunks"] = names
         return summary
 
-    def replace() -> None:
-        """Only now, when nothing more can be refused."""
-        if old is not None:
-            take_away(old, context.scratch)
-
     with Ledger(context.job.ledger_path) as ledger:
         if isinstance(wanted.write, Chunked):
-            replace()
-            _fill(destination, marked, wanted.write, read, chunks, progress, context, new=found is None)
+            _fill(destination, marked, wanted.write, read, chunks, progress, context, old, new=found is None)
             set_marks(destination, finished=True, summary=finished())
         else:
-            _write_file(destination, marked, wanted.write, read, chunks, progress, context, finished, replace)
+            _write_file(destination, marked, wanted.write, read, chunks, progress, context, finished, old)
             _tell(context, destination, spec)
     return {**summary, "destination": str(destination)}
 
@@ -219,11 +213,12 @@ def _fill(
     chunks: Index3,
     progress: Progress,
     context: Context,
+    old: Path | None,
     *,
     new: bool,
 ) -> None:
-    """Make or go on with a folder, storage unit by storage unit."""
-    from connectoscope.blockwise.destination import delete_locks, make_image, take_away
+    """Make or go on with a folder, storage unit by storage unit. An old one is back where the first cannot be read."""
+    from connectoscope.blockwise.destination import delete_locks, make_image, put_back, set_aside, take_away
     from connectoscope.volumes.conversion import fill_pyramid
     from connectoscope.volumes.marks import set_marks
 
@@ -231,17 +226,25 @@ def _fill(
         chunked.create(path, spec)
         set_marks(path, **spec.attributes["connectoscope"])
 
+    def progressed(done: int, total: int) -> None:
+        if done and aside is not None:  # what is written is kept from now on
+            shutil.rmtree(aside, ignore_errors=True)
+        progress(done, total)
+
+    aside = None if old is None else set_aside(old, context.scratch)
     stores = make_image(destination, spec, context.scratch, create, chunked.reopen)
     _tell(context, destination, spec)
     try:
         fill_pyramid(
             destination, stores, spec, read,
-            source_chunks=chunks, progress=progress, unit_file=chunked.unit_file, scratch=context.scratch,
+            source_chunks=chunks, progress=progressed, unit_file=chunked.unit_file, scratch=context.scratch,
         )  # fmt: skip
     except UserError:
         if new:  # unusable input leaves nothing behind
             with contextlib.suppress(UserError):  # why it is unusable says more
                 take_away(destination, context.scratch)
+                if aside is not None:
+                    put_back(aside, destination)
         raise
     delete_locks(destination)
 
@@ -255,10 +258,10 @@ def _write_file(
     progress: Progress,
     context: Context,
     finished: Callable[[], dict[str, Any]],
-    replace: Callable[[], None],
+    old: Path | None,
 ) -> None:
     """Write a single file in the job's folder, then move it into place: half of one is never there."""
-    from connectoscope.blockwise.destination import stage_file
+    from connectoscope.blockwise.destination import stage_file, take_away
     from connectoscope.volumes.marks import marks_file, set_marks
 
     new = context.scratch / f"new{destination.suffix}"
@@ -267,7 +270,8 @@ def _write_file(
         write(new, spec, read, source_chunks=chunks, progress=progress)
         marks = {**spec.attributes["connectoscope"], "finished": True, "summary": finished()}
         stage_file(new, part)
-        replace()
+        if old is not None:  # only now, when nothing more can be refused
+            take_away(old, context.scratch)
         set_marks(destination, **marks)  # first, so that a file of ours is never without
         part.replace(destination)
     except OSError as error:

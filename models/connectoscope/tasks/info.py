@@ -90,11 +90,13 @@ def _statistics(volume: Volume) -> dict[str, Any]:
     }
     if not finite.size:
         return facts
-    low, middle, high = (float(p) for p in np.percentile(finite, (1, 50, 99)))
+    with np.errstate(over="ignore", invalid="ignore"):  # of the largest numbers that there are
+        low, middle, high = (float(p) for p in np.percentile(finite, (1, 50, 99)))
+        mean = round(float(finite.mean(dtype=np.float64)), 4)
     return facts | {
         "minimum": finite.min().item(),
         "maximum": finite.max().item(),
-        "mean": round(float(finite.mean(dtype=np.float64)), 4),
+        "mean": mean,
         "percentile_1": low,
         "median": middle,
         "percentile_99": high,
@@ -147,10 +149,11 @@ def render(summary: dict[str, Any]) -> str:
     facts = summary["statistics"]
     if "mean" in facts:
         of = "all voxels" if facts["of_all"] else f"a sample of {facts['voxels']} voxels"
-        lines.append(
-            f"  values      {facts['minimum']:g} to {facts['maximum']:g}, mean {facts['mean']:g}, 1 % and 99 % "
-            f"{facts['percentile_1']:g} and {facts['percentile_99']:g} ({of})"
+        low, high, mean, first, last = (
+            "unknown" if facts[name] is None else f"{facts[name]:g}"  # JSON has no infinity
+            for name in ("minimum", "maximum", "mean", "percentile_1", "percentile_99")
         )
+        lines.append(f"  values      {low} to {high}, mean {mean}, 1 % and 99 % {first} and {last} ({of})")
     if facts["not_finite"]:
         lines.append(f"  not finite  {facts['not_finite']} voxels")
     return "\n".join(lines)

@@ -65,7 +65,9 @@ def run(parameters: Models, context: Context) -> dict[str, Any]:
     }[action]
     given = (name is not None) + (parameters.file is not None)
     if given not in words:
-        raise UserError(f"use: connectoscope models {wanted} ('models list' names them)")
+        hint = " ('models list' names the models)" if "NAME" in wanted else ""
+        what = "a word is missing" if given < min(words) else "there is a word too many"
+        raise UserError(f"{what}; use: connectoscope models {wanted}{hint}")
     for option, value, of in (
         ("--author", parameters.author, "export"),
         ("--voxel-size", parameters.voxel_size, "import"),

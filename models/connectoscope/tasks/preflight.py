@@ -17,18 +17,10 @@ def run(parameters: Segment, context: Context) -> dict[str, Any]:
     Raises:
         UserError: unusable input or destination.
     """
-    from pathlib import Path
-
-    from connectoscope.blockwise.destination import check_apart, check_writable
-
-    destination = Path(parameters.destination)
-
     from connectoscope.segmentation.preflight import preflight
     from connectoscope.zoo import find_model
 
     volume = open_source(parameters, parameters.source, skip_corrupt=parameters.skip_corrupt)
-    check_apart(volume.source, destination)
-    check_writable(destination)
     return preflight(volume, find_model(parameters.model), parameters, context)
 
 

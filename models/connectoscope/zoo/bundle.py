@@ -48,8 +48,9 @@ class Bundle:
 
     @property
     def parent(self) -> str | None:
-        """Name of the model that it was made of; None: it was trained from the start."""
-        return str(self.card.lineage[-1]["parent"]["name"]) if self.card.lineage else None
+        """Name of the model that it was made of; None: of none, or of several."""
+        parent = self.card.lineage[-1].get("parent") if self.card.lineage else None
+        return str(parent["name"]) if isinstance(parent, dict) and "name" in parent else None
 
     @property
     def reference(self) -> str:

@@ -104,6 +104,16 @@ def test_voxels_and_objects(made, tmp_path, capsys) -> None:  # type: ignore[no-
     assert (found["object_tp"], found["object_fp"], found["object_fn"]) == (1, 0, 0)
 
 
+@pytest.mark.parametrize("axis", range(3))
+def test_a_line_of_voxels_is_scored(tmp_path, capsys, axis: int) -> None:  # type: ignore[no-untyped-def]
+    shape = [1, 1, 1]
+    shape[axis] = 64
+    np.save(tmp_path / "mask.npy", (np.arange(64) % 2).astype(np.uint8).reshape(shape))
+    np.save(tmp_path / "found.npy", np.repeat(np.arange(32), 2).astype(np.uint8).reshape(shape))
+    found = evaluate(capsys, tmp_path / "found.npy", tmp_path / "mask.npy")
+    assert found["object_tp"] == 31
+
+
 def test_a_coarser_result_is_interpolated_on_the_truths_grid(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     coarse = made["truth"].reshape(6, 20, 2, 24, 2).max((2, 4))
     root = write(

@@ -35,7 +35,16 @@ def test_only_what_could_not_be_written_is_blamed_on_the_place(tmp_path: Path) -
         assert understood(ours, here) is ours
     assert isinstance(understood(caused(Unwritable("x"), errno.ENOSPC), here), Stopped)
     assert "the destination is not accessible" in str(understood(caused(Unwritable("x"), errno.EROFS), here))
-    odd = caused(Unwritable("x"), errno.EIO)
+    for number in (errno.EIO, errno.ESTALE):
+        text = os.strerror(number)
+        for away in (
+            caused(Unwritable("x"), number),
+            OSError(number, text),
+            ValueError(f"[OS error: {text}]"),
+        ):
+            assert isinstance(understood(away, here), Stopped)
+            assert text.lower() in str(understood(away, here))
+    odd = caused(Unwritable("x"), errno.EXDEV)
     assert understood(odd, here) is odd
     assert isinstance(understood(ValueError("FAILED: No space left on device"), here), Stopped)
     bug = ValueError("a bug")

@@ -138,6 +138,18 @@ def test_a_lock_that_was_taken_over_is_noticed_and_left_alone(tmp_path, until, t
     assert json.loads(path.read_text())["name"] == "b"
 
 
+def test_a_refusal_leaves_the_lock_that_tells_of_a_living_engine(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "WAIT_FOR_ENGINE_SECONDS", 0.1)
+    path = tmp_path / "lock"
+    dead = Holder(Holder.this_process().host, 2**30, 1.0)
+    engine = vars(Holder.this_process())
+    path.write_text(json.dumps({"name": "b", "holder": vars(dead), "engine": engine}))
+    for _ in range(2):
+        with pytest.raises(UserError, match="the engine of this job still runs"), JobLock(path):
+            pass
+    assert [p.name for p in tmp_path.glob("lock*")] == ["lock"]
+
+
 def test_a_lock_moved_aside_for_a_moment_is_still_ours(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     path = tmp_path / "lock"

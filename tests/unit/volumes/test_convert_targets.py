@@ -175,6 +175,25 @@ def test_a_full_disk_leaves_what_was_to_be_overwritten(tmp_path: Path, source, m
     assert {k: v for k, v in files_of(tmp_path).items() if k.startswith("out")} == before
 
 
+@pytest.mark.parametrize("name", ["out.ome.zarr", *CHUNKED])
+@pytest.mark.parametrize("linked", [False, True])
+def test_an_overwrite_that_cannot_read_its_source_leaves_the_old_folder(
+    tmp_path: Path, source, name: str, linked: bool
+) -> None:
+    destination, _ = converted(tmp_path, source[0], name)
+    if linked:
+        (tmp_path / "elsewhere").mkdir()
+        destination = destination.rename(tmp_path / "elsewhere" / name)
+        (tmp_path / name).symlink_to(destination)
+    before = files_of(destination)
+    damage(source[0], 0)
+    with pytest.raises(Corrupt):
+        converted(tmp_path, source[0], name, Context.local(tmp_path / "job2", overwrite=True))
+    assert files_of(destination) == before
+    assert (tmp_path / name).is_symlink() == linked
+    assert not list((tmp_path / "job2" / "scratch").iterdir())
+
+
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_cancelled_overwrite_of_a_damaged_source_is_resumed(
     tmp_path: Path, source, monkeypatch, name: str

@@ -240,6 +240,11 @@ def test_a_model_stands_below_the_one_it_was_made_of(bundle: Bundle) -> None:
         write_bundle(bundle.path.with_name(name), card, bundle.load_network().state_dict())
     names = [b.card.name for b in list_models() if b.path.parent == bundle.path.parent]
     assert names == ["a-orphan", "small", "z-child", "a-grandchild"]
+    for name, fact in (("b-joined", {"parts": []}), ("c-odd", {"parent": "small"})):
+        card = bundle.card.model_copy(update={"name": name, "lineage": (fact,)})
+        assert (
+            write_bundle(bundle.path.with_name(name), card, bundle.load_network().state_dict()).parent is None
+        )
 
 
 def test_exported_the_network_gives_the_same_elsewhere(

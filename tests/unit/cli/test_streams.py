@@ -1,0 +1,35 @@
+"""Where nobody can read what is told, it is done all the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from connectoscope.terminal import complain
+
+full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that is always full")  # noqa: PTH110
+
+
+def shell(folder: Path, words: str) -> int:
+    line = f'"{sys.executable}" -m connectoscope {words}'
+    return subprocess.run(["sh", "-c", line], cwd=folder, check=False, timeout=100).returncode
+
+
+@full
+@pytest.mark.parametrize("gone", ["2>/dev/full", "2>&-", "2>&- >&-", "2>/dev/full >/dev/full"])
+def test_a_run_goes_on_where_nothing_can_be_told(tmp_path: Path, gone: str) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8), "u4"))  # of which there is a warning
+    assert shell(tmp_path, f"convert a.npy a.ome.zarr {gone}") == 0
+    assert (tmp_path / "a.ome.zarr").is_dir()
+    assert shell(tmp_path, f"info none.npy {gone}") == 2
+    assert shell(tmp_path, f"info a.npy {gone}") == 0
+
+
+def test_a_line_of_error_keeps_the_blanks_of_a_path(capsys) -> None:
+    complain("/data/a  b is no\nvolume")
+    assert capsys.readouterr().err == "connectoscope: /data/a  b is no volume\n"
