@@ -87,6 +87,8 @@ class JobFolder:
                 if folder._may_go_on(request):
                     folder._take_over(request)
                     return folder
+                if folder.has_begun() and folder.state().status != "done":
+                    request.check_files()  # what was begun is not thrown away for a slip of the pen
                 old = folder._emptied()
             shutil.rmtree(old, ignore_errors=True)
         elif not folder.path.parent.is_dir():

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from connectoscope.errors import UserError
-from connectoscope.paths import expanded, is_bare
+from connectoscope.paths import exists, expanded, is_bare
 from connectoscope.tasks.base import Parameters, Task, load_task, parameter_facts, task_names
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -116,6 +116,16 @@ class JobRequest(BaseModel):
         """Absolute path of the output; None for tasks that only report."""
         name = load_task(self.task).destination
         return Path(self.parameters[name]) if name is not None else None
+
+    def check_files(self) -> None:
+        """Raises UserError for a file on this machine that is to be read and is not there, as a mistyped one is not."""
+        for name, info in load_task(self.task).parameters.model_fields.items():
+            value, role = self.parameters.get(name), parameter_facts(info).get("role")
+            if role not in _INPUT_ROLES - {"model"} or not isinstance(value, str) or "://" in value:
+                continue
+            own_name = value.startswith("sample:") or (role == "cascade" and value in ("off", "auto"))
+            if value and not own_name and not exists(expanded(value.partition("::")[0])):
+                raise UserError(f"{value} does not exist; check the name")
 
     def addable(self) -> list[str]:
         """Parameters that an unfinished run may be given when it goes on."""

@@ -97,6 +97,7 @@ def test_folder_is_found_again_refused_or_replaced(tmp_path):
         JobFolder.create(fake(blocks=3))
     with pytest.raises(UserError, match="device was auto, now cpu"):
         JobFolder.create(fake(blocks=2, device="cpu"))
+    (tmp_path / "x").touch()  # of a source that is not there nothing is made
     JobFolder.create(fake(blocks=3, overwrite=True))
     assert not job.ledger_path.exists()
 

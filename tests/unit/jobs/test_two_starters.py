@@ -22,7 +22,9 @@ from connectoscope.jobs.serve import run_here
 
 def asked(destination: Path, **values: object) -> JobRequest:
     options = {name: values.pop(name) for name in ("overwrite",) if name in values}
-    return JobRequest.make("fake", {"source": "x", "destination": str(destination), **values}, **options)
+    return JobRequest.make(
+        "fake", {"source": "sample:vnc", "destination": str(destination), **values}, **options
+    )
 
 
 @pytest.mark.parametrize("start", [run_job, run_here])
@@ -191,6 +193,17 @@ def test_overwrite_that_was_interrupted_before_the_old_result_was_taken_away(tmp
     plain = JobFolder.create(asked(tmp_path / "e.txt"))
     assert plain.request.replaces is None
     assert not plain.may_replace(plain.request)
+
+
+def test_what_was_begun_is_kept_where_the_new_source_is_mistyped(tmp_path):
+    job = JobFolder.create(asked(tmp_path / "d.txt"))
+    job.ledger_path.write_text("0\n")
+    with pytest.raises(UserError, match=r"typo\.npy does not exist; check the name"):
+        JobFolder.create(asked(tmp_path / "d.txt", source="typo.npy", overwrite=True))
+    assert job.ledger_path.read_text() == "0\n"
+    (tmp_path / "other.npy").touch()
+    JobFolder.create(asked(tmp_path / "d.txt", source=str(tmp_path / "other.npy"), overwrite=True))
+    assert not job.ledger_path.exists()
 
 
 def test_overwrite_goes_on_being_asked_for_until_the_old_result_is_gone(tmp_path):
