@@ -5,16 +5,19 @@ Nothing heavy is imported here: ``connectoscope --help`` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import inspect
 import json
 import re
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import NoneType, UnionType
@@ -307,7 +310,8 @@ def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int
         if task.in_process:
             from connectoscope.jobs.serve import run_here
 
-            code = run_here(job, report)
+            with _terminated_like_interrupted():
+                code = run_here(job, report)
         else:
             from connectoscope.jobs.run import run_job
 
@@ -332,6 +336,19 @@ def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int
     resume = f" (to resume: connectoscope run {shlex.quote(str(job.path))})" if resumable else ""
     complain(message + resume)
     return code
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """A polite kill means cancel, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _open_window(paths: Sequence[str]) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from connectoscope import cli
 from connectoscope.terminal import complain
 
 full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a file that is always full")  # noqa: PTH110
@@ -33,3 +36,17 @@ def test_a_run_goes_on_where_nothing_can_be_told(tmp_path: Path, gone: str) -> N
 def test_a_line_of_error_keeps_the_blanks_of_a_path(capsys) -> None:
     complain("/data/a  b is no\nvolume")
     assert capsys.readouterr().err == "connectoscope: /data/a  b is no volume\n"
+
+
+def test_a_quick_command_that_is_terminated_is_cancelled(tmp_path: Path, capsys, monkeypatch) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8), "u1"))
+    monkeypatch.setattr(
+        "connectoscope.tasks.info._statistics", lambda _: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.run(["info", str(tmp_path / "a.npy")]) == 3
+    assert "cancelled" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npy"]
+    assert signal.getsignal(signal.SIGTERM) is before
