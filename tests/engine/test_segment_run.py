@@ -142,6 +142,8 @@ def test_interrupted_anywhere_and_resumed_gives_the_same_bytes(run, tmp_path, mo
     expected, looks = files_of(whole), run.looks
     assert {"1/zarr.json", "labels/synapses/2/zarr.json", "tables/synapses.csv"} <= set(expected)
     assert not [name for name in expected if name.endswith(("__lock", ".part"))]
+    labels = json.loads((whole / "labels" / "synapses" / "zarr.json").read_text())["attributes"]["ome"]
+    assert labels["image-label"] == {"source": {"image": "../../"}}
     for stop_at in range(0, looks, max(looks // 7, 1)):
         out = tmp_path / str(stop_at) / "out.ome.zarr"
         out.parent.mkdir()

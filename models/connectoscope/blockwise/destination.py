@@ -11,6 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,7 @@ def make_image(
     if not os.path.lexists(path) or not any(path.iterdir()):
         new = scratch / "new.zarr"
         shutil.rmtree(new, ignore_errors=True)  # half made when an earlier run was killed
-        create(new, spec)
+        create(new, replace(spec, of_image=spec.is_labels and path.parent.name == "labels"))
         place = path.resolve()  # of a link, what it leads to
         if place.is_dir():
             place.rmdir()

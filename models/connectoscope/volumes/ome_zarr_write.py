@@ -40,6 +40,7 @@ class ImageSpec:
         factors: Factor (z, y, x) of each level relative to level 0, the first (1, 1, 1).
         name: For people.
         is_labels: A label image (modes in the pyramid, OME ``image-label`` metadata).
+        of_image: Labels of the image whose folder ``labels`` they are in.
         attributes: Further top-level attributes, JSON.
         shards: Shape (z, y, x) of a shard, a multiple of the chunk; None: every chunk is a file. Only for 0.5.
         version: "0.5" or "0.4".
@@ -56,6 +57,7 @@ class ImageSpec:
     factors: tuple[Index3, ...] = ((1, 1, 1),)
     name: str = ""
     is_labels: bool = False
+    of_image: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
     shards: Index3 | None = None
     version: str = "0.5"
@@ -110,7 +112,7 @@ def create_image(path: Path | str, spec: ImageSpec, *, overwrite: bool = False) 
     try:
         root.mkdir(parents=True, exist_ok=True)
         attributes = {KEY: {}, **spec.attributes}
-        ome = _ome(spec, is_part=root.parent.name == "labels")
+        ome = _ome(spec)
         if spec.version == "0.5":
             attributes = {"ome": {"version": "0.5", **ome}, **attributes}
             write_json(root / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
@@ -258,7 +260,7 @@ def _kvstore(folder: Path) -> Json:
     return {"driver": "file", "path": folder.absolute().as_posix() + "/"}
 
 
-def _ome(spec: ImageSpec, *, is_part: bool) -> Json:
+def _ome(spec: ImageSpec) -> Json:
     lead = len(spec.axes) - 3
     kinds = {"t": ("t", "time"), "c": ("c", "channel")}
     axes: list[Json] = [dict(zip(("name", "type"), kinds[a], strict=True)) for a in spec.axes[:lead]]
@@ -284,7 +286,7 @@ def _ome(spec: ImageSpec, *, is_part: bool) -> Json:
     if spec.channels:
         ome["omero"] = {"channels": [_channel(spec, i) for i in range(len(spec.channels))]}
     if spec.is_labels:
-        ome["image-label"] = {"source": {"image": "../../"}} if is_part else {}
+        ome["image-label"] = {"source": {"image": "../../"}} if spec.of_image else {}
     return ome
 
 
