@@ -15,6 +15,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from connectoscope.networks.precision import best_precision
+
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs"
 CACHE = HERE / "results"
@@ -30,7 +32,8 @@ def machine() -> str:
             (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model
         )
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "tensorstore", "numpy"))
-    return f"{model}, {os.cpu_count()} cores; {platform.system()}, Python {platform.python_version()}, {libraries}"
+    cores = f"{os.cpu_count()} cores, {best_precision('cpu')}"
+    return f"{model}, {cores}; {platform.system()}, Python {platform.python_version()}, {libraries}"
 
 
 def commit() -> str:
