@@ -15,7 +15,7 @@ from pathlib import Path
 
 from connectoscope.errors import ConnectoscopeError
 from connectoscope.pruning.join import joined
-from connectoscope.pruning.recipes import of_widths
+from connectoscope.pruning.recipes import of_model, of_widths
 from connectoscope.training.checkpoint import Progress
 from connectoscope.training.finish import finish
 from connectoscope.training.recipe import load_recipe
@@ -41,8 +41,12 @@ def main() -> int:
         bundles = [find_model(model) for model, *_ in asked.part]
         shares = [[float(share) for share in part[1:]] for part in asked.part]
         network = joined([bundle.load_network().eval() for bundle in bundles], shares)
-        recipe = load_recipe(asked.recipe).model_copy(update={"version": asked.version})
-        recipe = of_widths(recipe, network)
+        recipe = load_recipe(asked.recipe)
+        for bundle in bundles:
+            if bundle.card.licence != bundles[0].card.licence:
+                raise ValueError(f"licences differ: {', '.join(b.card.licence for b in bundles)}")
+            recipe = of_model(recipe, bundle, recipe.name, recipe.seed, log.warning)
+        recipe = of_widths(recipe.model_copy(update={"version": asked.version}), network)
         volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
         parts = [
             {"name": b.path.name, "hash": b.hash, "shares": share, "lineage": b.card.lineage, "training": b.card.training}

@@ -22,10 +22,12 @@ def write_line(text: str, stream: TextIO | None) -> None:
     try:
         stream.write(text + "\n")
         stream.flush()
-    except OSError:
+    except OSError as error:
         # Python flushes once more at exit and would complain then.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            complain(f"what was asked for is done, but cannot be printed ({error.strerror})")
 
 
 def complain(text: str) -> None:

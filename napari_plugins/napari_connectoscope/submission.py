@@ -63,7 +63,7 @@ class Submission:
             raise UserError(
                 "the layer is only in memory: save it to a file to check, or run (it is copied first)"
             )
-        return jobs.submit(self.task.preflight or "", values, **self.options)
+        return jobs.submit(self.task.preflight or "", values, **{**self.options, "overwrite": True})
 
     def _of_file(self) -> dict[str, Any] | None:
         """The values, with the file that the layer is of; None where there is none."""

@@ -74,7 +74,7 @@ def test_dry_run_on_the_command_line(tmp_path):
     [
         ("none/out.ome.zarr", (), "does not exist"),
         ("theirs.ome.zarr", (), "was not made by connectoscope"),
-        ("theirs.ome.zarr/out.ome.zarr", (), "lies in the volume"),
+        ("theirs.ome.zarr/labels/out.ome.zarr", (), "lies in the volume"),
         ("out.ome.zarr", ("--cascade", "none.cascade.json"), "none.cascade.json"),
         ("out.ome.zarr", ("--cascade", "auto", "--workers", "2"), "a cascade decides in one process"),
     ],

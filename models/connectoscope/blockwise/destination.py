@@ -7,6 +7,7 @@ whole and carries our mark: the key ``connectoscope`` in its attributes, with th
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
@@ -110,8 +111,10 @@ def check_writable(path: Path) -> None:
 def _is_image(folder: Path) -> bool:
     """Whether it is an OME-Zarr image; a group of several may get another one."""
     for name in ("zarr.json", ".zattrs"):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            if '"multiscales"' in (folder / name).read_text(encoding="utf-8"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            facts = json.loads((folder / name).read_bytes())
+            facts = facts.get("attributes", {}) if name == "zarr.json" else facts
+            if "multiscales" in {**facts, **facts.get("ome", {})}:
                 return True
     return False
 
@@ -175,7 +178,8 @@ def make_image(
     if not os.path.lexists(path) or not any(path.iterdir()):
         new = scratch / "new.zarr"
         shutil.rmtree(new, ignore_errors=True)  # half made when an earlier run was killed
-        create(new, replace(spec, of_image=spec.is_labels and path.parent.name == "labels"))
+        of_image = path.parent.name == "labels" and _is_image(path.absolute().parent.parent)
+        create(new, replace(spec, of_image=spec.is_labels and of_image))
         place = path.resolve()  # of a link, what it leads to
         if place.is_dir():
             place.rmdir()

@@ -198,7 +198,7 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
             context,
             basis,
             lambda: plan_detection(search, unit, basis, context, mask=mask, asked=asked, floor=FLOOR, seed=0),
-            None if existing is None else destination,
+            None if existing is None or existing["finished"] else destination,
         )
     for text in told_of_plan(planned, parameters.cascade):
         context.warn(text)

@@ -132,7 +132,9 @@ def _of_system(error: BaseException | None, job: JobFolder) -> ConnectoscopeErro
         return Stopped("the disk is full; make room, then resume")
     away = next((n for n in _OUT_OF_REACH if n == number or os.strerror(n) in str(error)), None)
     if away is not None:
-        return Stopped(f"the disk cannot be reached ({os.strerror(away).lower()}); mend that, then resume")
+        return Stopped(
+            f"a disk or server cannot be reached ({os.strerror(away).lower()}); mend that, then resume"
+        )
     told = next((os.strerror(n) for n in _NOT_WRITABLE if os.strerror(n) in str(error)), None)
     if number in _NOT_WRITABLE or isinstance(error, PermissionError) or told:
         where = getattr(error, "filename", None) or "the destination"

@@ -123,6 +123,8 @@ class JobRequest(BaseModel):
             value, role = self.parameters.get(name), parameter_facts(info).get("role")
             if role not in _INPUT_ROLES - {"model"} or not isinstance(value, str) or "://" in value:
                 continue
+            if self.destination and Path(f"{self.destination}.job") in Path(value).parents:
+                continue  # the copy of a layer, yet to be made
             own_name = value.startswith("sample:") or (role == "cascade" and value in ("off", "auto"))
             if value and not own_name and not exists(expanded(value.partition("::")[0])):
                 raise UserError(f"{value} does not exist; check the name")

@@ -24,7 +24,7 @@ def joined(parts: Sequence[UNet3d], shares: Sequence[Sequence[float]]) -> UNet3d
         shares: Of each part in each output; those of an output make 1.
 
     Raises:
-        ValueError: parts are not alike, or shares are not as many as parts and outputs.
+        ValueError: parts are not alike, or shares are not as many as parts and outputs, or do not make 1.
     """
     first = parts[0].arguments
     if any(
@@ -33,6 +33,8 @@ def joined(parts: Sequence[UNet3d], shares: Sequence[Sequence[float]]) -> UNet3d
         raise ValueError("networks that are joined must be alike but for their channels")
     if len(shares) != len(parts) or any(len(share) != first.outputs for share in shares):
         raise ValueError(f"{len(parts)} networks of {first.outputs} outputs need as many shares")
+    if any(abs(sum(column) - 1) > 1e-6 for column in zip(*shares, strict=True)):
+        raise ValueError("the shares of an output must make 1")
     names = [layer.name for layer in wiring_of(first).layers if layer.name != HEAD]
     widths = {name: sum(part.arguments.width(name) for part in parts) for name in names}
     features = tuple(widths[f"encoders.{level}.0"] for level in range(len(first.features)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -217,7 +218,7 @@ def _fill(
     *,
     new: bool,
 ) -> None:
-    """Make or go on with a folder, storage unit by storage unit. An old one is back where the first cannot be read."""
+    """Make or go on with a folder, storage unit by storage unit; an old one is back where not even the first is written."""
     from connectoscope.blockwise.destination import delete_locks, make_image, put_back, set_aside, take_away
     from connectoscope.volumes.conversion import fill_pyramid
     from connectoscope.volumes.marks import set_marks
@@ -227,24 +228,29 @@ def _fill(
         set_marks(path, **spec.attributes["connectoscope"])
 
     def progressed(done: int, total: int) -> None:
-        if done and aside is not None:  # what is written is kept from now on
+        if aside is not None and (
+            done > 1 or done == total
+        ):  # the first unit is there, and is kept from now on
             shutil.rmtree(aside, ignore_errors=True)
         progress(done, total)
 
     aside = None if old is None else set_aside(old, context.scratch)
-    stores = make_image(destination, spec, context.scratch, create, chunked.reopen)
-    _tell(context, destination, spec)
     try:
+        stores = make_image(destination, spec, context.scratch, create, chunked.reopen)
+        _tell(context, destination, spec)
         fill_pyramid(
             destination, stores, spec, read,
             source_chunks=chunks, progress=progressed, unit_file=chunked.unit_file, scratch=context.scratch,
         )  # fmt: skip
-    except UserError:
-        if new:  # unusable input leaves nothing behind
-            with contextlib.suppress(UserError):  # why it is unusable says more
-                take_away(destination, context.scratch)
-                if aside is not None:
-                    put_back(aside, destination)
+    except BaseException as error:
+        back = aside if aside is not None and aside.is_dir() else None
+        if new and (back is not None or isinstance(error, UserError)):  # unusable input leaves nothing behind
+            with contextlib.suppress(UserError, OSError):  # why it is unusable says more
+                if os.path.lexists(destination):
+                    take_away(destination, context.scratch)
+                if back is not None:
+                    put_back(back, destination)
+                    os.truncate(context.job.ledger_path, 0)  # what it notes is of what has gone
         raise
     delete_locks(destination)
 

@@ -260,10 +260,11 @@ def _world(
             scale = _times(base, factors)
         translation = place
         if translation is None or not all(map(math.isfinite, translation)):
+            placed = level.translation is not None and all(map(math.isfinite, level.translation))
             factor = _over(scale, base)
             z, y, x = (o + (f - 1) / 2 * b for o, f, b in zip(origin, factor, base, strict=True))
             translation = (z, y, x)
-            filled = filled or (max(factor) > 1 and level.translation is None)
+            filled = filled or (max(factor) > 1 and not placed)
         scales.append(scale)
         translations.append(translation)
     if filled:

@@ -33,6 +33,13 @@ def test_a_run_goes_on_where_nothing_can_be_told(tmp_path: Path, gone: str) -> N
     assert shell(tmp_path, f"info a.npy {gone}") == 0
 
 
+@full
+def test_a_summary_that_is_lost_is_told_of(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((4, 8, 8), "u1"))
+    assert shell(tmp_path, "info a.npy --json >/dev/full 2>told") == 0
+    assert "is done, but cannot be printed (No space left on device)" in (tmp_path / "told").read_text()
+
+
 def test_a_line_of_error_keeps_the_blanks_of_a_path(capsys) -> None:
     complain("/data/a  b is no\nvolume")
     assert capsys.readouterr().err == "connectoscope: /data/a  b is no volume\n"

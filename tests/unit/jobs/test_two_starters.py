@@ -201,8 +201,8 @@ def test_what_was_begun_is_kept_where_the_new_source_is_mistyped(tmp_path):
     with pytest.raises(UserError, match=r"typo\.npy does not exist; check the name"):
         JobFolder.create(asked(tmp_path / "d.txt", source="typo.npy", overwrite=True))
     assert job.ledger_path.read_text() == "0\n"
-    (tmp_path / "other.npy").touch()
-    JobFolder.create(asked(tmp_path / "d.txt", source=str(tmp_path / "other.npy"), overwrite=True))
+    copy = job.path / "source.ome.zarr"  # of a layer in memory, yet to be made there
+    JobFolder.create(asked(tmp_path / "d.txt", source=str(copy), overwrite=True))
     assert not job.ledger_path.exists()
 
 

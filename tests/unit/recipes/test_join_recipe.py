@@ -8,7 +8,7 @@ import join_models
 import numpy as np
 import pytest
 import torch
-import train_on
+import train_parts
 from tiny_recipe import RECIPE
 
 from connectoscope.jobs.context import Context
@@ -19,7 +19,7 @@ from connectoscope.zoo import find_model
 
 @pytest.fixture
 def model(discs: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(train_on, "CHOOSE_EVERY", 3)
+    monkeypatch.setattr(train_parts, "CHOOSE_EVERY", 3)
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(RECIPE)
     train(Train(recipe="tiny.toml", destination="tiny"), Context.local(tmp_path / "train.job", threads=1))
@@ -32,14 +32,16 @@ def script(module, monkeypatch: pytest.MonkeyPatch, line: str) -> int:
 
 
 def test_the_best_weights_of_each_output_are_joined(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = "train_on tiny.toml ./tiny on --steps 6 --learning-rate 1e-3"
-    assert script(train_on, monkeypatch, words) == 0
+    words = "train_parts tiny.toml on --from ./tiny --steps 9 --until 6 --learning-rate 1e-3"
+    assert script(train_parts, monkeypatch, words) == 0
     made = find_model(Path("on/synapses"))
     curve = made.card.training["curve"]
     assert [row["step"] for row in curve] == [3, 6]
     best = max(curve, key=lambda row: row["choose/synapses"])
     assert made.card.training["chosen_step"] == best["step"]
-    assert made.card.lineage[-1]["best_for"] == "synapses"
+    assert made.parent == "tiny"
+    assert script(train_parts, monkeypatch, "train_parts tiny.toml anew --until 3") == 0
+    assert [row["step"] for row in find_model(Path("anew/synapses")).card.training["curve"]] == [3]
     assert made.card.scores[0].value == pytest.approx(best["choose/synapses"], abs=0.05)
 
     words = "join_models tiny.toml both --version 2 --part ./tiny 0.25 --part on/synapses 0.75"

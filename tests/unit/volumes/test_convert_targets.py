@@ -186,12 +186,21 @@ def test_an_overwrite_that_cannot_read_its_source_leaves_the_old_folder(
         destination = destination.rename(tmp_path / "elsewhere" / name)
         (tmp_path / name).symlink_to(destination)
     before = files_of(destination)
+    stopping = Stopping.local(tmp_path / "job1", overwrite=True)
+    stopping.left = 0
+    with pytest.raises(Cancelled):
+        converted(tmp_path, source[0], name, stopping, box="0:9,0:99,0:99")
+    assert files_of(destination) == before
     damage(source[0], 0)
     with pytest.raises(Corrupt):
         converted(tmp_path, source[0], name, Context.local(tmp_path / "job2", overwrite=True))
     assert files_of(destination) == before
     assert (tmp_path / name).is_symlink() == linked
-    assert not list((tmp_path / "job2" / "scratch").iterdir())
+    for folder in (tmp_path / "job1" / "scratch", tmp_path / "job2" / "scratch", tmp_path / "elsewhere"):
+        assert [p.name for p in folder.glob("*")] == ([name] if linked and folder.name == "elsewhere" else [])
+    converted(tmp_path, source[0], name, Context.local(tmp_path / "job3", overwrite=True), skip_corrupt=True)
+    assert read_marks(destination)["summary"]["skipped_chunks"]
+    assert not list(destination.parent.glob(".*"))
 
 
 @pytest.mark.parametrize("name", SINGLE)
