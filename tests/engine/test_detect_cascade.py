@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from scipy import ndimage
 from test_detect_run import ASKED, detect, opened
 
 from connectoscope import cli
+from connectoscope.cascade.plan import read_plan
 from connectoscope.detection.points import read_points
 from connectoscope.detection.run import search_for
 from connectoscope.errors import Cancelled, UserError
@@ -200,6 +202,18 @@ def test_only_cells_in_the_mask_are_found(tmp_path):
     assert 0 < len(some) == kept.sum() < len(everything)
     expected = positions[kept] * STEP
     np.testing.assert_allclose(some, expected[np.lexsort(expected.T[::-1])], atol=1e-4)
+
+
+def test_a_table_that_was_deleted_is_made_anew_with_a_plan_of_its_own(tmp_path, monkeypatch):
+    volume, out = opened(sparse((12, 60, 60), 5)), tmp_path / "cells.csv"
+    plan = read_plan(Path(plan_file(tmp_path / "p.cascade.json", volume, 150.0)))
+    monkeypatch.setattr("connectoscope.detection.run.plan_detection", lambda *_, **__: plan)
+    detect(volume, out, cascade="auto")
+    made = out.read_bytes()
+    out.unlink()
+    shutil.rmtree(f"{out}.job")
+    detect(volume, out, cascade="auto")
+    assert out.read_bytes() == made
 
 
 def test_a_plan_for_something_else_is_refused_by_name(tmp_path):
