@@ -114,7 +114,7 @@ def _then(found: dict[str, Any], names: list[str], rates: Path) -> list[str]:
         return []
     parts = [
         "**Results that do not record what made them are from 21 November 2026: all their times, here and below, with one "
-        "level and with cascades, were measured with the program of that day.**"
+        "level and with cascades, were measured with the program of that day, and synapses with version 1 of synapse-vnc.**"
     ]
     rate = {row[0]: row[1] for row in json.loads(rates.read_text(encoding="utf-8"))["rows"]}
     now = float(rate["engine, megavoxels/s of volume"])
