@@ -80,7 +80,7 @@ def test_dry_run_on_the_command_line(tmp_path):
     ],
 )
 def test_what_the_run_would_refuse_the_dry_run_does(tmp_path, capsys, name, more, said):
-    (tmp_path / "theirs.ome.zarr").mkdir()
+    (tmp_path / "theirs.ome.zarr" / "labels").mkdir(parents=True)
     (tmp_path / "theirs.ome.zarr" / "zarr.json").write_text('{"attributes": {"ome": {"multiscales": []}}}')
     words = ["segment", "sample:vnc", str(tmp_path / name), "--model", "synapse-vnc", *more]
     for dry in ((), ("--dry-run",)):
@@ -88,3 +88,15 @@ def test_what_the_run_would_refuse_the_dry_run_does(tmp_path, capsys, name, more
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(said in line for line in lines)
+
+
+def test_a_result_that_is_to_be_replaced_is_in_no_ones_way(tmp_path, capsys):
+    out = tmp_path / "out.ome.zarr"
+    out.mkdir()
+    marks = {"connectoscope": {"signature": {"input": {}, "model": "other"}, "finished": True, "summary": {}}}
+    (out / "zarr.json").write_text(json.dumps({"attributes": marks}))
+    words = ["segment", "sample:vnc", str(out), "--model", "membrane-vnc", "--dry-run"]
+    assert cli.run(words) == 2
+    assert "was made by another request" in capsys.readouterr().err
+    assert cli.run([*words, "--overwrite"]) == 0
+    assert [path.name for path in out.iterdir()] == ["zarr.json"]

@@ -75,6 +75,13 @@ def test_the_folder_of_a_stopped_check_goes_when_its_process_has_ended(checking,
     assert checking.heard == [TRYING]
 
 
+def test_what_is_to_be_replaced_is_asked_about_when_it_runs(submission):
+    """A check has no question to ask, and writes nothing."""
+    folder = submission.check()
+    assert folder.request.overwrite
+    folder.remove()
+
+
 def test_a_newer_check_takes_the_place_of_an_older_one(checking, submission, folders, qtbot):
     checking.run(submission)
     checking.run(submission)
