@@ -113,6 +113,8 @@ def timed_again(card: Card) -> Card:
     if not card.lineage or "receipt" not in card.lineage[-1]:
         return card
     step = json.loads(json.dumps(card.lineage[-1]))
+    if find_model(step["parent"]["name"]).hash != step["parent"]["hash"]:
+        return card  # the model of that name is another one by now
     for side, name in (("before", step["parent"]["name"]), ("after", card.name)):
         model = find_model(name)
         tile = choose_tile(TIMED, model.card.halo.practical, model.card.stride)
