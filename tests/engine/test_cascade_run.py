@@ -17,8 +17,8 @@ from connectoscope.errors import Cancelled, UserError
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import cascaded
 from connectoscope.segmentation import run as run_module
+from connectoscope.segmentation.asked import identity_of
 from connectoscope.segmentation.cascaded import plan_segmentation
-from connectoscope.segmentation.run import identity_of
 from connectoscope.segmentation.setup import set_up
 from connectoscope.segmentation.targets import choose_targets
 from connectoscope.volumes import downsample, open_volume

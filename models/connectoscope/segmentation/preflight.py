@@ -14,9 +14,9 @@ from connectoscope.blockwise.engine import READ_AHEAD
 from connectoscope.jobs.limits import free_memory
 from connectoscope.jobs.memory import peak_memory_mb
 from connectoscope.networks.precision import best_precision
+from connectoscope.segmentation.asked import check
 from connectoscope.segmentation.components import local_labels
 from connectoscope.segmentation.probabilities import ProbabilityMaker
-from connectoscope.segmentation.run import check
 from connectoscope.segmentation.setup import device_of
 from connectoscope.volumes.geometry import sizes_text
 from connectoscope.words import data_size, duration

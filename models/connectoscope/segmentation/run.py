@@ -20,27 +20,22 @@ import numpy as np
 import tensorstore as ts
 
 from connectoscope.blockwise.destination import (
-    check_apart,
-    check_same,
-    check_skipped,
-    check_writable,
     delete_locks,
-    found_at,
     make_image,
     take_away,
     write_file,
 )
 from connectoscope.blockwise.engine import Engine, Phase
 from connectoscope.blockwise.ledger import Ledger
-from connectoscope.blockwise.mask import Mask, read_mask
-from connectoscope.blockwise.plan import Block, Place, Plan, Signature, as_begun, blocks_of, place_of
+from connectoscope.blockwise.mask import Mask
+from connectoscope.blockwise.plan import Block, Place, Plan, blocks_of, place_of
 from connectoscope.blockwise.pyramid import Pyramid
 from connectoscope.blockwise.tile import skipped_chunks, told_of_tiles
 from connectoscope.cascade.make import cascade_of
 from connectoscope.cascade.plan import CascadePlan
 from connectoscope.cascade.run import Cascade, read_share, touched
-from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, told_of_plan, write_map
-from connectoscope.errors import UserError
+from connectoscope.cascade.use import FLOOR, facts, kept_plan, told_of_plan, write_map
+from connectoscope.segmentation.asked import check
 from connectoscope.segmentation.cascaded import candidates, look_for, plan_segmentation, with_tile
 from connectoscope.segmentation.components import Objects
 from connectoscope.segmentation.elsewhere import makers
@@ -54,14 +49,12 @@ from connectoscope.segmentation.probabilities import (
     planned_predictor,
     store_of_blocks,
 )
-from connectoscope.segmentation.setup import Setup, fix_plan, set_up
+from connectoscope.segmentation.setup import Setup, fix_plan
 from connectoscope.segmentation.table import objects_table
-from connectoscope.segmentation.targets import Target, choose_targets
+from connectoscope.segmentation.targets import Target
 from connectoscope.segmentation.trust import Uncertainty
-from connectoscope.volumes import open_volume
 from connectoscope.volumes.corrupt import told_of_skipped
 from connectoscope.volumes.geometry import number_text
-from connectoscope.volumes.marks import told_of_gaps
 from connectoscope.volumes.ome_zarr_write import ImageSpec, add_labels_group_entry, set_attributes
 from connectoscope.volumes.pyramid import pyramid_factors
 
@@ -70,69 +63,6 @@ if TYPE_CHECKING:
     from connectoscope.tasks.segment import Segment
     from connectoscope.volumes import Volume
     from connectoscope.zoo import Bundle
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A segmentation that may run.
-
-    Attributes:
-        basis: What it is of, but for the cascade, which ``identity`` has, too.
-        planned: The plan file that was given.
-        found: Our marks of what is at the destination; None where nothing is.
-        existing: The same where it is gone on with; None where it is to be overwritten.
-    """
-
-    targets: list[Target]
-    setup: Setup
-    mask: Mask | None
-    basis: Signature
-    identity: Signature
-    planned: CascadePlan | None
-    found: dict[str, Any] | None
-    existing: dict[str, Any] | None
-    warnings: list[str]
-
-
-def check(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> Asked:
-    """Look at everything that was asked for; nothing is written.
-
-    Raises:
-        UserError: unusable input or destination, or a destination made by another request.
-    """
-    targets, target_warnings = choose_targets(
-        bundle.card, parameters.target, parameters.threshold, parameters.min_volume
-    )
-    if parameters.cascade != "off" and any(target.evidence for target in targets):
-        raise UserError("neurons fill the volume, so there is nothing to leave out: use --cascade off")
-    if parameters.cascade != "off" and context.shared:
-        raise UserError(
-            "a cascade decides in one process where to look next: leave out --cascade, or --workers and --scheduler"
-        )
-    setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
-    mask = None if parameters.within is None else open_volume(parameters.within)
-    destination = Path(parameters.destination)
-    check_apart(volume.source, destination)
-    if mask is not None:
-        check_apart(mask.source, destination, "mask")
-    found = found_at(destination)
-    existing = None if context.overwrite else found
-    basis = identity_of(setup, targets, parameters.exact, mask)
-    if existing is not None:
-        basis = as_begun(basis, existing["signature"])
-    within = None if mask is None else read_mask(mask, setup.grid)
-    planned = given_plan(parameters.cascade, basis)
-    identity = signed(basis, parameters.cascade, planned)
-    warnings = [*setup.warnings(), *target_warnings, *told_of_gaps(volume.source)]
-    for text in warnings:
-        context.warn(text)
-    if existing is not None:
-        check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
-    if existing is not None and existing.get("finished"):
-        check_skipped(destination, existing["summary"], parameters.skip_corrupt)
-    else:
-        check_writable(destination)
-    return Asked(targets, setup, within, basis, identity, planned, found, existing, warnings)
 
 
 def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Context) -> dict[str, Any]:
@@ -197,22 +127,6 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
                 uncertainty=Uncertainty.of(volume, setup.grid),
             )
             return run.all()
-
-
-def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume | None) -> Signature:
-    """What the result is of, for the signature; places and names that do not change its bytes are left out."""
-    return {
-        "input": setup.volume.identity(),
-        "model": setup.bundle.hash,
-        "parameters": {
-            "target": [t.name for t in targets],
-            "threshold": {t.name: t.threshold for t in targets},
-            "min_volume": {t.name: t.min_volume_nm3 for t in targets},
-            "box": str(setup.box),
-            "exact": exact,
-        },
-        "within": None if mask is None else mask.identity(),
-    }
 
 
 def _already_complete(

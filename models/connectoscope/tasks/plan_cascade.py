@@ -108,8 +108,8 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
 
 def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
     from connectoscope.blockwise.mask import read_mask
+    from connectoscope.segmentation.asked import identity_of
     from connectoscope.segmentation.cascaded import plan_segmentation
-    from connectoscope.segmentation.run import identity_of
     from connectoscope.segmentation.setup import set_up
     from connectoscope.segmentation.targets import choose_targets
     from connectoscope.volumes import open_volume
