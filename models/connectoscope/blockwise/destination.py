@@ -198,15 +198,11 @@ def stage_file(new: Path, part: Path) -> None:
     """Move a whole file, also from another disk, to ``part`` beside its place, so that only renaming it is left.
 
     Raises:
-        OSError: it does not fit; nothing of it is left at ``part``.
+        OSError: it does not fit; the caller deletes what there is of it.
     """
-    try:
-        shutil.move(new, part)
-        with part.open("r+b") as file:  # Windows syncs only what may be written
-            os.fsync(file.fileno())
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    shutil.move(new, part)
+    with part.open("r+b") as file:  # Windows syncs only what may be written
+        os.fsync(file.fileno())
 
 
 def write_file(path: Path, data: bytes) -> None:

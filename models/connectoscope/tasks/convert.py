@@ -228,9 +228,8 @@ def _fill(
         set_marks(path, **spec.attributes["connectoscope"])
 
     def progressed(done: int, total: int) -> None:
-        if aside is not None and (
-            done > 1 or done == total
-        ):  # the first unit is there, and is kept from now on
+        # The first unit is there, and is kept from now on.
+        if aside is not None and (done > 1 or done == total):
             shutil.rmtree(aside, ignore_errors=True)
         progress(done, total)
 
