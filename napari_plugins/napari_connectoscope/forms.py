@@ -20,6 +20,7 @@ from qtpy.QtWidgets import QFormLayout, QLabel, QScrollArea, QVBoxLayout, QWidge
 from superqt import QCollapsible
 
 from connectoscope.errors import UserError
+from connectoscope.jobs.request import missing_files
 from connectoscope.paths import exists, expanded
 from connectoscope.segmentation.targets import shown
 from connectoscope.tasks.base import Parameters, Task, parameter_facts
@@ -52,7 +53,6 @@ from napari_connectoscope.submission import Submission
 from napari_connectoscope.threads import background, one_line
 from napari_connectoscope.wording import command_line, in_form_words, label_of
 
-_FILES = ("mask", "recipe", "truth", "result", "cascade")  # roles of what is read, the source apart
 # A long path or name must not make the window wider.
 _BREAK, _MAY_BREAK = "\u200b", re.compile(r"(?<=[/\\_])|(?<=[^\s/\\_]{30})")
 _NAME_LENGTH = 60  # of a model: more than that says less
@@ -377,12 +377,8 @@ class TaskForm(QWidget):
 
     def _check_files(self, values: Mapping[str, Any]) -> None:
         """Raises UserError for a file on this machine that is not there, as a mistyped one is not."""
-        for name, info in self._infos.items():
-            path = str(values[name] or "").partition("::")[0]
-            role = parameter_facts(info).get("role")
-            if role not in _FILES or not path or (role == "cascade" and path in ("off", "auto")):
-                continue
-            if "://" not in path and not path.startswith("sample:") and not exists(expanded(path)):
+        for name, path in missing_files(self.task, values):
+            if not isinstance(self.fields[name], SourceField):  # a layer, or told by who opens it
                 self._refuse(name, f"{self.label(name)}: {path} does not exist; check the name")
 
     def _check_models(self, values: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -119,15 +120,10 @@ class JobRequest(BaseModel):
 
     def check_files(self) -> None:
         """Raises UserError for a file on this machine that is to be read and is not there, as a mistyped one is not."""
-        for name, info in load_task(self.task).parameters.model_fields.items():
-            value, role = self.parameters.get(name), parameter_facts(info).get("role")
-            if role not in _INPUT_ROLES - {"model"} or not isinstance(value, str) or "://" in value:
-                continue
+        for _, value in missing_files(load_task(self.task), self.parameters):
             if self.destination and Path(f"{self.destination}.job") in Path(value).parents:
                 continue  # the copy of a layer, yet to be made
-            own_name = value.startswith("sample:") or (role == "cascade" and value in ("off", "auto"))
-            if value and not own_name and not exists(expanded(value.partition("::")[0])):
-                raise UserError(f"{value} does not exist; check the name")
+            raise UserError(f"{value} does not exist; check the name")
 
     def addable(self) -> list[str]:
         """Parameters that an unfinished run may be given when it goes on."""
@@ -147,6 +143,17 @@ class JobRequest(BaseModel):
         if new.threads not in (None, self.threads):
             found.append(f"threads was {self.threads or 'automatic'}, now {new.threads}")
         return found
+
+
+def missing_files(task: Task, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Parameters that name a file on this machine, to be read, which is not there, as a mistyped one is not; with that name."""
+    for name, info in task.parameters.model_fields.items():
+        value, role = values.get(name), parameter_facts(info).get("role")
+        if role not in _INPUT_ROLES - {"model"} or not isinstance(value, str) or not value or "://" in value:
+            continue
+        own_name = value.startswith("sample:") or (role == "cascade" and value in ("off", "auto"))
+        if not own_name and not exists(expanded(value.partition("::")[0])):
+            yield name, value
 
 
 def _told(value: Any) -> str:
