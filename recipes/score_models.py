@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from connectoscope.errors import UserError
 from connectoscope.jobs.memory import keep_freed_memory
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.pruning.receipt import seconds_per_megavoxel
@@ -113,7 +114,11 @@ def timed_again(card: Card) -> Card:
     if not card.lineage or "receipt" not in card.lineage[-1]:
         return card
     step = json.loads(json.dumps(card.lineage[-1]))
-    if find_model(step["parent"]["name"]).hash != step["parent"]["hash"]:
+    try:
+        parent = find_model(step["parent"]["name"])
+    except UserError:
+        return card
+    if parent.hash != step["parent"]["hash"]:
         return card  # the model of that name is another one by now
     for side, name in (("before", step["parent"]["name"]), ("after", card.name)):
         model = find_model(name)

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from connectoscope.errors import ConnectoscopeError
+from connectoscope.errors import ConnectoscopeError, UserError
 from connectoscope.pruning.recipes import of_model
 from connectoscope.training.finish import finish
 from connectoscope.training.recipe import Recipe, load_recipe
@@ -103,10 +103,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--from", dest="model", help="name or folder")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--learning-rate", type=float)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int)
     asked = parser.parse_args()
     if asked.model and not (asked.steps and asked.steps > 0 and asked.learning_rate):
         parser.error("--from needs --steps and --learning-rate")
+    if not asked.model and (asked.steps, asked.learning_rate, asked.seed) != (None, None, None):
+        parser.error("--steps, --learning-rate and --seed are the recipe's, unless there is --from")
+    if asked.until is not None and (asked.until < 1 or asked.until % CHOOSE_EVERY):
+        parser.error(f"--until must be a multiple of {CHOOSE_EVERY}")
+    asked.seed = asked.seed or 0
     return asked
 
 
@@ -125,7 +130,12 @@ def main() -> int:
         checkpoint = asked.out / "checkpoint.safetensors"
         if checkpoint.exists():
             trainer.resume(checkpoint)
-        keep = BestForEach(trainer, asked.out, asked.until or recipe.training.steps)
+        until = asked.until or recipe.training.steps
+        if trainer.progress.step > until:
+            raise UserError(
+                f"{asked.out} is at update {trainer.progress.step} already; choose another folder"
+            )
+        keep = BestForEach(trainer, asked.out, until)
         with contextlib.suppress(Enough):
             trainer.run(checkpoint, keep)
         for output in recipe.outputs:

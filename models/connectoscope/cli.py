@@ -328,11 +328,12 @@ def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int
     if code == 0:
         if "summary" not in end:
             complain("done; the disk is full, so that there is no summary")
-        elif as_json:
-            write_line(json.dumps(end["summary"], indent=2), sys.stdout)
-        else:
-            write_line((task.render or summary_text)(end["summary"]), sys.stdout)
-        return code
+            return code
+        text = (
+            json.dumps(end["summary"], indent=2) if as_json else (task.render or summary_text)(end["summary"])
+        )
+        printed = write_line(text, sys.stdout)
+        return code if printed or task.destination is not None else Stopped.exit_code
     resume = f" (to resume: connectoscope run {shlex.quote(str(job.path))})" if resumable else ""
     complain(message + resume)
     return code

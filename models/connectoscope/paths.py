@@ -19,6 +19,11 @@ def exists(path: Path) -> bool:
         return False
 
 
+def part_of(path: Path) -> Path:
+    """Where a file is written before it is renamed into place: beside it, under a name that nobody else gives."""
+    return path.with_name(f".{path.name}.part")
+
+
 def expanded(path: str) -> Path:
     """A path with ``~`` and ``~user`` put in; what begins so but names nobody is a file's name."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises where there is no such user

@@ -15,10 +15,14 @@ PLAIN_SECONDS = 10.0  # between progress lines where they cannot be overwritten
 _CLEAR = "\r\x1b[K"
 
 
-def write_line(text: str, stream: TextIO | None) -> None:
-    """Write a line; that nobody can read it (a closed pipe or terminal, a full disk behind it) ends nothing."""
+def write_line(text: str, stream: TextIO | None) -> bool:
+    """Write a line; that nobody can read it (a closed pipe or terminal, a full disk behind it) ends nothing.
+
+    Returns:
+        Whether who wants to read it can: False where a disk has no room for it.
+    """
     if stream is None:  # closed before we began
-        return
+        return True
     try:
         stream.write(text + "\n")
         stream.flush()
@@ -26,8 +30,12 @@ def write_line(text: str, stream: TextIO | None) -> None:
         # Python flushes once more at exit and would complain then.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+        if isinstance(error, BrokenPipeError):
+            return True
+        if stream is sys.stdout:
             complain(f"what was asked for is done, but cannot be printed ({error.strerror})")
+        return False
+    return True
 
 
 def complain(text: str) -> None:
@@ -50,7 +58,7 @@ class JobReporter:
         if kind == "progress":
             self._progress(event)
         elif kind == "started" and event.get("resumed"):
-            self._line("going on with the unfinished run; finished blocks are kept")
+            self._line("going on with the unfinished run")
         elif kind == "warning":
             self._line(f"warning: {event['message']}")
         elif kind in ("log", "restarted"):

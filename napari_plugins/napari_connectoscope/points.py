@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from connectoscope.detection.points import HEADER
 from connectoscope.errors import UserError
+from connectoscope.paths import part_of
 from connectoscope.volumes.geometry import NANOMETRES, canonical_unit
 from napari_connectoscope.layers import LayerData, colour_of, title_of
 from napari_connectoscope.sources import layer_facts, length_unit, place_in_world, unit_factors, unit_in_world
@@ -186,7 +187,7 @@ def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     radius = np.where(changed, size / 2, radius)
     score = _feature(name, features, "score", np.ones(len(place)))
     order = np.lexsort(place.T[::-1])
-    part = Path(f"{path}.part")
+    part = part_of(Path(path))
     try:
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -20,6 +20,7 @@ from connectoscope.jobs.context import Context
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.networks.normalise import intensity_range, normalise
 from connectoscope.segmentation import run as run_module
+from connectoscope.segmentation.probabilities import ProbabilityMaker
 from connectoscope.tasks import convert
 from connectoscope.volumes import downsample, open_volume, pyramid_factors
 from connectoscope.volumes.geometry import parse_box
@@ -249,6 +250,24 @@ def test_overwrite_removes_nothing_before_all_is_checked(run, tmp_path):
         run(opened(np.full((8, 8, 8), 3, np.uint8)), out, options={"overwrite": True})
     assert files_of(out) == before
     run(good, out, options={"overwrite": True}, threshold=200)
+    assert files_of(out) != before
+
+
+def test_the_old_result_stays_while_no_block_of_the_new_one_can_be_made(run, tmp_path, monkeypatch):
+    good, out = opened(blobs((8, 8, 8), 5)), tmp_path / "out.ome.zarr"
+    run(good, out)
+    before = files_of(out)
+    shutil.rmtree(f"{out}.job")
+
+    def fails(self, block):
+        raise good.unreadable(parse_box("0:8,0:8,0:8"), OSError("connection reset"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProbabilityMaker, "read", fails)
+        with pytest.raises((UserError, Stopped), match="connection reset"):
+            run(good, out, threshold=200, options={"overwrite": True})
+    assert files_of(out) == before
+    run(good, out, threshold=200, options={"overwrite": True})
     assert files_of(out) != before
 
 

@@ -91,3 +91,28 @@ def test_a_mask_of_another_frame_is_refused(run, tmp_path, mask, shape, size, me
     with pytest.raises(UserError, match=message):
         run(opened(sparse((16, 40, 40), 5)), tmp_path / "out.ome.zarr", within=mask(np.ones(shape), size))
     assert not (tmp_path / "out.ome.zarr").exists()
+
+
+def test_a_mask_without_voxel_size_lies_as_the_volume_does(run, tmp_path):
+    array = sparse((16, 40, 40), 5)
+    inside = np.zeros(array.shape, np.uint8)
+    inside[3:12, 4:20, 10:37] = 1
+    np.save(tmp_path / "plain.npy", inside)
+    summary = run(opened(array), tmp_path / "out.ome.zarr", within=str(tmp_path / "plain.npy"))
+    np.testing.assert_array_equal(stored(tmp_path / "out.ome.zarr"), reference(array) * inside)
+    assert any(
+        "states no voxel size: taken to lie as the volume does" in text for text in summary["warnings"]
+    )
+    np.save(tmp_path / "plain.npy", inside[1:])
+    with pytest.raises(UserError, match=r"no voxel size, and has another shape .*connectoscope convert"):
+        run(opened(array), tmp_path / "other.ome.zarr", within=str(tmp_path / "plain.npy"))
+
+
+def test_a_mask_that_leaves_nothing_is_told(run, tmp_path, mask):
+    inside = np.zeros((16, 40, 40), bool)
+    inside[:4] = True
+    whole = run(opened(sparse((16, 40, 40), 5)), tmp_path / "a.ome.zarr", within=mask(inside))
+    box = {"within": mask(inside), "box": "8:16,0:40,0:40"}
+    part = run(opened(sparse((16, 40, 40), 5)), tmp_path / "b.ome.zarr", **box)
+    said = [any("nothing will be looked for" in text for text in r["warnings"]) for r in (whole, part)]
+    assert said == [False, True]

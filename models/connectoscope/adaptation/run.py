@@ -38,7 +38,7 @@ def adapt(volume: Volume, bundle: Bundle, parameters: AdaptTrain, context: Conte
         UserError: destination exists, or model, volume, patches and labels do not go together.
     """
     out = Path(parameters.destination)
-    check_new(out, replace=context.overwrite or context.resumed)
+    check_new(out, replace=context.may_replace)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
     file = None if parameters.patches is None else read_patches(Path(parameters.patches))
@@ -96,6 +96,7 @@ def adapt(volume: Volume, bundle: Bundle, parameters: AdaptTrain, context: Conte
     network = as_shipped(outcome.network)
     scores = {name: figures(curve) for name, curve in outcome.curves.items()}
     card = _card(bundle, out, channel, outcome, scores, parameters, volume.name, len(boxes))
+    context.write_now()
     made = write_bundle(out, card, network.state_dict())
     box = None if parameters.box is None else parse_box(parameters.box)
     part_of = [Part(volume, box, parameters.level)]

@@ -20,6 +20,7 @@ import tensorstore as ts
 
 from connectoscope.blockwise.plan import Signature, first_difference
 from connectoscope.errors import UserError
+from connectoscope.paths import part_of
 from connectoscope.volumes.marks import marks_file, read_marks
 from connectoscope.volumes.ome_zarr_write import (
     ImageSpec,
@@ -120,45 +121,18 @@ def _is_image(folder: Path) -> bool:
 
 
 def take_away(path: Path, scratch: Path) -> None:
-    """Remove a result of ours that is to be overwritten: all of it or, where it may not be removed, nothing.
+    """Remove a folder of ours. A link to it stays, to an empty one.
 
     Raises:
-        UserError: it cannot be moved.
+        OSError: it cannot be moved; nothing is removed.
     """
-    if (old := set_aside(path, scratch)) is not None:
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def set_aside(path: Path, scratch: Path) -> Path | None:
-    """As :func:`take_away`, but a folder is only moved; returns where to. A link to a folder stays, to an empty one.
-
-    Raises:
-        UserError: it cannot be moved.
-    """
-    place = path.resolve() if path.is_symlink() else path
+    place = path.resolve()
     # On the disk of what is moved, under a name that nobody has.
     old = (place.parent if path.is_symlink() else scratch) / f".{place.name}.{uuid.uuid4().hex}"
-    try:
-        if path.is_dir():
-            place.rename(old)
-            if path.is_symlink():
-                place.mkdir()
-        else:
-            path.unlink()
-            marks_file(path).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be replaced ({error.strerror}); remove it or choose another destination"
-        ) from None
-    return old if old.is_dir() else None
-
-
-def put_back(old: Path, path: Path) -> None:
-    """Undo :func:`set_aside`; nothing, or an empty folder, is at ``path``."""
-    place = path.resolve()
-    if place.is_dir():
-        place.rmdir()
-    old.rename(place)
+    place.rename(old)
+    if path.is_symlink():
+        place.mkdir()
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def make_image(
@@ -207,7 +181,7 @@ def stage_file(new: Path, part: Path) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a single file whole or not at all; durable on return."""
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     with part.open("wb") as file:
         file.write(data)
         file.flush()

@@ -26,22 +26,38 @@ class Mask:
     Attributes:
         inside: (z, y, x).
         scale, translation: Of its voxels, in nm.
+        name: Of its volume.
+        assumed: Whether the volume states no voxel size, and is taken to lie on the one that it restricts.
     """
 
     inside: NDArray[np.bool_]
     scale: Float3
     translation: Float3
+    name: str = "the mask"
+    assumed: bool = False
 
     def on(self, grid: Grid, box: Box) -> NDArray[np.bool_]:
         """The mask's nearest voxel at each voxel of ``box`` (grid voxels inside the grid), (z, y, x)."""
+        part: NDArray[np.bool_] = self.inside[np.ix_(*self._index(grid, box))]
+        return part
+
+    def told(self, grid: Grid, box: Box) -> list[str]:
+        """Lines for people: what was assumed of it, and that it leaves nothing of ``box``."""
+        index = [np.unique(numbers) for numbers in self._index(grid, box)]
+        nothing = not self.inside[np.ix_(*index)].any()
+        return [
+            *([f"mask {self.name} states no voxel size: taken to lie as the volume does"] * self.assumed),
+            *([f"mask {self.name} is 0 in all that is asked for: nothing will be looked for"] * nothing),
+        ]
+
+    def _index(self, grid: Grid, box: Box) -> list[NDArray[np.int64]]:
         unit = NANOMETRES[grid.volume.unit or "nanometer"]
         index = []
         for a in range(3):
             world = (grid.translation[a] + np.arange(box.start[a], box.stop[a]) * grid.scale[a]) * unit
             nearest = np.floor((world - self.translation[a]) / self.scale[a] + 0.5).astype(np.int64)
             index.append(nearest.clip(0, self.inside.shape[a] - 1))
-        part: NDArray[np.bool_] = self.inside[np.ix_(*index)]
-        return part
+        return index
 
 
 def read_mask(volume: Volume, grid: Grid) -> Mask:
@@ -56,11 +72,20 @@ def read_mask(volume: Volume, grid: Grid) -> Mask:
             f"mask {volume.name} has {np.prod(volume.levels[-1].shape):,} voxels in its coarsest level; "
             f"use one of at most {HELD:,}"
         )
-    scale = volume.voxel_size_nm(level)
-    unit = NANOMETRES[volume.unit or "nanometer"]
-    z, y, x = (t * unit for t in volume.levels[level].translation)
-    voxels, _ = without_nothing(volume.read(Box.of(volume.levels[level].shape), level))
-    mask = Mask(voxels > 0, scale, (z, y, x))
+    shape = volume.levels[level].shape
+    frame = volume
+    if volume.unit is None:
+        if level > 0 or shape != grid.volume.shape:
+            raise UserError(
+                f"mask {volume.name} states no voxel size, and has another shape than the volume ({volume.shape} and "
+                f"{grid.volume.shape}): make one that states it (connectoscope convert … --voxel-size)"
+            )
+        frame = grid.volume
+    scale = frame.voxel_size_nm(level)
+    unit = NANOMETRES[frame.unit or "nanometer"]
+    z, y, x = (t * unit for t in frame.levels[level].translation)
+    voxels, _ = without_nothing(volume.read(Box.of(shape), level))
+    mask = Mask(voxels > 0, scale, (z, y, x), volume.name, volume.unit is None)
     own = _extent(mask.inside.shape, scale, mask.translation)
     nm = NANOMETRES[grid.volume.unit or "nanometer"]
     scaled = [tuple(v * nm for v in values) for values in (grid.scale, grid.translation)]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,7 +28,6 @@ from connectoscope.blockwise.destination import (
     check_same,
     check_writable,
     found_at,
-    take_away,
     write_file,
 )
 from connectoscope.blockwise.engine import Engine
@@ -178,7 +176,7 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
         check_apart(volume.source, place)
         if outer is not None:
             check_apart(outer.source, place, "mask")
-    for text in volume.warnings:
+    for text in [*volume.warnings, *([] if mask is None else mask.told(search.grid, search.box))]:
         context.warn(text)
     found = _found(destination)
     found_at(_map_of(destination))  # a map of another origin is refused before anything is made
@@ -207,8 +205,14 @@ def detect_cells(volume: Volume, parameters: Detect, context: Context) -> dict[s
     cascade = None
     if planned is not None and planned.pays:
         cascade = cascade_of(planned, candidates(search, detector.lattice), detector.lattice)
-    signature = _signature(identity, detector, destination, existing, own, context)
-    return _Run(search, detector, signature, destination, context, cascade, planned).all()
+    goes_on = existing is not None and context.job.plan_path.exists()
+    signature = _signature(identity, detector, destination, own)
+    if not goes_on:
+        context.job.forget_progress()
+        write_file(context.job.plan_path, json.dumps(signature, indent=1).encode())
+    old = [] if goes_on else [destination, _beside(destination), _map_of(destination)]
+    with context.replacing(*old):
+        return _Run(search, detector, signature, destination, context, cascade, planned).all()
 
 
 def _map_of(destination: Path) -> Path:
@@ -257,14 +261,9 @@ def _own_plan(existing: dict[str, Any] | None, context: Context) -> Signature | 
 
 
 def _signature(
-    identity: Signature,
-    detector: CellDetector,
-    destination: Path,
-    existing: dict[str, Any] | None,
-    own: Signature | None,
-    context: Context,
+    identity: Signature, detector: CellDetector, destination: Path, own: Signature | None
 ) -> Signature:
-    """The signature of the run that is to go on or, where there is none, of a new one, for which room is made."""
+    """The signature of the run; raises UserError where its ``own`` one, of the run that is to go on, differs."""
     fresh: Signature = json.loads(
         json.dumps(
             {
@@ -280,14 +279,6 @@ def _signature(
     )
     if own is not None:
         check_same(destination, own, fresh)
-    path = context.job.plan_path
-    if existing is None or not path.exists():
-        context.job.ledger_path.unlink(missing_ok=True)
-        shutil.rmtree(context.scratch)
-        destination.unlink(missing_ok=True)
-        if _map_of(destination).exists():
-            take_away(_map_of(destination), context.scratch)
-        write_file(path, json.dumps(fresh, indent=1).encode())
     return fresh
 
 

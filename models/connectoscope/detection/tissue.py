@@ -34,7 +34,6 @@ from connectoscope.blockwise.destination import (
     delete_locks,
     found_at,
     make_image,
-    take_away,
 )
 from connectoscope.blockwise.engine import Engine, Output, Phase
 from connectoscope.blockwise.grid import Grid
@@ -217,11 +216,10 @@ def detect_tissue(volume: Volume, parameters: Detect, context: Context) -> dict[
             return {**existing["summary"], "already_complete": True}
     check_writable(destination)
     rule = Rule(**existing["rule"]) if existing is not None else choose_rule(grid)
-    if found is not None and existing is None:
-        take_away(destination, context.scratch)
     if existing is None:
         context.job.ledger_path.unlink(missing_ok=True)
-    return _make(grid, box, rule, identity, destination, context)
+    with context.replacing(*([destination] if found is not None and existing is None else [])):
+        return _make(grid, box, rule, identity, destination, context)
 
 
 def _make(

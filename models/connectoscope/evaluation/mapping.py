@@ -85,7 +85,11 @@ def map_grids(result: Volume, truth: Volume) -> tuple[GridMap, str | None]:
         and np.allclose(scale, a.scale, rtol=1e-3)
         and all(abs(d) < s * (1 - 1e-6) for d, s in zip(shift, a.scale, strict=True))
     ):
-        return same, None
+        most = max(abs(d) / s for d, s in zip(shift, a.scale, strict=True))
+        note = (
+            f"shifted against each other by {most:.2g} voxels: compared index to index, as if they were not"
+        )
+        return same, note if most > 0.5 * (1 + 1e-6) else None
     offset = tuple(d / s for d, s in zip(shift, a.scale, strict=True))
     step = tuple(t / s for t, s in zip(scale, a.scale, strict=True))
     # Ratios that are a rounding error away from whole numbers are whole.

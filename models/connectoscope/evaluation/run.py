@@ -58,7 +58,7 @@ def score_volumes(parameters: Evaluate, context: Context) -> dict[str, Any]:
         context.warn(f"scored the common part, {common} in truth voxels")
 
     true = _read_truth(truth, common, context)
-    binary = bool(np.count_nonzero(np.unique(true)) <= 1)
+    binary = _is_mask(np.unique(true))
     if not binary:
         _check_labels(true, truth.name)
         if not result.instances:  # the inside of a neuron is no membrane
@@ -162,6 +162,11 @@ def _read_truth(truth: Volume, box: Box, context: Context) -> NDArray[Any]:
     return voxels
 
 
+def _is_mask(values: NDArray[Any]) -> bool:
+    """Whether a volume of these values tells only where something is; another single number is that of an object."""
+    return set(values.tolist()) - {0} in (set(), {1}, {255})
+
+
 def _check_labels(voxels: NDArray[Any], name: str) -> None:
     """Objects are larger than a voxel, so neighbours mostly have one value; in an image they hardly ever do.
 
@@ -222,6 +227,7 @@ def _count(
     """Over ``common``, whose truth is ``true``: a mask where it is ``binary``, else instances."""
     objects = connected(true > 0) if binary else true
     parts = None if binary else _partition(true)
+    pieces = _pieces(result, grid, common, context)
     counts = _Counts()
     for planes, slab in _slabs(common, context):
         mask = true[planes] > 0
@@ -233,7 +239,7 @@ def _count(
             counts.outside += outside
             called = p >= result.threshold if result.threshold is not None and binary else None
         if result.labels is not None:
-            found = grid.read(result.labels, slab, linear=False)
+            found = grid.read(result.labels, slab, linear=False) if pieces is None else pieces[planes]
             if result.probability is None and planes.start == 0:
                 _check_labels(found, result.labels.name)
             called = found > 0
@@ -243,6 +249,20 @@ def _count(
         if called is not None:
             counts.confusion += [(called & mask).sum(), (called & ~mask).sum(), (~called & mask).sum()]
     return counts
+
+
+def _pieces(result: _Result, grid: GridMap, common: Box, context: Context) -> NDArray[Any] | None:
+    """The objects of a result that is a mask, found as the truth's are; None where it numbers them itself."""
+    if result.labels is None or result.probability is not None:
+        return None
+    mask, values = np.zeros(common.shape, np.bool_), np.zeros(1, np.int64)
+    for planes, slab in _slabs(common, context):
+        found = grid.read(result.labels, slab, linear=False)
+        values = np.union1d(values, np.unique(found))
+        if not _is_mask(values):
+            return None
+        mask[planes] = found > 0
+    return connected(mask)
 
 
 def _slabs(common: Box, context: Context) -> Iterator[tuple[slice, Box]]:

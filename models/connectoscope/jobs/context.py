@@ -16,6 +16,7 @@ from connectoscope.jobs.events import Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.limits import cores
 from connectoscope.jobs.memory import is_out_of_memory
+from connectoscope.jobs.replaced import drop, set_aside
 from connectoscope.jobs.request import Device, JobRequest
 
 if TYPE_CHECKING:
@@ -38,10 +39,11 @@ class Context:
         self.request = request
         self.tile_scale = tile_scale
         self.warnings: list[str] = []
-        self.resumed = job.has_begun() and job.state().status != "done"
+        self.resumed = job.has_begun()
         # A run that is resumed must not wipe its own half-finished output.
         self.overwrite = request.overwrite and (not self.resumed or job.may_replace(request))
         self.threads = threads_of(request)
+        self._writing = job.path / "writing"
         self._events = job.events(listener)
         self._shares: dict[str, tuple[float, float]] = {}
         self._samples: deque[tuple[float, float]] = deque()
@@ -112,6 +114,31 @@ class Context:
         with Crew(self.request.scheduler or LOCAL, self.request.workers or 1) as crew:
             yield crew
 
+    @property
+    def may_replace(self) -> bool:
+        """Whether what is at a destination that is written at the very end may be replaced: asked for, or this run's own."""
+        return self.overwrite or self._writing.exists()
+
+    def write_now(self) -> None:
+        """From here on what is at the destination is this run's, should it end before it has told so."""
+        self._writing.touch()
+
+    @contextlib.contextmanager
+    def replacing(self, *places: Path) -> Iterator[None]:
+        """What is at ``places`` is overwritten: gone once some blocks are done, back where the run ends before.
+
+        Raises:
+            UserError: it cannot be moved.
+        """
+        if places:
+            set_aside(self.job.replaced_path, places)
+        try:
+            yield
+        except BaseException:
+            self.job.put_back()
+            raise
+        drop(self.job.replaced_path)
+
     def phases(self, **weights: float) -> None:
         """Name the phases to come, in order, with their share of the time, which ``fraction`` adds up."""
         total = sum(weights.values())
@@ -127,6 +154,8 @@ class Context:
             extra: Further facts for watchers, for example ``megavoxels_per_second``; ``fraction`` and
                 ``seconds_left`` override what is derived here.
         """
+        if done > 1 or done == total:  # of some tasks the first is being written
+            drop(self.job.replaced_path)
         start, share = self._shares.get(phase, (0.0, 1.0))
         fraction = extra.pop("fraction", start + share * (done / total if total else 1.0))
         facts = {"done": done, "total": total, "phase": phase, "fraction": round(fraction, 5), **extra}

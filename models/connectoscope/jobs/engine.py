@@ -59,6 +59,9 @@ def execute(job: JobFolder, *, tile_scale: int = 0, listener: Listener | None = 
     try:
         request = job.request
         task = load_task(request.task)
+        if task.once and (made := job.made()) is not None:
+            events.write("finished", summary=made, exit_code=0)
+            return 0
         parameters = parse_parameters(task, request.parameters)
         context = Context(job, request, tile_scale=tile_scale, listener=listener)
         if request.device in ("cuda", "mps"):

@@ -10,11 +10,12 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.events import FINAL_EVENTS, Event, EventWriter, Listener, last_event, read_events
 from connectoscope.jobs.lock import Busy, Holder, JobLock, lock_holder
+from connectoscope.jobs.replaced import put_back
 from connectoscope.jobs.request import JobRequest
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "paused"]
@@ -55,6 +56,7 @@ class JobFolder:
         self.lock_path = self.path / "lock"
         self.cancel_path = self.path / "cancel"
         self.log_path = self.path / "engine.log"
+        self.replaced_path = self.path / "replaced.json"  # see jobs/replaced.py
 
     @property
     def scratch(self) -> Path:
@@ -192,6 +194,22 @@ class JobFolder:
         self.plan_path.unlink(missing_ok=True)
         shutil.rmtree(self.scratch)
 
+    def made(self) -> dict[str, Any] | None:
+        """The summary of a run that was finished, while its result is there."""
+        end = last_event(self.events_path, lambda e: e["type"] in FINAL_EVENTS)
+        place = self.request.destination
+        if end is None or end["type"] != "finished" or place is None or not place.exists():
+            return None
+        summary: dict[str, Any] = end["summary"]
+        return summary
+
+    def put_back(self) -> None:
+        """The old result returns where a run that was to overwrite it has ended before it had made anything."""
+        if put_back(self.replaced_path):  # what plan and ledger tell is of what has gone
+            self.plan_path.unlink(missing_ok=True)
+            if self.ledger_path.exists():
+                os.truncate(self.ledger_path, 0)
+
     def remove(self) -> None:
         """Delete the folder, unless somebody runs it."""
         self.let_leave(REMOVE_SECONDS)
@@ -207,6 +225,7 @@ class JobFolder:
 
     def _emptied(self) -> Path:
         """Where the rest of the folder now is; the lock is held, and whoever makes the folder anew meets nothing of it."""
+        self.put_back()
         # Events and ledger before what they speak of, lest a kill leaves them alone.
         for file in sorted(self.path.iterdir()):
             if file == self.request_path or file.name.startswith("lock"):

@@ -110,6 +110,7 @@ class _Supervisor:
 
     def run(self) -> int:
         job = self.job
+        job.put_back()
         resumed = job.has_begun() and job.state().status != "done"
         restarted = last_event(job.events_path, lambda event: event["type"] == "restarted")
         tile_scale = int(restarted["tile_scale"]) if restarted is not None else 0
@@ -132,6 +133,7 @@ class _Supervisor:
                 return self._end("cancelled", Cancelled("cancelled before it began"))
             before = dict(self.count_oom_kills())
             status, killed_by_us = self._run_engine(tile_scale)
+            self.job.put_back()  # where the engine was killed
             if killed_by_us:
                 return self._end("cancelled", Cancelled("cancelled; what was finished is kept"))
             after = self.count_oom_kills()

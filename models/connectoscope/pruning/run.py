@@ -40,11 +40,11 @@ def prune(parameters: Prune, context: Context) -> dict[str, Any]:
         UserError: destination exists, recipe and model do not go together, or the density cannot be reached.
     """
     out = Path(parameters.destination)
-    check_new(out, replace=context.overwrite or context.resumed)
+    check_new(out, replace=context.may_replace)
     page = None if parameters.report is None else Path(parameters.report)
     if page is not None:
         check_writable(page)
-        if page.exists() and not (context.overwrite or context.resumed):
+        if page.exists() and not context.may_replace:
             raise UserError(f"{page} exists; choose another name for the report, or --overwrite")
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():
@@ -59,6 +59,7 @@ def prune(parameters: Prune, context: Context) -> dict[str, Any]:
     pruning = _Pruning(parameters, context, bundle, parent, recipe, volumes)
     network, progress = pruning.run()
     receipt = _receipt(bundle, parent, network, recipe, volumes, context.device)
+    context.write_now()
     made = finish(
         of_widths(pruning.trainer.recipe, network),  # as it ran, of whole channels the second part
         network,

@@ -19,9 +19,8 @@ from connectoscope.cascade.plan import CascadePlan
 from connectoscope.cascade.use import given_plan, signed
 from connectoscope.errors import UserError
 from connectoscope.segmentation.setup import Setup, set_up
-from connectoscope.segmentation.targets import Target, choose_targets
+from connectoscope.segmentation.targets import FILLED, Target, choose_targets
 from connectoscope.volumes import open_volume
-from connectoscope.volumes.marks import told_of_gaps
 
 if TYPE_CHECKING:
     from connectoscope.jobs.context import Context
@@ -62,7 +61,7 @@ def check(volume: Volume, bundle: Bundle, parameters: Segment, context: Context)
         bundle.card, parameters.target, parameters.threshold, parameters.min_volume
     )
     if parameters.cascade != "off" and any(target.evidence for target in targets):
-        raise UserError("neurons fill the volume, so there is nothing to leave out: use --cascade off")
+        raise UserError(f"{FILLED}: use --cascade off")
     if parameters.cascade != "off" and context.shared:
         raise UserError(
             "a cascade decides in one process where to look next: leave out --cascade, or --workers and --scheduler"
@@ -81,7 +80,8 @@ def check(volume: Volume, bundle: Bundle, parameters: Segment, context: Context)
     within = None if mask is None else read_mask(mask, setup.grid)
     planned = given_plan(parameters.cascade, basis)
     identity = signed(basis, parameters.cascade, planned)
-    warnings = [*setup.warnings(), *target_warnings, *told_of_gaps(volume.source)]
+    warnings = [*setup.warnings(), *target_warnings]
+    warnings += [] if within is None else within.told(setup.grid, setup.box)
     for text in warnings:
         context.warn(text)
     if existing is not None:

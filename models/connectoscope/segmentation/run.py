@@ -22,7 +22,6 @@ import tensorstore as ts
 from connectoscope.blockwise.destination import (
     delete_locks,
     make_image,
-    take_away,
     write_file,
 )
 from connectoscope.blockwise.engine import Engine, Phase
@@ -106,27 +105,29 @@ def segment(volume: Volume, bundle: Bundle, parameters: Segment, context: Contex
     if planned is not None and planned.pays:
         gates = candidates(setup, targets, plan.intensity, plan.device, plan.threads)
         cascade = cascade_of(planned, gates, setup.lattice)
-    with context.crew() as crew:
-        if asked.found is not None and existing is None:  # only now, when nothing more can be refused
-            take_away(destination, context.scratch)
-        with Ledger(context.job.ledger_path) as ledger:
-            engine = Engine(context, ledger, crew, revision=plan.revision)
-            run = _Run(
-                setup=setup,
-                plan=plan,
-                predictor=predictor,
-                targets=targets,
-                destination=destination,
-                context=context,
-                ledger=ledger,
-                engine=engine,
-                warnings=warnings,
-                mask=asked.mask,
-                cascade=cascade,
-                planned=planned,
-                uncertainty=Uncertainty.of(volume, setup.grid),
-            )
-            return run.all()
+    old = [destination] if asked.found is not None and existing is None else []
+    # In this order: nobody writes any more where the old result returns.
+    with (
+        context.replacing(*old),
+        context.crew() as crew,
+        Ledger(context.job.ledger_path) as ledger,
+    ):
+        run = _Run(
+            setup=setup,
+            plan=plan,
+            predictor=predictor,
+            targets=targets,
+            destination=destination,
+            context=context,
+            ledger=ledger,
+            engine=Engine(context, ledger, crew, revision=plan.revision),
+            warnings=warnings,
+            mask=asked.mask,
+            cascade=cascade,
+            planned=planned,
+            uncertainty=Uncertainty.of(volume, setup.grid),
+        )
+        return run.all()
 
 
 def _already_complete(

@@ -12,6 +12,7 @@ from connectoscope.zoo.card import NeuronRule
 if TYPE_CHECKING:
     from connectoscope.zoo import Card
 
+FILLED = "neurons fill the volume, so there is nothing that a cascade could leave out"
 _SHOWN_AS = {"boundary": "membranes"}
 _OUTPUT_OF = {target: output for output, target in _SHOWN_AS.items()}
 

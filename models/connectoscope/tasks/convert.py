@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
-from connectoscope.errors import Stopped, UserError
-from connectoscope.paths import expanded
+from connectoscope.errors import Cancelled, Stopped, UserError
+from connectoscope.paths import expanded, part_of
 from connectoscope.tasks.base import MenuEntry, Parameters, Task, checked_by, parameter, skip_corrupt
 
 if TYPE_CHECKING:
@@ -218,8 +217,8 @@ def _fill(
     *,
     new: bool,
 ) -> None:
-    """Make or go on with a folder, storage unit by storage unit; an old one is back where not even the first is written."""
-    from connectoscope.blockwise.destination import delete_locks, make_image, put_back, set_aside, take_away
+    """Make or go on with a folder, storage unit by storage unit."""
+    from connectoscope.blockwise.destination import delete_locks, make_image, take_away
     from connectoscope.volumes.conversion import fill_pyramid
     from connectoscope.volumes.marks import set_marks
 
@@ -227,30 +226,19 @@ def _fill(
         chunked.create(path, spec)
         set_marks(path, **spec.attributes["connectoscope"])
 
-    def progressed(done: int, total: int) -> None:
-        # The first unit is there, and is kept from now on.
-        if aside is not None and (done > 1 or done == total):
-            shutil.rmtree(aside, ignore_errors=True)
-        progress(done, total)
-
-    aside = None if old is None else set_aside(old, context.scratch)
-    try:
-        stores = make_image(destination, spec, context.scratch, create, chunked.reopen)
-        _tell(context, destination, spec)
-        fill_pyramid(
-            destination, stores, spec, read,
-            source_chunks=chunks, progress=progressed, unit_file=chunked.unit_file, scratch=context.scratch,
-        )  # fmt: skip
-    except BaseException as error:
-        back = aside if aside is not None and aside.is_dir() else None
-        if new and (back is not None or isinstance(error, UserError)):  # unusable input leaves nothing behind
-            with contextlib.suppress(UserError, OSError):  # why it is unusable says more
-                if os.path.lexists(destination):
+    with context.replacing(*([old] if old is not None else [])):
+        try:
+            stores = make_image(destination, spec, context.scratch, create, chunked.reopen)
+            _tell(context, destination, spec)
+            fill_pyramid(
+                destination, stores, spec, read,
+                source_chunks=chunks, progress=progress, unit_file=chunked.unit_file, scratch=context.scratch,
+            )  # fmt: skip
+        except UserError:
+            if new and os.path.lexists(destination):  # unusable input leaves nothing behind
+                with contextlib.suppress(UserError, OSError):  # why it is unusable says more
                     take_away(destination, context.scratch)
-                if back is not None:
-                    put_back(back, destination)
-                    os.truncate(context.job.ledger_path, 0)  # what it notes is of what has gone
-        raise
+            raise
     delete_locks(destination)
 
 
@@ -266,19 +254,23 @@ def _write_file(
     old: Path | None,
 ) -> None:
     """Write a single file in the job's folder, then move it into place: half of one is never there."""
-    from connectoscope.blockwise.destination import stage_file, take_away
+    from connectoscope.blockwise.destination import stage_file
     from connectoscope.volumes.marks import marks_file, set_marks
 
     new = context.scratch / f"new{destination.suffix}"
-    part = destination.with_name(destination.name + ".part")
+    part = part_of(destination)
     try:
-        write(new, spec, read, source_chunks=chunks, progress=progress)
+        try:
+            write(new, spec, read, source_chunks=chunks, progress=progress)
+        except Cancelled:
+            raise Cancelled(
+                "cancelled; a single file is begun anew when this is resumed (a folder, .ome.zarr say, goes on)"
+            ) from None
         marks = {**spec.attributes["connectoscope"], "finished": True, "summary": finished()}
         stage_file(new, part)
-        if old is not None:  # only now, when nothing more can be refused
-            take_away(old, context.scratch)
-        set_marks(destination, **marks)  # first, so that a file of ours is never without
-        part.replace(destination)
+        with context.replacing(*([old, marks_file(old)] if old is not None else [])):
+            set_marks(destination, **marks)  # first, so that a file of ours is never without
+            part.replace(destination)
     except OSError as error:
         if not destination.exists():  # else the marks are the old file's
             marks_file(destination).unlink(missing_ok=True)
@@ -339,9 +331,12 @@ def _spec(parameters: Convert, volume: Volume, box: Box, wanted: Format) -> Imag
 def _marked(spec: ImageSpec, signature: dict[str, Any], context: Context, *, skip_corrupt: bool) -> ImageSpec:
     from dataclasses import replace
 
+    from connectoscope.volumes.marks import gaps
+
     asked = {**context.provenance, "parameters": signature["parameters"]}
     marks = {"finished": False, "signature": signature, "request": asked}
     marks |= {"skip_corrupt": True} if skip_corrupt else {}
+    marks |= {"gaps": lines} if (lines := gaps(asked["parameters"]["source"])) else {}
     return replace(spec, attributes={"connectoscope": marks})
 
 

@@ -78,13 +78,14 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
     from connectoscope.blockwise.destination import check_writable
 
     path = Path(parameters.destination)
-    if path.exists() and not (context.overwrite or context.resumed):
+    if path.exists() and not context.may_replace:
         raise UserError(f"{path} exists: choose another destination, or use --overwrite")
     check_writable(path)
     plan = _for_model(parameters, context) if parameters.model else _for_cells(parameters, context)
 
     from connectoscope.cascade.make import table
 
+    context.write_now()
     plan.write(path)
     context.result(
         "plan",
@@ -111,7 +112,7 @@ def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
     from connectoscope.segmentation.asked import identity_of
     from connectoscope.segmentation.cascaded import plan_segmentation
     from connectoscope.segmentation.setup import set_up
-    from connectoscope.segmentation.targets import choose_targets
+    from connectoscope.segmentation.targets import FILLED, choose_targets
     from connectoscope.volumes import open_volume
     from connectoscope.zoo import find_model
 
@@ -127,17 +128,20 @@ def _for_model(parameters: PlanCascade, context: Context) -> CascadePlan:
             f"model '{bundle.card.name}' makes no objects of these targets, so there is nothing to look for; "
             "choose another --target"
         )
+    if any(target.evidence for target in targets):
+        raise UserError(f"{FILLED}; choose another --target")
     setup = set_up(volume, bundle, box=parameters.box, level=parameters.level, exact=parameters.exact)
-    for text in setup.warnings():
-        context.warn(text)
     mask = None if parameters.within is None else open_volume(parameters.within)
+    within = None if mask is None else read_mask(mask, setup.grid)
+    for text in [*setup.warnings(), *([] if within is None else within.told(setup.grid, setup.box))]:
+        context.warn(text)
     asked = _asked(parameters, "detector", "diameter")
     return plan_segmentation(
         setup,
         targets,
         identity_of(setup, targets, parameters.exact, mask),
         context,
-        mask=None if mask is None else read_mask(mask, setup.grid),
+        mask=within,
         asked=asked if threshold is None else asked | {"threshold": threshold},
         floor=parameters.recall,
         seed=parameters.seed,
@@ -159,15 +163,16 @@ def _for_cells(parameters: PlanCascade, context: Context) -> CascadePlan:
     search = search_for(
         volume, box=detect.box, level=detect.level, diameter=detect.diameter, threshold=detect.threshold
     )
-    for text in volume.warnings:
-        context.warn(text)
     mask = None if parameters.within is None else open_volume(parameters.within)
+    within = None if mask is None else read_mask(mask, search.grid)
+    for text in [*volume.warnings, *([] if within is None else within.told(search.grid, search.box))]:
+        context.warn(text)
     return plan_detection(
         search,
         search.noise(context.threads),
         search.identity(mask),
         context,
-        mask=None if mask is None else read_mask(mask, search.grid),
+        mask=within,
         asked=asked,
         floor=parameters.recall,
         seed=parameters.seed,
@@ -195,6 +200,7 @@ TASK = Task(
     parameters=PlanCascade,
     run=run,
     destination="destination",
+    once=True,
     ending=lambda values: ".cascade.json",
     menu=(
         MenuEntry("Detect", "Plan a cascade for cells", {"detector": "cells"}),

@@ -97,6 +97,7 @@ TASK = Task(
     parameters=Prune,
     run=run,
     destination="destination",
+    once=True,
     menu=(MenuEntry("Models", "Prune", {"model": "synapse-vnc"}),),
     render=render,
 )

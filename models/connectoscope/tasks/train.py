@@ -55,7 +55,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
 
     recipe = load_recipe(Path(parameters.recipe))
     out = Path(parameters.destination)
-    check_new(out, replace=context.overwrite or context.resumed)
+    check_new(out, replace=context.may_replace)
     torch.set_num_threads(context.threads)
     given = [path for path in (parameters.xray, parameters.em, parameters.transform) if path is not None]
     if given and recipe.xray is None:
@@ -92,6 +92,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
         context.check_cancelled()
 
     trainer.run(checkpoint, report)
+    context.write_now()
     if isinstance(trainer, XrayTrainer):
         bundle = finish_xray(trainer, trainer.finished_network(), out)
         scores = {"scores": {s.metric: s.value for s in bundle.card.scores}}
@@ -122,5 +123,6 @@ TASK = Task(
     parameters=Train,
     run=run,
     destination="destination",
+    once=True,
     menu=(MenuEntry("Models", "Train"),),
 )

@@ -67,7 +67,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
 
     started = time.monotonic()
     out = Path(parameters.destination)
-    check_new(out, replace=context.overwrite or context.resumed)
+    check_new(out, replace=context.may_replace)
     bundle = find_model(parameters.model)
     targets, warnings = choose_targets(bundle.card, parameters.target, None, None)
     if not targets:
@@ -154,6 +154,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
         training=training,
         scores=tuple(card_scores),
     )
+    context.write_now()
     bundle = write_companion(out, bundle, companion, network.state_dict())
     context.result("model", bundle.path, bundle.path.name)
     return {
@@ -179,4 +180,5 @@ TASK = Task(
     parameters=TrainGate,
     run=run,
     destination="destination",
+    once=True,
 )

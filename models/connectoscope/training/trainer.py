@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Cancelled, UserError
 from connectoscope.evaluation.voxels import PrecisionRecall, histograms, precision_recall
 from connectoscope.networks.precision import mixed_precision
 from connectoscope.networks.registry import parse_architecture
@@ -158,7 +158,7 @@ class Trainer:
         """Train to the recipe's last step, from where it stands.
 
         Args:
-            checkpoint: Written at every choosing.
+            checkpoint: Written at every choosing, and when ``report`` raises Cancelled.
             report: Called with the step and ``{"loss": …}`` every 10 updates, with ``{"choose/NAME": …}`` (average
                 precision on the choosing planes, averaged weights) at every choosing. May raise to stop.
         """
@@ -174,11 +174,19 @@ class Trainer:
                 losses.append(self._update(step, image, labels))
                 self.progress.step = step = step + 1
                 self.progress.seconds += time.monotonic() - started
+                told, choosing = [], step % t.choose_every == 0 or step == t.steps
                 if step % 10 == 0:
-                    report(step, {"loss": sum(losses) / len(losses)})
+                    told.append({"loss": sum(losses) / len(losses)})
                     losses.clear()
-                if step % t.choose_every == 0 or step == t.steps:
-                    report(step, self._choose(step))
+                if choosing:
+                    told.append(self._choose(step))
+                try:
+                    for values in told:
+                        report(step, values)
+                except Cancelled:
+                    self.save(checkpoint)
+                    raise
+                if choosing:
                     self.save(checkpoint)
 
     def _update(self, step: int, image: Tensor, labels: Tensor) -> float:

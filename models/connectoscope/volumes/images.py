@@ -140,7 +140,10 @@ def _decoded(path: Path) -> Array:
         with tifffile.TiffFile(path) as tif:
             if len(tif.pages) != 1:
                 raise _Several(f"holds {len(tif.pages)} images")
-            image = np.asarray(tif.pages[0].asarray())
+            page = tif.pages.first
+            image = np.asarray(page.asarray())
+            if page.axes == "SYX":  # samples in separate planes
+                image = np.moveaxis(image, 0, -1)
     else:
         decode = imagecodecs.png_decode if kind == "PNG" else imagecodecs.jpeg_decode
         image = np.asarray(decode(path.read_bytes()))

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from connectoscope.errors import Unwritable, UserError
+from connectoscope.paths import expanded
 from connectoscope.volumes.ome_zarr_write import KEY, read_attributes, set_attributes, write_json
 from connectoscope.volumes.stores import first_line
 
 Json = dict[str, Any]
+UNFINISHED = "the volume is unfinished: the run that makes it has stopped or still goes on"
 
 
 def read_marks(path: Path | str) -> Json:
@@ -52,15 +54,29 @@ def set_marks(path: Path, **updates: Any) -> None:
         raise Unwritable(f"{place} cannot be written: {first_line(error)}") from error
 
 
-def told_of_gaps(source: str) -> list[str]:
-    """A line for people where the volume at ``source`` was made from one with damaged chunks."""
+def told_of(source: str) -> list[str]:
+    """Lines for people about a volume of ours, on this machine: unfinished, or with gaps where chunks were damaged."""
+    path = expanded(source.partition("::")[0])
     try:
-        file = source.partition("::")[0]
-        count = len(read_marks(file)["summary"]["skipped_chunks"])
-    except (UserError, OSError, KeyError, TypeError):
+        unfinished = read_marks(path).get("finished") is False
+    except (UserError, OSError):  # told by who opens it
+        return []
+    # The reader of zarr says that itself, of servers, too.
+    return [*gaps(source), *([UNFINISHED] if unfinished and not _is_zarr(path) else [])]
+
+
+def gaps(source: str) -> list[str]:
+    """Of :func:`told_of` what is to be told of whatever is made from the volume."""
+    path = expanded(source.partition("::")[0])
+    try:
+        ours = read_marks(path)
+        count = len(ours.get("summary", {}).get("skipped_chunks", ()))
+        inherited = [str(line) for line in ours.get("gaps", ())]
+    except (UserError, OSError, AttributeError, TypeError):
         return []
     chunks = "1 chunk of its source is" if count == 1 else f"{count} chunks of its source are"
-    return [f"{Path(file).name} was made with --skip-corrupt: {chunks} missing in it"]
+    own = f"{path.name} was made with --skip-corrupt: {chunks} missing in it"
+    return [*inherited, *([own] if count else [])]
 
 
 def marks_file(path: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from connectoscope.errors import SeveralVolumes, UserError
 from connectoscope.volumes.framing import FileImage, FileLevel, common_unit
 from connectoscope.volumes.geometry import canonical_unit
+from connectoscope.volumes.marks import UNFINISHED
 from connectoscope.volumes.stores import Location, open_array
 
 Json = dict[str, Any]
@@ -134,7 +135,7 @@ def _multiscale(
         warnings.append(f"the file holds {len(ome['multiscales'])} images; the first is taken")
     ours = attributes.get("connectoscope")
     if isinstance(ours, dict) and ours.get("finished") is False:
-        warnings.append("the volume is unfinished: the run that makes it has stopped or still goes on")
+        warnings.append(UNFINISHED)
 
     datasets = multiscale["datasets"]
     arrays = [open_array(location.child(str(d["path"])), driver) for d in datasets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from connectoscope.errors import UserError
 from connectoscope.paths import expanded
 from connectoscope.volumes.endings import ENDINGS, short_name
 from connectoscope.volumes.framing import FileImage, frame
+from connectoscope.volumes.marks import told_of
 from connectoscope.volumes.samples import PREFIX, sample_path
 from connectoscope.volumes.stores import REMOTE_SCHEMES, Location, is_url
 from connectoscope.volumes.volume import Volume
@@ -61,6 +63,11 @@ def read_image(source: str) -> FileImage:
     Raises:
         UserError: as :func:`open_volume`.
     """
+    image = _read(source)
+    return replace(image, warnings=(*image.warnings, *told_of(source)))
+
+
+def _read(source: str) -> FileImage:
     if not source.strip():
         raise UserError("no volume is named: give a file, a folder, a URL or sample:NAME")
     outer, _, inner = source.partition("::")

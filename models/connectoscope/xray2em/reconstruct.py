@@ -31,7 +31,6 @@ from connectoscope.blockwise.destination import (
     delete_locks,
     found_at,
     make_image,
-    take_away,
 )
 from connectoscope.blockwise.engine import Engine, Output, Phase
 from connectoscope.blockwise.grid import Grid, choose_grid
@@ -151,9 +150,8 @@ def reconstruct(volume: Volume, bundle: Bundle, parameters: Reconstruct, context
         precision=plan.precision,
         threads=plan.threads,
     )
-    if found is not None and existing is None:  # only now, when nothing more can be refused
-        take_away(destination, context.scratch)
-    with Ledger(context.job.ledger_path) as ledger:
+    old = [destination] if found is not None and existing is None else []
+    with context.replacing(*old), Ledger(context.job.ledger_path) as ledger:
         return _Run(setup, plan, reconstructor, destination, context, ledger).all()
 
 

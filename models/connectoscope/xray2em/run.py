@@ -28,7 +28,6 @@ from connectoscope.blockwise.destination import (
     delete_locks,
     found_at,
     make_image,
-    take_away,
 )
 from connectoscope.blockwise.grid import Grid
 from connectoscope.errors import UserError
@@ -132,8 +131,6 @@ def simulate_xray(parameters: SimulateXray, context: Context) -> dict[str, Any]:
         "voxel_size_nm": round(voxel_nm, 4),
         **measured,
     }
-    if found is not None and context.overwrite:
-        take_away(destination, context.scratch)
     model = asdict(optics) if parameters.method == "wave" else asdict(like)
     marks = {
         "signature": signature,
@@ -141,7 +138,8 @@ def simulate_xray(parameters: SimulateXray, context: Context) -> dict[str, Any]:
         "model": model,
         "summary": summary,
     }
-    _write(destination, source, slabs, marks, context)
+    with context.replacing(*([destination] if found is not None and context.overwrite else [])):
+        _write(destination, source, slabs, marks, context)
     return {**summary, "destination": str(destination)}
 
 

@@ -104,6 +104,32 @@ def test_voxels_and_objects(made, tmp_path, capsys) -> None:  # type: ignore[no-
     assert (found["object_tp"], found["object_fp"], found["object_fn"]) == (1, 0, 0)
 
 
+def test_a_mask_as_result_is_made_of_objects_like_the_truth(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    for value in (1, 255):
+        write(tmp_path / f"mask{value}.zarr", (made["truth"] * value).astype(np.uint8))
+        found = evaluate(capsys, tmp_path / f"mask{value}.zarr", tmp_path / "truth.zarr")
+        assert (found["object_tp"], found["object_fp"], found["object_fn"]) == (3, 0, 0)
+
+
+def test_one_object_in_a_box_is_no_mask(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    neurons = np.zeros((4, 20, 40), np.uint16)
+    neurons[:, 2:9, 2:30] = neurons[:, 12:19, 2:9] = 7  # in two pieces
+    neurons[:, 12:19, 30:38] = 9
+    write(tmp_path / "neurons.zarr", neurons)
+    for box in ((), ("--box", "0:4,0:20,0:29")):
+        found = evaluate(capsys, tmp_path / "neurons.zarr", tmp_path / "neurons.zarr", *box)
+        assert (found["object_fp"], found["object_fn"]) == (0, 0)
+        assert found["vi"] is not None
+
+
+def test_what_is_ignored_of_a_shift_is_told(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    for part, told in ((0.5, False), (0.9, True)):
+        path = write(tmp_path / f"moved{part}.zarr", made["truth"], translation=(40.0 * part, 0.0, 0.0))
+        found = evaluate(capsys, path, tmp_path / "truth.zarr")
+        assert found["f1"] == 1
+        assert any("shifted against each other by 0.9 voxels" in text for text in found["warnings"]) is told
+
+
 @pytest.mark.parametrize("axis", range(3))
 def test_a_line_of_voxels_is_scored(tmp_path, capsys, axis: int) -> None:  # type: ignore[no-untyped-def]
     shape = [1, 1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny_recipe import made
 
-from connectoscope.errors import UserError
+from connectoscope.errors import Cancelled, UserError
 from connectoscope.jobs.context import Context
+from connectoscope.jobs.engine import execute
+from connectoscope.jobs.folder import JobFolder
+from connectoscope.jobs.request import JobRequest
 from connectoscope.tasks.train import Train, run
 from connectoscope.training.augment import blur, turn, warp
 from connectoscope.training.instances import UNKNOWN
@@ -22,6 +26,7 @@ from connectoscope.training.recipe import find_data, load_recipe
 from connectoscope.training.sampler import LabelledVolume, Sampler, load_volume
 from connectoscope.training.trainer import Trainer, learning_rate
 from connectoscope.zoo import find_model
+from connectoscope.zoo.places import bundled_models
 
 RECIPE = made(features=[4, 4], kernels=[[[1, 3, 3]], [[3, 3, 3]]], steps=8, rate=1e-2, average=0.5, every=4)
 
@@ -119,6 +124,31 @@ def test_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
         assert torch.equal(value, resumed.best[name]), name
 
 
+@pytest.mark.parametrize("every", [4, 100])
+def test_a_cancelled_training_keeps_all_its_updates(recipe: Path, tmp_path: Path, every: int) -> None:
+    path = tmp_path / "longer.toml"
+    path.write_text(
+        recipe.read_text().replace("steps = 8", "steps = 12").replace("every = 4", f"every = {every}")
+    )
+
+    def cancelled(step: int, values: dict[str, float]) -> None:
+        if step >= 10 or every == 4:
+            raise Cancelled("cancelled; what was finished is kept")
+
+    whole, _ = loaded(path)
+    whole.run(tmp_path / "whole", lambda step, values: None)
+    trainer, _ = loaded(path)
+    with pytest.raises(Cancelled):
+        trainer.run(tmp_path / "part", cancelled)
+    resumed, _ = loaded(path)
+    resumed.resume(tmp_path / "part")
+    assert resumed.progress.step == (4 if every == 4 else 10)
+    resumed.run(tmp_path / "part", lambda step, values: None)
+    for name, value in whole.average.items():
+        assert torch.equal(value, resumed.average[name]), name
+    assert resumed.progress.curve == whole.progress.curve
+
+
 @pytest.mark.filterwarnings("ignore:.*which is a no-op")
 def test_a_checkpoint_goes_to_the_device_of_the_training(recipe: Path, tmp_path: Path) -> None:
     """No GPU here: PyTorch's device without memory shows where tensors are put."""
@@ -165,6 +195,41 @@ def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
             Train(recipe=str(recipe), destination=str(tmp_path / "tiny-model")),
             Context.local(tmp_path / "job2"),
         )
+
+
+def test_a_finished_training_is_not_made_again(recipe: Path, tmp_path: Path) -> None:
+    asked = {"recipe": str(recipe), "destination": str(tmp_path / "tiny-model")}
+    job = JobFolder.create(JobRequest.make("train", asked, device="cpu", keep_job=True))
+    assert execute(job) == 0
+    card = tmp_path / "tiny-model" / "card.json"
+    card.write_text(card.read_text().replace('"A test."', '"Mine."'))
+    weights = (tmp_path / "tiny-model" / "weights.safetensors").stat().st_mtime_ns
+    again = JobFolder.create(JobRequest.make("train", asked, device="cpu"))
+    assert execute(again) == 0
+    first, second = (e["summary"] for e in again.read_events()[0] if e["type"] == "finished")
+    assert first == second
+    assert (tmp_path / "tiny-model" / "weights.safetensors").stat().st_mtime_ns == weights
+
+
+def test_a_training_that_goes_on_replaces_no_model_but_its_own(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tiny-model"
+    asked = {"recipe": str(recipe), "destination": str(out)}
+    job = JobFolder.create(JobRequest.make("train", asked, device="cpu"))
+    job.events().write("progress", done=4, total=8, phase="training")  # and then its process was killed
+    shutil.copytree(bundled_models() / "membrane-vnc", out)
+    before = (out / "card.json").read_bytes()
+    assert execute(job) == 2
+    assert (out / "card.json").read_bytes() == before
+    shutil.rmtree(out)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:  # once the model is there
+        patch.setattr(Context, "result", killed)
+        assert execute(job) == 3
+    assert (out / "card.json").exists()
+    assert execute(job) == 0
 
 
 @pytest.mark.parametrize(

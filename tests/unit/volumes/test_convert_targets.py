@@ -20,6 +20,7 @@ from connectoscope.tasks import convert, info
 from connectoscope.volumes import downsample, open_volume, read_marks, tiff_write
 from connectoscope.volumes.framing import coarser_by
 from connectoscope.volumes.geometry import Box
+from connectoscope.volumes.marks import set_marks
 
 SHAPE = (20, 300, 290)
 CHUNKED = ("out.n5", "out.precomputed")
@@ -120,21 +121,36 @@ def test_an_interrupted_folder_is_gone_on_with(tmp_path: Path, source, name: str
     destination = tmp_path / name
     kept = {p: p.stat().st_mtime_ns for p in destination.rglob("s0/**/*") if p.is_file() and p.suffix == ""}
     assert kept
+    assert "the volume is unfinished: the run that makes it" in " ".join(open_volume(destination).warnings)
     with pytest.raises(UserError, match="another request"):
         converted(tmp_path, path, name, box="0:1,0:9,0:9")
     converted(tmp_path, path, name, Context.local(tmp_path / "job3"))
+    assert open_volume(destination).warnings == ()
     assert files_of(destination) == expected
     assert all(p.stat().st_mtime_ns == then for p, then in kept.items())
+
+
+def test_gaps_are_told_of_copies_too(tmp_path: Path, source) -> None:
+    first, _ = converted(tmp_path, source[0], "first.ome.zarr")
+    set_marks(first, summary={"skipped_chunks": ["0:10,0:64,0:64"]})
+    said = "first.ome.zarr was made with --skip-corrupt: 1 chunk of its source is missing in it"
+    for name in ("copy.ome.zarr", "copy.n5", "copy.h5"):
+        copy, _ = converted(tmp_path, first, name, Context.local(tmp_path / f"{name}.job"))
+        assert said in open_volume(copy).warnings
+        again, _ = converted(tmp_path, copy, f"again-{name}", Context.local(tmp_path / f"again-{name}.job"))
+        assert said in open_volume(again).warnings
 
 
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_file_is_whole_or_not_there(tmp_path: Path, source, name: str) -> None:
     path, pixels = source
+    foreign = tmp_path / f"{name}.part"
+    foreign.write_text("mine")
     stopping = Stopping.local(tmp_path / "job2")
     stopping.left = 0
     with pytest.raises(Cancelled):
         converted(tmp_path, path, name, stopping)
-    assert not list(tmp_path.glob("out*"))
+    assert list(tmp_path.glob("out*")) == [foreign]
     assert not list((tmp_path / "job2").rglob("new*"))
     destination, summary = converted(tmp_path, path, name)
     np.testing.assert_array_equal(open_volume(destination).read(Box.of(SHAPE)), pixels)
@@ -148,6 +164,7 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, source, name: str) -> None
         converted(tmp_path, path, name, box="0:1,0:9,0:9")
     again = Context.local(tmp_path / "job4", overwrite=True)
     assert converted(tmp_path, path, name, again, box="0:1,0:9,0:9")[1]["shape"] == [1, 9, 9]
+    assert foreign.read_text() == "mine"
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(tmp_path: Path, source, monkeypatch) -> None:

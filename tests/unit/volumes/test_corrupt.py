@@ -15,7 +15,7 @@ from connectoscope.networks.normalise import intensity_range
 from connectoscope.volumes import ImageSpec, create_image, open_volume, set_attributes
 from connectoscope.volumes.corrupt import chunk_name, is_corrupt, told_of_skipped
 from connectoscope.volumes.geometry import Box
-from connectoscope.volumes.marks import set_marks, told_of_gaps
+from connectoscope.volumes.marks import set_marks, told_of
 
 PIXELS = np.random.default_rng(0).integers(1, 255, (9, 40, 50)).astype("u1")
 WHOLE = Box.of(PIXELS.shape)
@@ -91,17 +91,17 @@ def test_changed_bytes_are_noticed(tmp_path: Path, shards) -> None:
 
 
 def test_a_result_that_lacks_chunks_is_told(tmp_path: Path) -> None:
-    assert told_of_gaps(str(tmp_path / "none.ome.zarr")) == []
-    assert told_of_gaps("https://example.org/a.zarr") == []
+    assert told_of(str(tmp_path / "none.ome.zarr")) == []
+    assert told_of("https://example.org/a.zarr") == []
     path = tmp_path / "a.ome.zarr"
     create_image(path, ImageSpec((2, 4, 4), np.dtype("u1"), (1, 1, 1), (0, 0, 0), None, (2, 4, 4)))
     set_attributes(path, summary={"skipped_chunks": ["0:1,0:4,0:4"]})
-    assert told_of_gaps(str(path)) == [
+    assert told_of(str(path)) == [
         "a.ome.zarr was made with --skip-corrupt: 1 chunk of its source is missing in it"
     ]
     (tmp_path / "a.h5").touch()
     set_marks(tmp_path / "a.h5", summary={"skipped_chunks": ["0:1,0:4,0:4"]})
-    assert told_of_gaps(f"{tmp_path / 'a.h5'}::/raw")[0].startswith("a.h5 was made with")
+    assert told_of(f"{tmp_path / 'a.h5'}::/raw")[0].startswith("a.h5 was made with")
 
 
 @pytest.mark.parametrize(

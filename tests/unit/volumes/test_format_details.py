@@ -256,6 +256,13 @@ def test_a_single_image_and_colour(tmp_path: Path) -> None:
     assert open_volume(tmp_path / "a.png", channel="green").shape == (1, 5, 6)
 
 
+def test_colours_in_separate_planes(tmp_path: Path) -> None:
+    colours = np.stack([PIXELS[0], PIXELS[1], PIXELS[2]])
+    for k in range(2):
+        tifffile.imwrite(tmp_path / f"{k}.tif", colours, photometric="rgb", planarconfig="separate")
+    np.testing.assert_array_equal(everything(open_volume(tmp_path, channel="green"))[1], PIXELS[1])
+
+
 def test_a_stack_in_a_folder_is_no_section(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", PIXELS, photometric="minisblack")
     with pytest.raises(UserError, match=r"volumes, to be opened one by one: a\.tif holds 4 images"):

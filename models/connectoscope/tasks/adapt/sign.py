@@ -49,13 +49,14 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
     from connectoscope.zoo.writing import check_new
 
     out = Path(parameters.destination)
-    check_new(out, replace=context.overwrite or context.resumed)
+    check_new(out, replace=context.may_replace)
     torch.set_num_threads(context.threads)
     bundle = find_model(parameters.model)
     volume = open_source(parameters, parameters.on)
     for text in volume.warnings:
         context.warn(text)
     part = Part(volume, None if parameters.box is None else parse_box(parameters.box), parameters.level)
+    context.write_now()
     signed = write_signature(
         bundle, [part], out, count=parameters.vectors, seed=parameters.seed, device=context.device
     )
@@ -80,4 +81,5 @@ TASK = Task(
     parameters=AdaptSign,
     run=run,
     destination="destination",
+    once=True,
 )

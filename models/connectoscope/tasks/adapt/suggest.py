@@ -110,7 +110,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     from connectoscope.zoo import find_model
 
     out = Path(parameters.destination)
-    if out.exists() and not (context.overwrite or context.resumed):
+    if out.exists() and not context.may_replace:
         raise UserError(f"{out} exists; choose another name, or --overwrite")
     check_writable(out)
     starts = labels_folder(out) if parameters.starts is None else Path(parameters.starts)
@@ -196,6 +196,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
         candidates=len(seen),
         patches=patches,
     )
+    context.write_now()
     _write_starts(starts, eye, [seen[index] for index in chosen], bundle.card, file)
     write_file(out, (file.model_dump_json(by_alias=True, indent=1) + "\n").encode())
     context.result("patches", out, out.stem)
@@ -247,6 +248,7 @@ TASK = Task(
     parameters=AdaptSuggest,
     run=run,
     destination="destination",
+    once=True,
     ending=lambda values: ".patches.json",
     previews=True,
     menu=(MenuEntry("Adapt", "Suggest Patches"),),

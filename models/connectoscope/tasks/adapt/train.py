@@ -94,6 +94,7 @@ TASK = Task(
     parameters=AdaptTrain,
     run=run,
     destination="destination",
+    once=True,
     menu=(MenuEntry("Adapt", "Train on Patches"),),
     render=render,
 )
