@@ -88,7 +88,7 @@ def _from_folder(
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         name = path.name.split(".")[0]
-        if name not in wanted:
+        if name not in wanted or path.suffix == ".part":
             continue
         if name in found:
             raise UserError(

@@ -30,7 +30,7 @@ def as_rows(scores: dict[str, dict[str, float]], kept: str) -> list[list[str]]:
         return []
     before, after = scores["source"], scores[kept]
     return [
-        [name, f"{before[key]:.3f}", f"{after[key]:.3f}"]
+        [name, f"{before[key]:.4f}", f"{after[key]:.4f}"]
         for name, key in (("average precision", "average_precision"), ("best F1", "f1"))
     ]
 
@@ -39,5 +39,5 @@ def in_words(outcome: Outcome, scores: dict[str, dict[str, float]]) -> str:
     if not scores:
         return "the batch-norm statistics are those of this volume now; without labels it is not known whether that is better."
     where = "patches held back" if outcome.held_out else "the labelled patches themselves"
-    figures = ", ".join(f"{name} {s['f1']:.3f}" for name, s in scores.items())
-    return f"{WORDS[outcome.kept]} (best F1 on {where}: {figures})."
+    figures = ", ".join(f"{name} {s['average_precision']:.4f}" for name, s in scores.items())
+    return f"{WORDS[outcome.kept]} (average precision on {where}: {figures})."

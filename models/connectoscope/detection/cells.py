@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from connectoscope.blockwise.destination import write_file
 from connectoscope.blockwise.engine import Output, Phase
@@ -101,6 +102,14 @@ def load_points(folder: Path, ids: Iterable[str]) -> NDArray[np.float64]:
     points = np.concatenate([np.zeros(0), *parts]).reshape(-1, COLUMNS)
     z, y, x, score = points.T
     return points[np.lexsort((-score, x, y, z))]
+
+
+def close_to_brighter(position: NDArray[np.float64], score: NDArray[np.float64], radius: float) -> int:
+    """How many of the points, (n, 3) in the unit of ``radius``, lie less than that from one of a higher score, (n,)."""
+    if len(position) == 0:
+        return 0
+    one, other = cKDTree(position).query_pairs(radius, output_type="ndarray").T
+    return len(np.unique(np.where(score[one] < score[other], one, other)))
 
 
 def open_directions(

@@ -42,7 +42,14 @@ from connectoscope.cascade.run import Cascade, read_share
 from connectoscope.cascade.use import FLOOR, facts, given_plan, kept_plan, signed, told_of_plan, write_map
 from connectoscope.detection.blobs import Blob, plane_noise
 from connectoscope.detection.cascaded import candidates, plan_detection
-from connectoscope.detection.cells import NAME, CellDetector, large_core, lattice_of, load_points
+from connectoscope.detection.cells import (
+    NAME,
+    CellDetector,
+    close_to_brighter,
+    large_core,
+    lattice_of,
+    load_points,
+)
 from connectoscope.detection.points import Points, named_after, points_csv, points_xml
 from connectoscope.errors import UserError
 from connectoscope.volumes import open_volume
@@ -319,6 +326,12 @@ class _Run:
             self.context.warn(text)
         ids = [entry["id"].removeprefix(f"{NAME}/") for entry in entries if entry["points"]]
         points = load_points(folder, ids)
+        world = points[:, :3] * np.array(self.search.grid.scale)
+        if near := close_to_brighter(world, points[:, 3], self.search.radius):
+            self.context.warn(
+                f"{near} of {len(points)} points lie less than a cell's radius from a brighter one: "
+                "cells that lean may be counted twice"
+            )
         self._write(points)
         summary = {
             "task": "detect",

@@ -70,10 +70,11 @@ def map_grids(result: Volume, truth: Volume) -> tuple[GridMap, str | None]:
     same = GridMap((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), result.shape)
     if result.unit is None or truth.unit is None:
         if result.shape != truth.shape:
-            which = truth if truth.unit is None else result
+            which, how = truth, "give it with --voxel-size z,y,xnm"
+            if truth.unit is not None:
+                which, how = result, "make one that states it (connectoscope convert … --voxel-size)"
             raise UserError(
-                f"{which.name} has no voxel size and another shape ({result.shape} and {truth.shape}); "
-                "give it with --voxel-size z,y,xnm"
+                f"{which.name} has no voxel size and another shape ({result.shape} and {truth.shape}); {how}"
             )
         note = None if result.unit == truth.unit else "one volume has no voxel size; compared index to index"
         return same, note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 
 def is_points(path: str) -> bool:
+    """By its name; an XML may also be BigDataViewer's, of volumes."""
+    if path.lower().endswith(".xml"):
+        with contextlib.suppress(OSError):
+            return b"<SpimData" not in expanded(path).read_bytes()[:1024]
     return path.lower().endswith((".csv", ".xml"))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from connectoscope.detection.blobs import Blob, find_blobs, plane_noise, response
-from connectoscope.detection.cells import large_core, open_directions
+from connectoscope.detection.cells import close_to_brighter, large_core, open_directions
 from connectoscope.volumes.geometry import Box
 
 VOXEL = (5.0, 2.0, 2.0)
@@ -108,3 +108,13 @@ def test_open_directions_are_those_that_the_ball_of_a_point_reaches():
 def test_large_cores_part_the_grid_evenly():
     assert large_core((30, 510, 667)) == (30, 255, 223)
     assert large_core((10, 20, 30)) == (10, 20, 30)
+
+
+@pytest.mark.parametrize("count", [0, 1, 60])
+def test_points_close_to_a_brighter_one_are_counted(count: int) -> None:
+    rng = np.random.default_rng(count)
+    position, score = rng.uniform(0, 60, (count, 3)), rng.uniform(4, 9, count)
+    apart = np.linalg.norm(position[:, None] - position[None], axis=2)
+    expected = ((apart <= 9) & (score[None] > score[:, None])).any(axis=1).sum()
+    assert close_to_brighter(position, score, 9.0) == expected
+    assert expected == 0 or count == 60

@@ -122,6 +122,11 @@ def test_one_object_in_a_box_is_no_mask(tmp_path, capsys) -> None:  # type: igno
         assert found["vi"] is not None
 
 
+def test_labels_of_bigdataviewer_are_no_points(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "a.xml").write_text("<?xml version='1.0'?><SpimData version='0.2'></SpimData>")
+    assert "names no HDF5 file" in refused(capsys, tmp_path / "a.xml", tmp_path / "a.xml")
+
+
 def test_what_is_ignored_of_a_shift_is_told(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     for part, told in ((0.5, False), (0.9, True)):
         path = write(tmp_path / f"moved{part}.zarr", made["truth"], translation=(40.0 * part, 0.0, 0.0))
