@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from connectoscope.errors import UserError
 from connectoscope.jobs.context import Context
+from connectoscope.tasks import plan_cascade
+from connectoscope.tasks.plan_cascade import PlanCascade
 from connectoscope.tasks.segment import Segment, run
 from connectoscope.volumes import open_volume
 from connectoscope.volumes.geometry import Box
@@ -58,3 +61,14 @@ def test_practical_halo_keeps_its_promise(tmp_path, monkeypatch):
         channels = [open_volume(out, channel=c) for c in range(3)]
         made[exact] = np.stack([v.read(Box.of(v.shape)) for v in channels]).astype(int)
     assert (np.abs(made[True] - made[False]) > 1).mean() <= 0.001
+
+
+def test_no_cascade_is_planned_for_what_fills_the_volume(tmp_path):
+    asked = PlanCascade(
+        source="sample:fib",
+        destination=str(tmp_path / "p.cascade.json"),
+        model="neurons-fib",
+        target=("neurons",),
+    )
+    with pytest.raises(UserError, match="neurons fill the volume"):
+        plan_cascade.run(asked, Context.local(tmp_path / "job"))
