@@ -36,7 +36,7 @@ class Evaluate(Parameters):
     result: str = parameter(
         role="result",
         argument=True,
-        help="A segmentation made by 'segment', any label volume, or points: a table or cellfinder's XML.",
+        help="A segmentation made by 'segment', any labels or mask, or points: a table or cellfinder's XML.",
     )
     truth: str = parameter(
         role="truth",
