@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from connectoscope.errors import ConnectoscopeError, UserError
+from connectoscope.errors import Cancelled, ConnectoscopeError, UserError
 from connectoscope.pruning.recipes import of_model
 from connectoscope.training.finish import finish
 from connectoscope.training.recipe import Recipe, load_recipe
@@ -30,26 +30,27 @@ from connectoscope.training.sampler import load_volume
 from connectoscope.training.trainer import Trainer
 from connectoscope.zoo import Bundle, find_model
 
-CHOOSE_EVERY = 250  # updates
+CHOOSE_EVERY = 250  # updates, of a model that is trained on
 log = logging.getLogger("train_parts")
 
 
 def recipe_of(recipe: Recipe, bundle: Bundle | None, asked: argparse.Namespace) -> Recipe:
     """The recipe for the schedule that was asked for, and with the model's architecture."""
-    changed: dict[str, Any] = {"choose_every": CHOOSE_EVERY}
-    if bundle is not None:
-        recipe = of_model(recipe, bundle, recipe.name, asked.seed, log.warning)
-        changed |= {
-            "steps": asked.steps,
-            "learning_rate": asked.learning_rate,
-            "warm_up": asked.steps // 30,
-            "dice_until": 0,
-        }
+    if bundle is None:
+        return recipe
+    changed = {
+        "choose_every": CHOOSE_EVERY,
+        "steps": asked.steps,
+        "learning_rate": asked.learning_rate,
+        "warm_up": asked.steps // 30,
+        "dice_until": 0,
+    }
+    recipe = of_model(recipe, bundle, recipe.name, asked.seed, log.warning)
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
 
 
-class Enough(Exception):
-    """Ends a training before its schedule does."""
+class Enough(Cancelled):
+    """Ends a training before its schedule does; the trainer keeps its checkpoint first."""
 
 
 class BestForEach:
@@ -66,7 +67,7 @@ class BestForEach:
                 weights = {k: v.contiguous() for k, v in self.trainer.average.items()}
                 save_file(weights, self.folder / f"{output.name}.safetensors")
         if "choose/mean" in values and step >= self.until:
-            raise Enough
+            raise Enough(f"update {step} is the last that was asked for")
 
     def write(self, output: str, bundle: Bundle | None, line: str) -> Bundle:
         """The bundle of the best weights for an output."""
@@ -98,7 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("recipe", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--until", type=int, help=f"last update, a multiple of {CHOOSE_EVERY}; default: all of them"
+        "--until", type=int, help="last update, one at which weights are scored; default: all of them"
     )
     parser.add_argument("--from", dest="model", help="name or folder")
     parser.add_argument("--steps", type=int)
@@ -109,8 +110,6 @@ def parse() -> argparse.Namespace:
         parser.error("--from needs --steps and --learning-rate")
     if not asked.model and (asked.steps, asked.learning_rate, asked.seed) != (None, None, None):
         parser.error("--steps, --learning-rate and --seed are the recipe's, unless there is --from")
-    if asked.until is not None and (asked.until < 1 or asked.until % CHOOSE_EVERY):
-        parser.error(f"--until must be a multiple of {CHOOSE_EVERY}")
     asked.seed = asked.seed or 0
     return asked
 
@@ -121,6 +120,9 @@ def main() -> int:
     try:
         bundle = find_model(asked.model) if asked.model else None
         recipe = recipe_of(load_recipe(asked.recipe), bundle, asked)
+        until, every = asked.until or recipe.training.steps, recipe.training.choose_every
+        if asked.until is not None and (until < 1 or until % every):
+            raise UserError(f"--until {until}: weights are scored and kept every {every} updates")
         asked.out.mkdir(parents=True, exist_ok=True)
         volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -130,14 +132,14 @@ def main() -> int:
         checkpoint = asked.out / "checkpoint.safetensors"
         if checkpoint.exists():
             trainer.resume(checkpoint)
-        until = asked.until or recipe.training.steps
         if trainer.progress.step > until:
             raise UserError(
                 f"{asked.out} is at update {trainer.progress.step} already; choose another folder"
             )
         keep = BestForEach(trainer, asked.out, until)
-        with contextlib.suppress(Enough):
-            trainer.run(checkpoint, keep)
+        if trainer.progress.step < until:
+            with contextlib.suppress(Enough):
+                trainer.run(checkpoint, keep)
         for output in recipe.outputs:
             keep.write(output.name, bundle, command_of(asked))
     except ConnectoscopeError as error:

@@ -26,14 +26,14 @@ from pruning_scores import candidates, objects
 from safetensors.torch import load_file, save_file
 
 from connectoscope.evaluation.voxels import histograms, precision_recall
+from connectoscope.networks.compact import compacted
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.networks.wiring import wiring_of
 from connectoscope.pruning.balance import coding_entropy
-from connectoscope.pruning.compact import compacted
 from connectoscope.pruning.pruner import Pruner, Rule, Schedule
 from connectoscope.pruning.rates import OnRates, watching_likeness
 from connectoscope.pruning.receipt import macs, weights_kept
 from connectoscope.pruning.recipes import of_widths, shortened
-from connectoscope.pruning.wiring import wiring_of
 from connectoscope.training.recipe import Recipe, load_recipe
 from connectoscope.training.sampler import LabelledVolume, load_volume
 from connectoscope.training.trainer import Trainer, predict_planes

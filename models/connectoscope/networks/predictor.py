@@ -24,6 +24,8 @@ from torch import nn
 from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.precision import PRECISIONS
+from connectoscope.networks.split import split
+from connectoscope.networks.unet3d import UNet3d
 from connectoscope.volumes.geometry import Index3
 
 TILE_VALUES = 576_000_000  # that one convolution reads and writes on the default tile, which runs in 4 GB
@@ -126,7 +128,7 @@ def make_predictor(
     precision: str = "float32",
     threads: int | None = None,
 ) -> Predictor:
-    """Fold a network and bind it to one tile shape.
+    """Split and fold a network and bind it to one tile shape.
 
     Args:
         threads: Of this whole process on the CPU; None leaves torch's setting.
@@ -142,6 +144,7 @@ def make_predictor(
         )
     if threads is not None:
         torch.set_num_threads(threads)
+    network = split(network) if isinstance(network, UNet3d) else network
     network = fold_batch_norm(network).to(device, PRECISIONS[precision])
     network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return Predictor(network, tile, halo, outputs, device, precision)

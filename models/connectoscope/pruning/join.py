@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
-from connectoscope.pruning.wiring import HEAD, wiring_of
+from connectoscope.networks.wiring import HEAD, wiring_of
 
 
 def joined(parts: Sequence[UNet3d], shares: Sequence[Sequence[float]]) -> UNet3d:

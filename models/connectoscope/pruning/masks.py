@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from connectoscope.networks.wiring import Wiring
 from connectoscope.pruning.balance import LOWEST, degrees, top
-from connectoscope.pruning.wiring import Wiring
 
 Actuator = Literal["in", "out", "both"]
 Masks = dict[str, NDArray[np.bool_]]  # by layer: (outputs, inputs), True where a connection stays

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d
+from connectoscope.networks.wiring import Layer, wiring_of
 from connectoscope.pruning.balance import coding_entropy, log_odds, top
 from connectoscope.pruning.masks import Actuator, Masks, choose, choose_channels, density_of, fan_out
 from connectoscope.pruning.rates import OnRates
-from connectoscope.pruning.wiring import Layer, wiring_of
 
 Rule = Literal["budgeted-broadcast", "magnitude", "shuffled", "reversed", "rigl", "set"]
 """Which connections a refresh keeps: by the balance; the strongest of each layer; by the balance with the on-rates of each

@@ -14,10 +14,11 @@ from torch import Tensor
 from connectoscope.evaluation.voxels import PrecisionRecall
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.precision import mixed_precision
+from connectoscope.networks.split import split
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.networks.wiring import wiring_of
 from connectoscope.pruning.balance import coding_entropy
 from connectoscope.pruning.masks import Rates
-from connectoscope.pruning.wiring import wiring_of
 from connectoscope.volumes.geometry import Index3
 
 TIMED = 5  # forward passes; the median counts
@@ -48,8 +49,8 @@ def macs(arguments: UNet3dArguments, state: Mapping[str, Tensor] | None = None) 
 
 
 def seconds_per_megavoxel(network: UNet3d, tile: Index3, device: str) -> float:
-    """Of plain forward passes of a tile, mixed precision, batch norm folded; the median of five after one."""
-    folded = fold_batch_norm(network).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    """Of forward passes of a tile as the engine makes them, in mixed precision; the median of five after one."""
+    folded = fold_batch_norm(split(network)).to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     x = torch.zeros((1, 1, *tile), device=device).to(memory_format=torch.channels_last_3d)
     taken = []
     with torch.inference_mode(), mixed_precision(device):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from connectoscope.networks.wiring import Wiring
 from connectoscope.pruning.balance import log_odds
 from connectoscope.pruning.masks import Masks, Rates, fan_out
-from connectoscope.pruning.wiring import Wiring
 
 WIDTH, HEIGHT, MARGIN = 460, 300, 46  # of a plot, pixels
 

@@ -9,10 +9,10 @@ import torch
 
 from connectoscope.blockwise.destination import check_writable, write_file
 from connectoscope.errors import UserError
+from connectoscope.networks.compact import compacted
 from connectoscope.networks.fold import fold_batch_norm
 from connectoscope.networks.predictor import choose_tile
 from connectoscope.networks.unet3d import UNet3d
-from connectoscope.pruning.compact import compacted
 from connectoscope.pruning.pruner import Pruner, Schedule
 from connectoscope.pruning.rates import OnRates, watching_likeness
 from connectoscope.pruning.receipt import figures, rows, verdict

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_rule import NET
 
+from connectoscope.networks.compact import compacted
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
-from connectoscope.pruning.compact import compacted
-from connectoscope.pruning.wiring import wiring_of
+from connectoscope.networks.wiring import wiring_of
 
 
 @st.composite

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from connectoscope.errors import UserError
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
+from connectoscope.networks.wiring import wiring_of
 from connectoscope.pruning.balance import coding_entropy, degrees, log_odds, top
 from connectoscope.pruning.masks import choose
 from connectoscope.pruning.rates import OnRates
-from connectoscope.pruning.wiring import wiring_of
 
 NET = UNet3dArguments(
     outputs=2,

@@ -40,7 +40,13 @@ def test_the_best_weights_of_each_output_are_joined(model: Path, monkeypatch: py
     best = max(curve, key=lambda row: row["choose/synapses"])
     assert made.card.training["chosen_step"] == best["step"]
     assert made.parent == "tiny"
-    assert script(train_parts, monkeypatch, "train_parts tiny.toml anew --until 3") == 0
+    assert script(train_parts, monkeypatch, words.replace("until 6", "until 3")) == 2  # it is past that
+    assert script(train_parts, monkeypatch, words.replace("until 6", "until 7").replace(" on ", " off ")) == 2
+    with pytest.raises(SystemExit, match="2"):
+        script(train_parts, monkeypatch, "train_parts tiny.toml off --steps 9")
+    assert not Path("off").exists()
+    Path("short.toml").write_text(RECIPE.replace("choose_every = 20", "choose_every = 3"))
+    assert script(train_parts, monkeypatch, "train_parts short.toml anew --until 3") == 0
     assert [row["step"] for row in find_model(Path("anew/synapses")).card.training["curve"]] == [3]
     assert made.card.scores[0].value == pytest.approx(best["choose/synapses"], abs=0.05)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
-from connectoscope.pruning.wiring import HEAD, Wiring, wiring_of
+from connectoscope.networks.wiring import HEAD, Wiring, wiring_of
 
 EPSILON = 1e-5  # of nn.BatchNorm3d
 
