@@ -121,8 +121,10 @@ def main() -> int:
         bundle = find_model(asked.model) if asked.model else None
         recipe = recipe_of(load_recipe(asked.recipe), bundle, asked)
         until, every = asked.until or recipe.training.steps, recipe.training.choose_every
-        if asked.until is not None and (until < 1 or until % every):
-            raise UserError(f"--until {until}: weights are scored and kept every {every} updates")
+        if asked.until is not None and (until < 1 or (until % every and until != recipe.training.steps)):
+            raise UserError(
+                f"--until {until}: weights are scored and kept every {every} updates, and after the last"
+            )
         asked.out.mkdir(parents=True, exist_ok=True)
         volumes = [load_volume(recipe, entry) for entry in recipe.volumes]
         device = "cuda" if torch.cuda.is_available() else "cpu"

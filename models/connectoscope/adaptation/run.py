@@ -38,7 +38,7 @@ def adapt(volume: Volume, bundle: Bundle, parameters: AdaptTrain, context: Conte
         UserError: destination exists, or model, volume, patches and labels do not go together.
     """
     out = Path(parameters.destination)
-    check_new(out, replace=context.may_replace)
+    check_new(out, replace=context.may_overwrite)
     if out.resolve() == bundle.path.resolve():
         raise UserError(f"{out} is the model itself, which is never changed; choose another name")
     file = None if parameters.patches is None else read_patches(Path(parameters.patches))

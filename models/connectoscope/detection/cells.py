@@ -105,7 +105,7 @@ def load_points(folder: Path, ids: Iterable[str]) -> NDArray[np.float64]:
 
 
 def close_to_brighter(position: NDArray[np.float64], score: NDArray[np.float64], radius: float) -> int:
-    """How many of the points, (n, 3) in the unit of ``radius``, lie less than that from one of a higher score, (n,)."""
+    """How many of the points, (n, 3) in the unit of ``radius``, lie less than that from one of a higher or equal score, (n,)."""
     if len(position) == 0:
         return 0
     one, other = cKDTree(position).query_pairs(radius, output_type="ndarray").T

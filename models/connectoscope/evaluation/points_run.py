@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def is_points(path: str) -> bool:
     """By its name; an XML may also be BigDataViewer's, of volumes."""
     if path.lower().endswith(".xml"):
-        with contextlib.suppress(OSError):
-            return b"<SpimData" not in expanded(path).read_bytes()[:1024]
+        with contextlib.suppress(OSError), expanded(path).open("rb") as file:
+            return b"<SpimData" not in file.read(1024)
     return path.lower().endswith((".csv", ".xml"))
 
 

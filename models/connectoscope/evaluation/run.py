@@ -74,12 +74,14 @@ class _Result:
     Attributes:
         threshold: Of the probabilities, that made the labels.
         instances: Whether the target is one of objects.
+        numbered: Whether the labels are ours, in which 1 is an object.
     """
 
     probability: Volume | None
     labels: Volume | None
     threshold: int | None = None
     instances: bool = True
+    numbered: bool = False
 
     @property
     def volume(self) -> Volume:
@@ -95,7 +97,7 @@ class _Result:
                 f"{truth.name} holds objects, and what is scored is not made of objects: give a mask as truth, "
                 "or another --target"
             )
-        return _Result(None, self.labels)
+        return _Result(None, self.labels, numbered=self.numbered)
 
 
 def _open_result(path: str, target: str | None) -> _Result:
@@ -106,7 +108,7 @@ def _open_result(path: str, target: str | None) -> _Result:
             raise UserError(
                 f"{path} holds {volume.dtype} values, not labels; score a segmentation or an integer label volume"
             )
-        return _Result(None, volume)
+        return _Result(None, volume, numbered="objects" in facts)
     outputs = {str(o["name"]): o for o in facts["outputs"]}
     name = None if target is None else output_of(target)
     if name is None and len(outputs) == 1:
@@ -127,6 +129,7 @@ def _open_result(path: str, target: str | None) -> _Result:
         open_volume(labels.text) if has_labels else None,
         int(outputs[name]["threshold"]) if name in outputs else None,
         name not in outputs or bool(outputs[name].get("instances")),
+        numbered=True,
     )
 
 
@@ -164,7 +167,8 @@ def _read_truth(truth: Volume, box: Box, context: Context) -> NDArray[Any]:
 
 def _is_mask(values: NDArray[Any]) -> bool:
     """Whether a volume of these values tells only where something is; another single number is that of an object."""
-    return set(values.tolist()) - {0} in (set(), {1}, {255})
+    most = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 255
+    return set(values.tolist()) - {0} in (set(), {1}, {255}, {most})
 
 
 def _check_labels(voxels: NDArray[Any], name: str) -> None:
@@ -253,9 +257,9 @@ def _count(
 
 def _pieces(result: _Result, grid: GridMap, common: Box, context: Context) -> NDArray[Any] | None:
     """The objects of a result that is a mask, found as the truth's are; None where it numbers them itself."""
-    if result.labels is None or result.probability is not None:
+    if result.labels is None or result.numbered:
         return None
-    mask, values = np.zeros(common.shape, np.bool_), np.zeros(1, np.int64)
+    mask, values = np.zeros(common.shape, np.bool_), np.zeros(1, result.labels.dtype)
     for planes, slab in _slabs(common, context):
         found = grid.read(result.labels, slab, linear=False)
         values = np.union1d(values, np.unique(found))

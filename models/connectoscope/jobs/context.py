@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -43,7 +44,6 @@ class Context:
         # A run that is resumed must not wipe its own half-finished output.
         self.overwrite = request.overwrite and (not self.resumed or job.may_replace(request))
         self.threads = threads_of(request)
-        self._writing = job.path / "writing"
         self._events = job.events(listener)
         self._shares: dict[str, tuple[float, float]] = {}
         self._samples: deque[tuple[float, float]] = deque()
@@ -64,6 +64,7 @@ class Context:
         """
         job = JobFolder(folder)
         job.path.mkdir(parents=True, exist_ok=True)
+        job.put_back()
         request = JobRequest(**{"task": "library", "device": device, **options})
         return cls(job, request, listener=listener)
 
@@ -115,13 +116,13 @@ class Context:
             yield crew
 
     @property
-    def may_replace(self) -> bool:
-        """Whether what is at a destination that is written at the very end may be replaced: asked for, or this run's own."""
-        return self.overwrite or self._writing.exists()
+    def may_overwrite(self) -> bool:
+        """Whether what is at a destination that is written at the very end may go: asked for, or it is this run's own."""
+        return self.request.overwrite or self.job.writing_path.exists()
 
     def write_now(self) -> None:
         """From here on what is at the destination is this run's, should it end before it has told so."""
-        self._writing.touch()
+        self.job.writing_path.touch()
 
     @contextlib.contextmanager
     def replacing(self, *places: Path) -> Iterator[None]:
@@ -130,8 +131,8 @@ class Context:
         Raises:
             UserError: it cannot be moved.
         """
-        if places:
-            set_aside(self.job.replaced_path, places)
+        if found := [path for path in places if os.path.lexists(path)]:
+            set_aside(self.job.replaced_path, found)
         try:
             yield
         except BaseException:

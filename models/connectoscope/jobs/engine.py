@@ -59,9 +59,6 @@ def execute(job: JobFolder, *, tile_scale: int = 0, listener: Listener | None = 
     try:
         request = job.request
         task = load_task(request.task)
-        if task.once and (made := job.made()) is not None:
-            events.write("finished", summary=made, exit_code=0)
-            return 0
         parameters = parse_parameters(task, request.parameters)
         context = Context(job, request, tile_scale=tile_scale, listener=listener)
         if request.device in ("cuda", "mps"):
@@ -69,6 +66,7 @@ def execute(job: JobFolder, *, tile_scale: int = 0, listener: Listener | None = 
         summary = task.run(parameters, context)
         context.flush_progress()
         events.write("finished", summary=_completed(summary, task.name, began, context), exit_code=0)
+        job.writing_path.unlink(missing_ok=True)
         return 0
     except BaseException as error:
         return _ended_by(error, job, events_listener=listener, context=context)

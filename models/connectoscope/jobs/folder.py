@@ -10,7 +10,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from connectoscope.errors import Taken, UserError
 from connectoscope.jobs.events import FINAL_EVENTS, Event, EventWriter, Listener, last_event, read_events
@@ -57,6 +57,8 @@ class JobFolder:
         self.cancel_path = self.path / "cancel"
         self.log_path = self.path / "engine.log"
         self.replaced_path = self.path / "replaced.json"  # see jobs/replaced.py
+        self.writing_path = self.path / "writing"  # see Context.write_now
+        self.run_name_path = self.path / "scratch" / "run.name"  # see segmentation/elsewhere.py
 
     @property
     def scratch(self) -> Path:
@@ -194,17 +196,10 @@ class JobFolder:
         self.plan_path.unlink(missing_ok=True)
         shutil.rmtree(self.scratch)
 
-    def made(self) -> dict[str, Any] | None:
-        """The summary of a run that was finished, while its result is there."""
-        end = last_event(self.events_path, lambda e: e["type"] in FINAL_EVENTS)
-        place = self.request.destination
-        if end is None or end["type"] != "finished" or place is None or not place.exists():
-            return None
-        summary: dict[str, Any] = end["summary"]
-        return summary
-
     def put_back(self) -> None:
-        """The old result returns where a run that was to overwrite it has ended before it had made anything."""
+        """The old result returns where a run that was to overwrite it has ended before a second block was done."""
+        if self.replaced_path.exists():  # nobody elsewhere writes into it any more
+            self.run_name_path.unlink(missing_ok=True)
         if put_back(self.replaced_path):  # what plan and ledger tell is of what has gone
             self.plan_path.unlink(missing_ok=True)
             if self.ledger_path.exists():

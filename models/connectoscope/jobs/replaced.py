@@ -5,26 +5,26 @@ A note in the job's folder names what was moved and where to: however the run en
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from connectoscope.errors import UserError
 
 
-def set_aside(note: Path, places: Iterable[Path]) -> None:
-    """Move what is at ``places`` to hidden names beside it. A link to a folder stays, to an empty one.
+def set_aside(note: Path, places: Sequence[Path]) -> None:
+    """Move what is at ``places``, all there, to hidden names beside it. A link to a folder stays, to an empty one.
 
     Raises:
         UserError: something cannot be moved, so nothing is.
     """
-    found = [path for path in places if os.path.lexists(path)]
-    links = [path for path in found if path.is_symlink() and path.is_dir()]
+    links = [path for path in places if path.is_symlink() and path.is_dir()]
     moves = []
-    for path in found:
+    for path in places:
         place = path.resolve() if path in links else path
         moves.append((place, place.with_name(f".{place.name}.{uuid.uuid4().hex}")))
     note.write_text(json.dumps([[str(place), str(old)] for place, old in moves]), encoding="utf-8")
@@ -36,7 +36,7 @@ def set_aside(note: Path, places: Iterable[Path]) -> None:
     except OSError as error:
         put_back(note)
         raise UserError(
-            f"{found[0]} cannot be replaced ({error.strerror}); remove it or choose another destination"
+            f"{places[0]} cannot be replaced ({error.strerror}); remove it or choose another destination"
         ) from None
 
 
@@ -54,7 +54,7 @@ def put_back(note: Path) -> bool:
 
 
 def drop(note: Path) -> None:
-    """Delete what was set aside; a kill meanwhile does not bring half of it back."""
+    """Delete what was set aside, as far as that may be; a kill meanwhile does not bring half of it back."""
     if note.exists():
         note.replace(_dropped(note))
         _end_dropping(note)
@@ -63,7 +63,10 @@ def drop(note: Path) -> None:
 def _end_dropping(note: Path) -> None:
     if (dropped := _dropped(note)).exists():
         for _, old in _moves(dropped):
-            _remove(old)
+            with contextlib.suppress(
+                OSError
+            ):  # somebody holds it open, or it is write-protected: that ends no run
+                _remove(old, ignore_errors=True)
         dropped.unlink()
 
 
@@ -78,8 +81,8 @@ def _moves(note: Path) -> list[tuple[Path, Path]]:
         return []
 
 
-def _remove(path: Path) -> None:
+def _remove(path: Path, *, ignore_errors: bool = False) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=ignore_errors)
     else:
         path.unlink(missing_ok=True)

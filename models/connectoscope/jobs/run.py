@@ -133,7 +133,7 @@ class _Supervisor:
                 return self._end("cancelled", Cancelled("cancelled before it began"))
             before = dict(self.count_oom_kills())
             status, killed_by_us = self._run_engine(tile_scale)
-            self.job.put_back()  # where the engine was killed
+            self.job.put_back()  # it may have been killed
             if killed_by_us:
                 return self._end("cancelled", Cancelled("cancelled; what was finished is kept"))
             after = self.count_oom_kills()

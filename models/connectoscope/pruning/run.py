@@ -40,11 +40,11 @@ def prune(parameters: Prune, context: Context) -> dict[str, Any]:
         UserError: destination exists, recipe and model do not go together, or the density cannot be reached.
     """
     out = Path(parameters.destination)
-    check_new(out, replace=context.may_replace)
+    check_new(out, replace=context.may_overwrite)
     page = None if parameters.report is None else Path(parameters.report)
     if page is not None:
         check_writable(page)
-        if page.exists() and not context.may_replace:
+        if page.exists() and not context.may_overwrite:
             raise UserError(f"{page} exists; choose another name for the report, or --overwrite")
     bundle = find_model(parameters.model)
     if out.resolve() == bundle.path.resolve():

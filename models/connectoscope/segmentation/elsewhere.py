@@ -38,12 +38,12 @@ from connectoscope.zoo import find_model
 def makers(job: JobFolder, skip_corrupt: bool) -> Iterator[Work]:
     """What workers do with a block while the context lasts; the plan of ``job`` is fixed and its image is there."""
     run = secrets.token_hex(8)
-    write_file(_name_path(job), run.encode())
+    write_file(job.run_name_path, run.encode())
     try:
         yield functools.partial(make_block, str(job.path), run, skip_corrupt)
     finally:
         with contextlib.suppress(OSError):  # whatever ended the run is what matters
-            _name_path(job).unlink()
+            job.run_name_path.unlink()
 
 
 def make_block(folder: str, run: str, skip_corrupt: bool, id: str) -> Done:
@@ -88,13 +88,9 @@ def _station(folder: str, run: str, skip_corrupt: bool) -> tuple[Phase[Any], Map
     return replace(phase, write=write), {block.id: block for block in phase.blocks}
 
 
-def _name_path(job: JobFolder) -> Path:
-    return job.path / "scratch" / "run.name"  # job.scratch would make the folder, of a job that may be gone
-
-
 def _check_still(job: JobFolder, run: str) -> None:
     """Raises UserError unless ``run`` goes on."""
-    path = _name_path(job)
+    path = job.run_name_path
     try:
         now = path.read_text(encoding="ascii")
     except FileNotFoundError:

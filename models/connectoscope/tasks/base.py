@@ -229,8 +229,6 @@ class Task:
     """The task, of the same parameters, that says what this one will need (``--dry-run``)."""
     elsewhere: bool = False
     """Its blocks can be done by other processes and machines (``--workers``, ``--scheduler``)."""
-    once: bool = False
-    """Its result, written at the very end, does not say what it was made of: the job's folder alone knows that it is there."""
     previews: bool = False
     """Its model makes probabilities of its source, which the window shows of a small part beforehand."""
     render: Callable[[dict[str, Any]], str] | None = None

@@ -78,7 +78,7 @@ def run(parameters: PlanCascade, context: Context) -> dict[str, Any]:
     from connectoscope.blockwise.destination import check_writable
 
     path = Path(parameters.destination)
-    if path.exists() and not context.may_replace:
+    if path.exists() and not context.may_overwrite:
         raise UserError(f"{path} exists: choose another destination, or use --overwrite")
     check_writable(path)
     plan = _for_model(parameters, context) if parameters.model else _for_cells(parameters, context)
@@ -200,7 +200,6 @@ TASK = Task(
     parameters=PlanCascade,
     run=run,
     destination="destination",
-    once=True,
     ending=lambda values: ".cascade.json",
     menu=(
         MenuEntry("Detect", "Plan a cascade for cells", {"detector": "cells"}),

@@ -97,7 +97,6 @@ TASK = Task(
     parameters=Prune,
     run=run,
     destination="destination",
-    once=True,
     menu=(MenuEntry("Models", "Prune", {"model": "synapse-vnc"}),),
     render=render,
 )

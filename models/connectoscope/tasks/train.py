@@ -55,7 +55,7 @@ def run(parameters: Train, context: Context) -> dict[str, Any]:
 
     recipe = load_recipe(Path(parameters.recipe))
     out = Path(parameters.destination)
-    check_new(out, replace=context.may_replace)
+    check_new(out, replace=context.may_overwrite)
     torch.set_num_threads(context.threads)
     given = [path for path in (parameters.xray, parameters.em, parameters.transform) if path is not None]
     if given and recipe.xray is None:
@@ -123,6 +123,5 @@ TASK = Task(
     parameters=Train,
     run=run,
     destination="destination",
-    once=True,
     menu=(MenuEntry("Models", "Train"),),
 )

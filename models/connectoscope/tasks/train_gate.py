@@ -67,7 +67,7 @@ def run(parameters: TrainGate, context: Context) -> dict[str, Any]:
 
     started = time.monotonic()
     out = Path(parameters.destination)
-    check_new(out, replace=context.may_replace)
+    check_new(out, replace=context.may_overwrite)
     bundle = find_model(parameters.model)
     targets, warnings = choose_targets(bundle.card, parameters.target, None, None)
     if not targets:
@@ -180,5 +180,4 @@ TASK = Task(
     parameters=TrainGate,
     run=run,
     destination="destination",
-    once=True,
 )

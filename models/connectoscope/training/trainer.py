@@ -158,7 +158,7 @@ class Trainer:
         """Train to the recipe's last step, from where it stands.
 
         Args:
-            checkpoint: Written at every choosing, and when ``report`` raises Cancelled.
+            checkpoint: Written at every choosing, and when ``report`` raises Cancelled (unless the process is killed first).
             report: Called with the step and ``{"loss": …}`` every 10 updates, with ``{"choose/NAME": …}`` (average
                 precision on the choosing planes, averaged weights) at every choosing. May raise to stop.
         """
@@ -180,14 +180,16 @@ class Trainer:
                     losses.clear()
                 if choosing:
                     told.append(self._choose(step))
-                try:
-                    for values in told:
+                stopped: Cancelled | None = None
+                for values in told:
+                    try:
                         report(step, values)
-                except Cancelled:
+                    except Cancelled as error:
+                        stopped = error
+                if choosing or stopped:
                     self.save(checkpoint)
-                    raise
-                if choosing:
-                    self.save(checkpoint)
+                if stopped:
+                    raise stopped
 
     def _update(self, step: int, image: Tensor, labels: Tensor) -> float:
         self.network.train()

@@ -57,22 +57,31 @@ def set_marks(path: Path, **updates: Any) -> None:
 def told_of(source: str) -> list[str]:
     """Lines for people about a volume of ours, on this machine: unfinished, or with gaps where chunks were damaged."""
     path = expanded(source.partition("::")[0])
-    try:
-        unfinished = read_marks(path).get("finished") is False
-    except (UserError, OSError):  # told by who opens it
-        return []
+    ours = _read(path)
     # The reader of zarr says that itself, of servers, too.
-    return [*gaps(source), *([UNFINISHED] if unfinished and not _is_zarr(path) else [])]
+    unfinished = ours.get("finished") is False and not _is_zarr(path)
+    return [*_gaps(path, ours), *([UNFINISHED] if unfinished else [])]
 
 
 def gaps(source: str) -> list[str]:
     """Of :func:`told_of` what is to be told of whatever is made from the volume."""
     path = expanded(source.partition("::")[0])
+    return _gaps(path, _read(path))
+
+
+def _read(path: Path) -> Json:
+    """The marks; none where they cannot be read, which who opens the volume tells."""
     try:
-        ours = read_marks(path)
+        return dict(read_marks(path))
+    except (UserError, OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _gaps(path: Path, ours: Json) -> list[str]:
+    try:
         count = len(ours.get("summary", {}).get("skipped_chunks", ()))
         inherited = [str(line) for line in ours.get("gaps", ())]
-    except (UserError, OSError, AttributeError, TypeError):
+    except (AttributeError, TypeError):
         return []
     chunks = "1 chunk of its source is" if count == 1 else f"{count} chunks of its source are"
     own = f"{path.name} was made with --skip-corrupt: {chunks} missing in it"

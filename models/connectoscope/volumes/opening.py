@@ -64,7 +64,10 @@ def read_image(source: str) -> FileImage:
         UserError: as :func:`open_volume`.
     """
     image = _read(source)
-    return replace(image, warnings=(*image.warnings, *told_of(source)))
+    outer = source.partition("::")[0]
+    for kind in (*_FOLDERS, "zarr"):
+        outer = outer.removeprefix(f"{kind}://")
+    return replace(image, warnings=(*image.warnings, *told_of(outer)))
 
 
 def _read(source: str) -> FileImage:

@@ -105,10 +105,20 @@ def test_voxels_and_objects(made, tmp_path, capsys) -> None:  # type: ignore[no-
 
 
 def test_a_mask_as_result_is_made_of_objects_like_the_truth(made, tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
-    for value in (1, 255):
-        write(tmp_path / f"mask{value}.zarr", (made["truth"] * value).astype(np.uint8))
+    for value in (1, 65535):
+        write(tmp_path / f"mask{value}.zarr", (made["truth"] * np.uint16(value)).astype(np.uint16))
         found = evaluate(capsys, tmp_path / f"mask{value}.zarr", tmp_path / "truth.zarr")
         assert (found["object_tp"], found["object_fp"], found["object_fn"]) == (3, 0, 0)
+
+
+def test_labels_of_ours_are_numbered(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
+    branches = np.zeros((4, 20, 40), np.uint8)
+    branches[:, 2:9, 2:30] = branches[:, 12:19, 2:9] = 1
+    write(tmp_path / "truth.zarr", branches * 7)
+    write(tmp_path / "found.zarr", branches)
+    assert evaluate(capsys, tmp_path / "found.zarr", tmp_path / "truth.zarr")["object_fp"] == 1
+    set_attributes(tmp_path / "found.zarr", objects=1)
+    assert evaluate(capsys, tmp_path / "found.zarr", tmp_path / "truth.zarr")["object_fp"] == 0
 
 
 def test_one_object_in_a_box_is_no_mask(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]

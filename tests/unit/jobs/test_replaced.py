@@ -115,7 +115,7 @@ def _replace(context: Context, place: Path, file: Path, none: Path) -> None:
         raise UserError("unreadable")
 
 
-def _killed(path: Path) -> None:
+def _killed(path: Path, **_: bool) -> None:
     raise KeyboardInterrupt
 
 
@@ -123,6 +123,37 @@ def _begin(context: Context, place: Path) -> None:
     with context.replacing(place):
         (place / "new").mkdir(parents=True)
         context.progress(2, 9, "blocks")
+
+
+def test_workers_elsewhere_write_no_more(tmp_path: Path) -> None:
+    place, job = old_result(tmp_path), JobFolder(tmp_path / "job")
+    subprocess.run([sys.executable, "-c", KILLED, job.path, place, "1"], check=False, timeout=60)
+    job.scratch.mkdir(exist_ok=True)
+    job.run_name_path.write_text("the run that was killed")
+    job.put_back()
+    assert not job.run_name_path.exists()
+
+
+def test_an_old_one_that_cannot_be_deleted_ends_no_run(tmp_path: Path, monkeypatch) -> None:
+    place = old_result(tmp_path)
+    context = Context.local(tmp_path / "job", overwrite=True)
+
+    def held(path: Path, **_: bool) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(replaced, "_remove", held)
+        _begin(context, place)
+    context.job.put_back()
+    assert [p.name for p in place.iterdir()] == ["new"]
+
+
+def test_what_is_not_there_is_not_put_back(tmp_path: Path) -> None:
+    context = Context.local(tmp_path / "job", overwrite=True)
+    context.job.ledger_path.write_text("0\n")
+    with pytest.raises(UserError, match="unreadable"):
+        _replace(context, tmp_path / "a", tmp_path / "b", tmp_path / "c")
+    assert context.job.ledger_path.read_text() == "0\n"
 
 
 def test_what_cannot_be_moved_stays(tmp_path: Path, monkeypatch) -> None:

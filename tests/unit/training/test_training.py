@@ -124,7 +124,7 @@ def test_resumed_equals_uninterrupted(recipe: Path, tmp_path: Path) -> None:
         assert torch.equal(value, resumed.best[name]), name
 
 
-@pytest.mark.parametrize("every", [4, 100])
+@pytest.mark.parametrize("every", [4, 10, 100])
 def test_a_cancelled_training_keeps_all_its_updates(recipe: Path, tmp_path: Path, every: int) -> None:
     path = tmp_path / "longer.toml"
     path.write_text(
@@ -132,9 +132,11 @@ def test_a_cancelled_training_keeps_all_its_updates(recipe: Path, tmp_path: Path
     )
 
     def cancelled(step: int, values: dict[str, float]) -> None:
+        seen.append((step, *values))
         if step >= 10 or every == 4:
             raise Cancelled("cancelled; what was finished is kept")
 
+    seen: list[tuple[object, ...]] = []
     whole, _ = loaded(path)
     whole.run(tmp_path / "whole", lambda step, values: None)
     trainer, _ = loaded(path)
@@ -147,6 +149,7 @@ def test_a_cancelled_training_keeps_all_its_updates(recipe: Path, tmp_path: Path
     for name, value in whole.average.items():
         assert torch.equal(value, resumed.average[name]), name
     assert resumed.progress.curve == whole.progress.curve
+    assert [step for step, *names in seen if "choose/mean" in names] == ([every] if every < 100 else [])
 
 
 @pytest.mark.filterwarnings("ignore:.*which is a no-op")
@@ -197,7 +200,7 @@ def test_train_makes_a_bundle_that_runs(recipe: Path, tmp_path: Path) -> None:
         )
 
 
-def test_a_finished_training_is_not_made_again(recipe: Path, tmp_path: Path) -> None:
+def test_a_finished_training_is_not_made_again_unasked(recipe: Path, tmp_path: Path) -> None:
     asked = {"recipe": str(recipe), "destination": str(tmp_path / "tiny-model")}
     job = JobFolder.create(JobRequest.make("train", asked, device="cpu", keep_job=True))
     assert execute(job) == 0
@@ -205,9 +208,9 @@ def test_a_finished_training_is_not_made_again(recipe: Path, tmp_path: Path) -> 
     card.write_text(card.read_text().replace('"A test."', '"Mine."'))
     weights = (tmp_path / "tiny-model" / "weights.safetensors").stat().st_mtime_ns
     again = JobFolder.create(JobRequest.make("train", asked, device="cpu"))
-    assert execute(again) == 0
-    first, second = (e["summary"] for e in again.read_events()[0] if e["type"] == "finished")
-    assert first == second
+    assert execute(again) == 2
+    assert "exists; choose another name" in again.state().message
+    assert '"Mine."' in card.read_text()
     assert (tmp_path / "tiny-model" / "weights.safetensors").stat().st_mtime_ns == weights
 
 

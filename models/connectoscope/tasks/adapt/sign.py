@@ -49,7 +49,7 @@ def run(parameters: AdaptSign, context: Context) -> dict[str, Any]:
     from connectoscope.zoo.writing import check_new
 
     out = Path(parameters.destination)
-    check_new(out, replace=context.may_replace)
+    check_new(out, replace=context.may_overwrite)
     torch.set_num_threads(context.threads)
     bundle = find_model(parameters.model)
     volume = open_source(parameters, parameters.on)
@@ -81,5 +81,4 @@ TASK = Task(
     parameters=AdaptSign,
     run=run,
     destination="destination",
-    once=True,
 )

@@ -110,7 +110,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
     from connectoscope.zoo import find_model
 
     out = Path(parameters.destination)
-    if out.exists() and not context.may_replace:
+    if out.exists() and not context.may_overwrite:
         raise UserError(f"{out} exists; choose another name, or --overwrite")
     check_writable(out)
     starts = labels_folder(out) if parameters.starts is None else Path(parameters.starts)
@@ -248,7 +248,6 @@ TASK = Task(
     parameters=AdaptSuggest,
     run=run,
     destination="destination",
-    once=True,
     ending=lambda values: ".patches.json",
     previews=True,
     menu=(MenuEntry("Adapt", "Suggest Patches"),),

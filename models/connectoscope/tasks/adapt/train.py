@@ -94,7 +94,6 @@ TASK = Task(
     parameters=AdaptTrain,
     run=run,
     destination="destination",
-    once=True,
     menu=(MenuEntry("Adapt", "Train on Patches"),),
     render=render,
 )
