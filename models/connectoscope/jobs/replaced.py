@@ -1,4 +1,4 @@
-"""What a run with ``--overwrite`` replaces stays to one side until something of the new result is there.
+"""What a run with ``--overwrite`` replaces stays to one side until some blocks of the run are done.
 
 A note in the job's folder names what was moved and where to: however the run ends, whoever comes next puts it back.
 """
@@ -63,9 +63,8 @@ def drop(note: Path) -> None:
 def _end_dropping(note: Path) -> None:
     if (dropped := _dropped(note)).exists():
         for _, old in _moves(dropped):
-            with contextlib.suppress(
-                OSError
-            ):  # somebody holds it open, or it is write-protected: that ends no run
+            # Somebody may hold it open, or it is write-protected: that ends no run.
+            with contextlib.suppress(OSError):
                 _remove(old, ignore_errors=True)
         dropped.unlink()
 
