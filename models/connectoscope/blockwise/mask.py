@@ -42,12 +42,12 @@ class Mask:
         return part
 
     def told(self, grid: Grid, box: Box) -> list[str]:
-        """Lines for people: what was assumed of it, and that it leaves nothing of ``box``."""
+        """Lines for people: that it leaves nothing of ``box``, and what was assumed of it."""
         index = [np.unique(numbers) for numbers in self._index(grid, box)]
         nothing = not self.inside[np.ix_(*index)].any()
         return [
-            *([f"mask {self.name} states no voxel size: taken to lie as the volume does"] * self.assumed),
             *([f"mask {self.name} is 0 in all that is asked for: nothing will be looked for"] * nothing),
+            *([f"mask {self.name} states no voxel size: taken to lie as the volume does"] * self.assumed),
         ]
 
     def _index(self, grid: Grid, box: Box) -> list[NDArray[np.int64]]:
