@@ -1,9 +1,10 @@
 """Join models of one architecture side by side in one, whose logits are weighted means of theirs. Nothing is trained.
 
-    python recipes/join_models.py RECIPE OUT --version 2 --part LATE 0.5 1 1 --part EARLY 0.5 0 0
+    python recipes/join_models.py RECIPE OUT --version 2 --part LATE 0.5 1 1 --part EARLY 0.5 0 0 [--smooth 3 2 0]
 
 RECIPE names the volumes on which thresholds, scores of the choosing planes and the practical halo are measured, and the new
-model. Each part is a model, by name or folder, with its share in each output.
+model. Each part is a model, by name or folder, with its share in each output. The logits of each output are smoothed within
+sections by a Gaussian of so many pixels (sigma).
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ def main() -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("--version", required=True)
     parser.add_argument("--part", nargs="+", action="append", required=True, metavar=("MODEL", "SHARE"))
+    parser.add_argument("--smooth", nargs="+", type=float, metavar="PIXELS", help="default: as the parts are")
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         check_new(asked.out, replace=False)
         bundles = [find_model(model) for model, *_ in asked.part]
         shares = [[float(share) for share in part[1:]] for part in asked.part]
-        network = joined([bundle.load_network().eval() for bundle in bundles], shares)
+        network = joined([bundle.load_network().eval() for bundle in bundles], shares, asked.smooth)
         recipe = load_recipe(asked.recipe)
         for bundle in bundles:
             if bundle.card.licence != bundles[0].card.licence:
@@ -57,6 +59,8 @@ def main() -> int:
         line = f"python recipes/join_models.py {asked.recipe} OUT --version {asked.version}"
         for part in asked.part:
             line += f" --part {' '.join([Path(part[0]).name, *part[1:]])}"
+        if asked.smooth:
+            line += f" --smooth {' '.join(f'{sigma:g}' for sigma in asked.smooth)}"
         made = finish(
             recipe, network, volumes, progress, asked.out, "cpu", line, log.warning,
             ({"made_by": "recipes/join_models.py", "parts": parts},),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,20 +12,25 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from connectoscope.networks.compact import compacted
-from connectoscope.networks.unet3d import UNet3d
+from connectoscope.networks.smooth import smoothed
+from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.networks.wiring import HEAD, wiring_of
 from connectoscope.volumes.geometry import Index3
 
 
 class SideBySide(nn.Module):
-    """The sum of what its parts say."""
+    """The sum of what its parts say, smoothed as the whole ``arguments`` says: the parts are not."""
 
-    def __init__(self, parts: list[UNet3d]) -> None:
+    def __init__(self, arguments: UNet3dArguments, parts: list[UNet3d]) -> None:
         super().__init__()
+        self.arguments = arguments
         self.parts = nn.ModuleList(parts)
 
     def forward(self, x: Tensor, halo: Index3 = (0, 0, 0)) -> Tensor:
         """As :meth:`UNet3d.forward`; float32."""
+        return smoothed(self._sum, x, halo, self.arguments.stem, self.arguments.smooth)
+
+    def _sum(self, x: Tensor, halo: Index3) -> Tensor:
         logits: Tensor = self.parts[0](x, halo).float()
         for part in self.parts[1:]:
             logits += part(x, halo)
@@ -44,7 +51,7 @@ def split(network: UNet3d) -> nn.Module:
     wiring = wiring_of(network.arguments)
     parts: list[UNet3d] = []
     for kind in kinds:
-        part = UNet3d(network.arguments)
+        part = UNet3d(replace(network.arguments, smooth=()))
         state = {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
         for link in wiring.links:
             if link.receiver == HEAD:
@@ -55,7 +62,7 @@ def split(network: UNet3d) -> nn.Module:
             state[f"{HEAD}.bias"].zero_()
         part.load_state_dict(state)
         parts.append(compacted(part.eval()))
-    return SideBySide(parts).eval()
+    return SideBySide(network.arguments, parts).eval()
 
 
 def _groups(network: UNet3d) -> dict[str, NDArray[np.int32]]:

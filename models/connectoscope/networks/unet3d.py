@@ -4,7 +4,7 @@ Convolution, batch norm and ReLU only: whatever normalises over space (instance,
 voxel depend on its tile. The first step may be a *stem*, which moves blocks of voxels into channels without loss
 (space to depth), so that a network works at half resolution while it reads and writes the full one::
 
-    input ─ stem ─ [conv conv] ───────────────────────── cat ─ [conv conv] ─ head ─ unstem ─ logits
+    input ─ stem ─ [conv conv] ───────────────────────── cat ─ [conv conv] ─ head ─ unstem (─ smooth) ─ logits
                         └ pool ─ [conv conv] ── cat ─ [conv conv] ─ up ┘
                                       └ pool ─ [conv conv] ─ up ┘
 """
@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from connectoscope.networks.smooth import radius, smoothed
 from connectoscope.volumes.geometry import Index3
+
+LARGEST_SIGMA = 32  # pixels: beyond it tiles would be all halo
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class UNet3dArguments:
         in_channels: Channels of the input image.
         widths: Channels of single convolutions, by name (``encoders.0.1``, ``ups.0``), where they are others than
             ``features``: what pruning leaves.
+        smooth: Standard deviation, in pixels of y and x, of the Gaussian that the logits of each output are smoothed
+            with; 0 for none, empty for none at all.
     """
 
     outputs: int
@@ -45,6 +50,7 @@ class UNet3dArguments:
     stem: Index3 = (1, 1, 1)
     in_channels: int = 1
     widths: Mapping[str, int] = field(default_factory=dict)
+    smooth: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.widths, Mapping):
@@ -71,6 +77,14 @@ class UNet3dArguments:
             raise ValueError("each level needs a convolution")
         if self.widths.keys() - set(self.convolutions()):
             raise ValueError(f"widths must name convolutions, got {dict(self.widths)}")
+        if self.smooth and not (
+            isinstance(self.smooth, tuple)
+            and len(self.smooth) == self.outputs
+            and all(map(_sigma, self.smooth))
+        ):
+            raise ValueError(
+                f"smooth must be pixels from 0 to {LARGEST_SIGMA}, one for each of {self.outputs} outputs, got {self.smooth}"
+            )
 
     @classmethod
     def parse(cls, arguments: dict[str, object]) -> UNet3dArguments:
@@ -82,9 +96,8 @@ class UNet3dArguments:
         return cls(**{name: tuples(value) for name, value in arguments.items()})  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, object]:
-        """As on a card; ``widths`` only where there are some."""
-        values = asdict(self)
-        return values if self.widths else {k: v for k, v in values.items() if k != "widths"}
+        """As on a card; ``widths`` and ``smooth`` only where there are some."""
+        return {k: v for k, v in asdict(self).items() if v or k not in ("widths", "smooth")}
 
     def convolutions(self) -> list[str]:
         """Names of all convolutions with a batch norm, encoders first, each level's in order."""
@@ -122,7 +135,8 @@ class UNet3dArguments:
 
     def reach(self) -> Index3:
         """Voxels that an output voxel depends on to its farther side, at most, along each axis."""
-        return tuple(self._axis_reach(axis) for axis in range(3))  # type: ignore[return-value]
+        z, y, x = (self._axis_reach(axis) for axis in range(3))
+        return (z, y + radius(self.smooth), x + radius(self.smooth))
 
     def receptive_field(self) -> Index3:
         """``2 * reach + 1``: the smallest odd window that holds all that an output voxel depends on."""
@@ -163,6 +177,10 @@ class UNet3dArguments:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _sigma(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LARGEST_SIGMA
 
 
 class ConvUnit(nn.Sequential):
@@ -243,6 +261,9 @@ class UNet3d(nn.Module):
 
         Decoders compute no more of the halo than what is kept depends on: the same values for less work.
         """
+        return smoothed(self._logits, x, halo, self.arguments.stem, self.arguments.smooth)
+
+    def _logits(self, x: Tensor, halo: Index3) -> Tensor:
         skips = self.encode(x)
         x = self._decode_core(skips, halo) if any(halo) else self._decode(skips)
         return depth_to_space(self.head(x), self.arguments.stem)

@@ -16,15 +16,19 @@ from connectoscope.networks.unet3d import UNet3d, UNet3dArguments
 from connectoscope.networks.wiring import HEAD, wiring_of
 
 
-def joined(parts: Sequence[UNet3d], shares: Sequence[Sequence[float]]) -> UNet3d:
+def joined(
+    parts: Sequence[UNet3d], shares: Sequence[Sequence[float]], smooth: Sequence[float] | None = None
+) -> UNet3d:
     """A new network, in evaluation mode on the CPU, with the means of the parts' logits up to float rounding.
 
     Args:
         parts: In evaluation mode, alike but for ``features`` and ``widths``.
         shares: Of each part in each output; those of an output make 1.
+        smooth: Of the new network, as in :class:`UNet3dArguments`; None: as of the parts.
 
     Raises:
-        ValueError: parts are not alike, or shares are not as many as parts and outputs, or do not make 1.
+        ValueError: parts are not alike, shares are not as many as parts and outputs or do not make 1, or ``smooth``
+            is not one number of pixels for each output.
     """
     first = parts[0].arguments
     if any(
@@ -38,7 +42,8 @@ def joined(parts: Sequence[UNet3d], shares: Sequence[Sequence[float]]) -> UNet3d
     names = [layer.name for layer in wiring_of(first).layers if layer.name != HEAD]
     widths = {name: sum(part.arguments.width(name) for part in parts) for name in names}
     features = tuple(widths[f"encoders.{level}.0"] for level in range(len(first.features)))
-    network = UNet3d(replace(first, features=features, widths=_others(widths, features)))
+    smooth = first.smooth if smooth is None else tuple(smooth)
+    network = UNet3d(replace(first, features=features, widths=_others(widths, features), smooth=smooth))
     state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
     rows = dict.fromkeys(names, 0)  # channels of each layer that the parts before take
     for part, share in zip(parts, shares, strict=True):

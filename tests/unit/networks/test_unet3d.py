@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from connectoscope.errors import UserError
 from connectoscope.networks.fold import fold_batch_norm
@@ -26,6 +29,7 @@ def architectures(draw: st.DrawFn) -> UNet3dArguments:
         kernels=tuple(tuple(draw(st.lists(KERNEL, min_size=1, max_size=2))) for _ in range(levels)),
         strides=tuple(draw(STRIDE) for _ in range(levels - 1)),
         stem=draw(st.sampled_from([(1, 1, 1), (1, 2, 2)])),
+        smooth=draw(st.sampled_from([(), (0.4,), (1.0,)])),
     )
 
 
@@ -67,6 +71,27 @@ def test_halo_is_the_reach_rounded_up_to_the_total_stride() -> None:
     for reach, halo, stride in zip(arguments.reach(), arguments.halo(), arguments.total_stride, strict=True):
         assert halo % stride == 0
         assert reach <= halo < reach + stride
+
+
+def test_smoothing_is_a_gaussian_within_each_section() -> None:
+    plain = UNet3dArguments(3, (2, 3), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),), (1, 2, 2))
+    torch.manual_seed(0)
+    network = UNet3d(plain).eval()
+    sigmas = (2.0, 0.0, 0.7)
+    smooth = UNet3d(replace(plain, smooth=sigmas)).eval()
+    smooth.load_state_dict(network.state_dict())  # smoothing has no weights
+    x = torch.randn(2, 1, 3, 32, 24)
+    with torch.inference_mode():
+        raw, seen, core = network(x).numpy(), smooth(x).numpy(), smooth(x, (0, 8, 4)).numpy()
+    for output, sigma in enumerate(sigmas):
+        size = (0, 0, 0, sigma, sigma)
+        expected = gaussian_filter(raw, size, mode="nearest", truncate=3) if sigma else raw
+        if sigma == 0.7:  # scipy rounds the radius, here it is rounded up
+            expected = gaussian_filter(raw, size, mode="nearest", radius=(0, 0, 0, 3, 3))
+        np.testing.assert_allclose(seen[:, output], expected[:, output], atol=1e-5)
+    np.testing.assert_allclose(core, seen[:, :, :, 8:-8, 4:-4], atol=1e-5)
+    assert UNet3dArguments.parse(smooth.arguments.to_json()) == smooth.arguments
+    assert "smooth" not in plain.to_json()
 
 
 def test_stem_is_lossless() -> None:
@@ -131,6 +156,12 @@ def test_without_its_halo_the_output_is_the_same(
         {"widths": [1]},
         {"widths": {"encoders.0.0": 0}},
         {"widths": {"nowhere": 4}},
+        {"smooth": 2.0},
+        {"smooth": (1.0, 1.0)},
+        {"smooth": (-1.0,)},
+        {"smooth": (float("nan"),)},
+        {"smooth": (1e6,)},
+        {"smooth": ("2",)},
     ],
     ids=str,
 )

@@ -42,6 +42,9 @@ def test_logits_are_the_weighted_mean(shares):
     torch.testing.assert_close(core, mean[:, :, 2:-2, 4:-4, 4:-4], rtol=1e-4, atol=1e-4)
     assert whole.arguments.halo() == parts[0].arguments.halo()
     assert whole.arguments.width("ups.1") == 5 + 7
+    smooth = joined(parts, shares, (2, 0.5))
+    assert smooth.arguments.smooth == (2, 0.5)
+    assert joined([smooth, smooth], shares).arguments.smooth == (2, 0.5)
 
 
 def test_networks_that_differ_are_refused():
@@ -50,3 +53,5 @@ def test_networks_that_differ_are_refused():
         joined([one, network(0, features=[2, 2, 2], stem=[1, 1, 1])], [[1, 1], [0, 0]])
     with pytest.raises(ValueError, match="2 networks of 2 outputs need as many shares"):
         joined([one, one], [[1, 1]])
+    with pytest.raises(ValueError, match="smooth must be"):
+        joined([one, one], [[0.5, 0.5]] * 2, [1])

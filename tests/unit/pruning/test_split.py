@@ -22,10 +22,10 @@ def three() -> list[UNet3d]:
     ]
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_parts_are_found_and_say_the_same(count):
+@pytest.mark.parametrize(("count", "smooth"), [(2, ()), (3, ()), (2, (1.5, 0))])
+def test_parts_are_found_and_say_the_same(count, smooth):
     parts = three()[:count]
-    whole = joined(parts, [[1 / count] * 2] * count)
+    whole = joined(parts, [[1 / count] * 2] * count, smooth)
     with torch.no_grad():  # a unit that nobody reads, and one that reads nobody: no parts of their own
         whole.encoders[0][0][0].weight[0] = 0
         whole.encoders[0][1][0].weight[:, 1] = 0

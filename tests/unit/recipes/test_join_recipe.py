@@ -60,5 +60,9 @@ def test_the_best_weights_of_each_output_are_joined(model: Path, monkeypatch: py
     assert (both.card.version, both.parent) == ("2", None)
     assert [part["shares"] for part in both.card.lineage[-1]["parts"]] == [[0.25], [0.75]]
     assert script(join_models, monkeypatch, words) == 2
+    assert script(join_models, monkeypatch, words.replace("both", "smooth") + " --smooth 1.5") == 0
+    smooth = find_model(Path("smooth"))
+    assert smooth.load_network().arguments.smooth == (1.5,)
+    assert smooth.card.scores[0].command.endswith("--smooth 1.5")
     assert script(join_models, monkeypatch, words.replace("both", "other").replace(" 0.75", "")) == 2
     assert not Path("other").exists()
