@@ -32,6 +32,7 @@ def onnx_bytes(bundle: Bundle) -> bytes:
         file = Path(folder, "network.onnx")
         # The exporter that traces is old, but the new one needs packages that nothing else here does.
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding")  # of the padding: not folded, and right
         torch.onnx.export(
             network,
             (example,),

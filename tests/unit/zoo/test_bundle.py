@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
@@ -247,11 +248,16 @@ def test_a_model_stands_below_the_one_it_was_made_of(bundle: Bundle) -> None:
         )
 
 
+@pytest.mark.parametrize("smooth", [(), (1.5,)])
 def test_exported_the_network_gives_the_same_elsewhere(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], smooth: tuple[float, ...]
 ) -> None:
+    arguments = replace(ARGUMENTS, smooth=smooth).to_json()
+    architecture = bundle.card.architecture.model_copy(update={"arguments": arguments})
+    card = bundle.card.model_copy(update={"architecture": architecture})
+    bundle = write_bundle(bundle.path, card, bundle.load_network().state_dict())
     out = tmp_path / "small.onnx"
-    assert run_models("export", "small", str(out), capsys=capsys)[0] == 0
+    assert run_models("export", "small", str(out), capsys=capsys)[::2] == (0, "")
     session = onnxruntime.InferenceSession(str(out))
     torch.manual_seed(1)
     for shape in ((1, 1, 4, 16, 24), (1, 1, 3, 32, 8)):  # any multiple of the stride

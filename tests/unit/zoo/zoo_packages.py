@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from connectoscope import cli
 from connectoscope.networks.unet3d import UNet3dArguments
 
-ARGUMENTS = UNet3dArguments(2, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),))
+ARGUMENTS = UNet3dArguments(2, (2, 4), (((1, 3, 3),), ((3, 3, 3),)), ((1, 2, 2),), smooth=(1.0, 0))
 HALO = ARGUMENTS.halo()
 Files = dict[str, bytes]
 
