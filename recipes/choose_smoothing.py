@@ -1,6 +1,6 @@
 """How far logits are smoothed within sections: average precision on the choosing planes of a model's recipe, for each sigma.
 
-    python recipes/choose_smoothing.py [MODEL ...]        default: synapse-vnc; the table of docs/models.md
+    python recipes/choose_smoothing.py [MODEL ...]        default: synapse-vnc, the table of docs/models.md
 
 Needs the data sets (docs/data.md).
 """
