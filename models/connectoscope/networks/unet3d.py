@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from connectoscope.networks.smooth import radius, smoothed
 from connectoscope.volumes.geometry import Index3
 
-LARGEST_SIGMA = 32  # pixels: beyond it tiles would be all halo
+SIGMAS = (0.1, 32)  # pixels: below there is nothing to smooth, beyond tiles would be all halo
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ class UNet3dArguments:
             raise ValueError("each level needs a convolution")
         if self.widths.keys() - set(self.convolutions()):
             raise ValueError(f"widths must name convolutions, got {dict(self.widths)}")
-        if self.smooth and not (
+        if not (
             isinstance(self.smooth, tuple)
-            and len(self.smooth) == self.outputs
+            and len(self.smooth) in (0, self.outputs)
             and all(map(_sigma, self.smooth))
         ):
             raise ValueError(
-                f"smooth must be pixels from 0 to {LARGEST_SIGMA}, one for each of {self.outputs} outputs, got {self.smooth}"
+                f"smooth must be pixels, 0 or from {SIGMAS[0]} to {SIGMAS[1]}, one for each of {self.outputs} outputs, "
+                f"got {self.smooth}"
             )
 
     @classmethod
@@ -180,7 +181,8 @@ def _whole(value: object) -> bool:
 
 
 def _sigma(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LARGEST_SIGMA
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and (value == 0 or SIGMAS[0] <= value <= SIGMAS[1])  # type: ignore[operator]
 
 
 class ConvUnit(nn.Sequential):

@@ -22,7 +22,7 @@ def joined(
     """A new network, in evaluation mode on the CPU, with the means of the parts' logits up to float rounding.
 
     Args:
-        parts: In evaluation mode, alike but for ``features`` and ``widths``.
+        parts: In evaluation mode, alike but for ``features`` and ``widths``, and ``smooth`` where that is given.
         shares: Of each part in each output; those of an output make 1.
         smooth: Of the new network, as in :class:`UNet3dArguments`; None: as of the parts.
 
@@ -30,10 +30,9 @@ def joined(
         ValueError: parts are not alike, shares are not as many as parts and outputs or do not make 1, or ``smooth``
             is not one number of pixels for each output.
     """
-    first = parts[0].arguments
-    if any(
-        replace(p.arguments, features=first.features, widths={}) != replace(first, widths={}) for p in parts
-    ):
+    every = [p.arguments if smooth is None else replace(p.arguments, smooth=tuple(smooth)) for p in parts]
+    first = every[0]
+    if any(replace(a, features=first.features, widths={}) != replace(first, widths={}) for a in every):
         raise ValueError("networks that are joined must be alike but for their channels")
     if len(shares) != len(parts) or any(len(share) != first.outputs for share in shares):
         raise ValueError(f"{len(parts)} networks of {first.outputs} outputs need as many shares")
@@ -42,8 +41,7 @@ def joined(
     names = [layer.name for layer in wiring_of(first).layers if layer.name != HEAD]
     widths = {name: sum(part.arguments.width(name) for part in parts) for name in names}
     features = tuple(widths[f"encoders.{level}.0"] for level in range(len(first.features)))
-    smooth = first.smooth if smooth is None else tuple(smooth)
-    network = UNet3d(replace(first, features=features, widths=_others(widths, features), smooth=smooth))
+    network = UNet3d(replace(first, features=features, widths=_others(widths, features)))
     state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
     rows = dict.fromkeys(names, 0)  # channels of each layer that the parts before take
     for part, share in zip(parts, shares, strict=True):

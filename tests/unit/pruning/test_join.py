@@ -45,6 +45,7 @@ def test_logits_are_the_weighted_mean(shares):
     smooth = joined(parts, shares, (2, 0.5))
     assert smooth.arguments.smooth == (2, 0.5)
     assert joined([smooth, smooth], shares).arguments.smooth == (2, 0.5)
+    assert joined([smooth, parts[0]], shares, (0, 1)).arguments.smooth == (0, 1)
 
 
 def test_networks_that_differ_are_refused():
