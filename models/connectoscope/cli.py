@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import NoneType, UnionType
+from types import FrameType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -28,7 +28,7 @@ from pydantic.fields import FieldInfo
 
 from connectoscope import __version__
 from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped, UserError
-from connectoscope.jobs.events import FINAL_EVENTS, Event
+from connectoscope.jobs.events import FINAL_EVENTS, Event, Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import Device, JobRequest
 from connectoscope.paths import expanded
@@ -195,7 +195,8 @@ def _run_command(
     if job is None:
         raise UserError("name a job folder to run (DST.job), or give --serve")
     folder = JobFolder(expanded(job))
-    return _follow(folder, load_task(folder.request.task), as_json=as_json, keep_job=keep_job)
+    task = load_task(folder.request.task)
+    return _follow(folder, task, _runner(task), as_json=as_json, keep_job=keep_job)
 
 
 def _command(task: Task) -> Callable[..., int]:
@@ -220,8 +221,8 @@ def _command(task: Task) -> Callable[..., int]:
         as_json = chosen.pop("as_json")
         dry = chosen.pop("dry_run", False)
         asked = load_task(task.preflight) if dry and task.preflight else task
-        job = JobFolder.create(JobRequest.make(asked, values, **chosen))
-        return _follow(job, asked, as_json=as_json, keep_job=chosen["keep_job"])
+        request, run_it = JobRequest.make(asked, values, **chosen), _runner(asked)
+        return _follow(JobFolder.create(request), asked, run_it, as_json=as_json, keep_job=chosen["keep_job"])
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     own = [
@@ -295,7 +296,25 @@ def _long_help(task: Task) -> str:
     return f"{task.summary}\n\n{method.strip()}".strip()
 
 
-def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int:
+def _runner(task: Task) -> Callable[[JobFolder, Listener], int]:
+    """What runs a job of the task. Asked for before there is a job folder: it takes a moment to load."""
+    if not task.in_process:
+        from connectoscope.jobs.run import run_job
+
+        return run_job
+    from connectoscope.jobs.engine import interrupt
+    from connectoscope.jobs.serve import run_here
+
+    def here(job: JobFolder, report: Listener) -> int:
+        with _answered(interrupt, signal.SIGINT, signal.SIGTERM):  # a polite kill means cancel, too
+            return run_here(job, report)
+
+    return here
+
+
+def _follow(
+    job: JobFolder, task: Task, run_it: Callable[[JobFolder, Listener], int], *, as_json: bool, keep_job: bool
+) -> int:
     """Run a job to its end with progress on stderr, print the summary, tidy up."""
     request = job.request
     reporter = JobReporter()
@@ -307,15 +326,7 @@ def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int
         reporter(event)
 
     try:
-        if task.in_process:
-            from connectoscope.jobs.serve import run_here
-
-            with _terminated_like_interrupted():
-                code = run_here(job, report)
-        else:
-            from connectoscope.jobs.run import run_job
-
-            code = run_job(job, report)
+        code = run_it(job, report)
     finally:
         reporter.close()
     message = end.get("message") or job.state().message
@@ -340,16 +351,18 @@ def _follow(job: JobFolder, task: Task, *, as_json: bool, keep_job: bool) -> int
 
 
 @contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """A polite kill means cancel, as Ctrl-C does."""
+def _answered(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
+    """These signals are answered so, unless they are ignored (nohup)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
+    former = [(number, signal.signal(number, handler)) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler_before in former:
+            signal.signal(number, handler_before)
 
 
 def _open_window(paths: Sequence[str]) -> int:
@@ -364,7 +377,8 @@ def _open_window(paths: Sequence[str]) -> int:
         raise UserError(f"there is no file or folder '{path}'")
     for entry in metadata.entry_points(group="connectoscope.window"):
         try:
-            return int(entry.load()(list(paths)) or 0)
+            with _answered(signal.default_int_handler, signal.SIGINT):
+                return int(entry.load()(list(paths)) or 0)
         except ImportError as error:
             raise UserError(
                 f"the window needs {error.name or 'its extra packages'}: pip install 'connectoscope[desktop]'"

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from types import FrameType
 from typing import Any
 
 from connectoscope.errors import (
@@ -44,6 +45,7 @@ _OUT_OF_REACH = frozenset(  # a disk that fails, a file server that is away
     for name in ("EIO", "ENODEV", "ENXIO", "ETIMEDOUT", "ESTALE", "ENOTCONN", "EREMOTEIO", "EHOSTDOWN")
     if hasattr(errno, name)
 )
+_interrupted = threading.Event()
 _ENDS = {UserError: "error", Cancelled: "cancelled", Stopped: "paused"}
 
 
@@ -89,6 +91,8 @@ def _ended_by(
     """Turn what ended the run into its last event and exit code."""
     if isinstance(error, (SystemExit, GeneratorExit)):
         raise error
+    if _interrupted.is_set() and not isinstance(error, ConnectoscopeError):
+        error = KeyboardInterrupt()  # as what it came out of a C extension that was loading
     if not isinstance(error, (ConnectoscopeError, KeyboardInterrupt)):
         with contextlib.suppress(OSError), job.log_path.open("a", encoding="utf-8") as log:
             traceback.print_exception(error, file=log)
@@ -105,6 +109,12 @@ def _ended_by(
         return error.exit_code
     events.write("error", message=bug_message(error, job), exit_code=1, log=str(job.log_path))
     return 1
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """For signals that mean cancel, in a process that runs one job."""
+    _interrupted.set()
+    raise KeyboardInterrupt
 
 
 def bug_message(error: BaseException | str, job: JobFolder) -> str:

@@ -199,3 +199,27 @@ def test_summary_for_people():
         {"task": "x", "warnings": ["w"], "objects": {"synapses": 7}, "seconds": 1.23456789, "vi": None}
     )
     assert text.split("\n") == ["objects  synapses 7", "seconds  1.23457"]
+
+
+@pytest.mark.parametrize("module", ["typer", "numpy", "tensorstore"])
+@pytest.mark.parametrize("seen_as", ["KeyboardInterrupt", "ImportError"])
+def test_ctrl_c_while_modules_load_is_one_line(module: str, seen_as: str) -> None:
+    script = f"""
+import builtins, signal, sys
+def load(name, *rest):
+    if name == {module!r}:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise {seen_as} from None  # as C extensions do
+    return real(name, *rest)
+real, builtins.__import__ = builtins.__import__, load
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["connectoscope", "info", "sample:vnc"]
+from connectoscope.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("connectoscope: cancelled")
