@@ -206,6 +206,11 @@ def test_a_complete_result_says_so_and_a_different_request_is_refused_by_name(ru
     again = run(volume, out)
     assert again["already_complete"]
     assert again["objects"] == summary["objects"]
+    table = next((out / "tables").glob("*.csv"))
+    table.rename(out / "away.csv")
+    with pytest.raises(UserError, match=rf"its tables/{table.name} is gone.*--overwrite"):
+        run(volume, out)
+    (out / "away.csv").rename(table)
     with pytest.raises(UserError, match=r"threshold.*--overwrite"):
         run(volume, out, threshold=200)
     with pytest.raises(UserError, match=r"input"):

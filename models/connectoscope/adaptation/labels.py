@@ -73,12 +73,16 @@ def read_labels(path: Path, patches: Sequence[Patch], volume: Volume, *, instanc
     masks = []
     for patch, (array, inside) in zip(patches, arrays, strict=True):
         check_whole_numbers(array.dtype, f"labels {path} of {patch.id}")
-        known, _ = without_nothing(array)  # what nobody knows is no membrane, and counts as one more cell
-        mask = boundaries(known, wall=array == 0) if instances else known.astype(bool)
-        masks.append(mask[inside.slices])
+        masks.append(mask_of(array, instances=instances)[inside.slices])
     share = float(np.concatenate([m.ravel() for m in masks]).mean())
     check_classes(share, f"labels {path}", f"the {len(masks)} patches", instances=instances)
     return masks
+
+
+def mask_of(labels: NDArray[np.generic], *, instances: bool) -> Mask:
+    """What labels, (z, y, x) whole numbers, say is the object; of instances the membranes between them."""
+    known, _ = without_nothing(labels)  # what nobody knows is no membrane, and counts as one more cell
+    return boundaries(known, wall=labels == 0) if instances else known.astype(bool)
 
 
 def _from_folder(

@@ -33,13 +33,17 @@ class _Part(BaseModel):
 
 
 class Patch(_Part):
-    """A patch: ``box`` in level-0 voxels, half-open; ``world`` its outer faces, z y x, in the volume's unit."""
+    """A patch: ``box`` in level-0 voxels, half-open; ``world`` its outer faces, z y x, in the volume's unit.
+
+    ``starts`` holds, by output, the digest of what the labels to begin with say: so labels that nobody has changed are known.
+    """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     box: str
     world: dict[Literal["start", "stop"], Float3] | None = None
     mean_entropy: float | None = None
     median_entropy: float | None = None
+    starts: dict[str, str] = {}
 
     @property
     def voxels(self) -> Box:

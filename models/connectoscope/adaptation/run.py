@@ -10,7 +10,7 @@ import torch
 from connectoscope.adaptation.examples import make_examples
 from connectoscope.adaptation.features import sample_patches, sees
 from connectoscope.adaptation.finetune import FineTuning, Outcome, TuningSchedule
-from connectoscope.adaptation.labels import output_index, read_labels
+from connectoscope.adaptation.labels import Mask, output_index, read_labels
 from connectoscope.adaptation.patches import PatchFile, check_source, read_patches
 from connectoscope.adaptation.signature import Part, write_signature
 from connectoscope.adaptation.verdict import as_rows, figures, in_words
@@ -53,6 +53,7 @@ def adapt(volume: Volume, bundle: Bundle, parameters: AdaptTrain, context: Conte
         check_source(file, volume)
         boxes = [patch.voxels for patch in file.patches]
         masks = read_labels(Path(parameters.labels), file.patches, volume, instances=parameters.instances)
+        _warn_of_starts(file, masks, bundle.card.outputs[channel].name, context)
     others = [o.name for i, o in enumerate(bundle.card.outputs) if i != channel]
     if masks and others:
         context.warn(
@@ -132,6 +133,20 @@ def adapt(volume: Volume, bundle: Bundle, parameters: AdaptTrain, context: Conte
         "verdict": verdict,
         "warnings": context.warnings,
     }
+
+
+def _warn_of_starts(file: PatchFile, masks: list[Mask], output: str, context: Context) -> None:
+    """Labels that nobody has changed teach a model what it says already."""
+    pairs = zip(file.patches, masks, strict=True)
+    same = [patch.id for patch, mask in pairs if patch.starts.get(output) == digest(mask)]
+    if same:
+        which = (
+            "all patches" if len(same) == len(masks) else f"{', '.join(same)} ({len(same)} of {len(masks)})"
+        )
+        context.warn(
+            f"the labels of {which} are still those of 'adapt suggest', the model's own: correct them where they are wrong, "
+            "or scores only tell how well the new model agrees with the old one"
+        )
 
 
 def as_suggested(parameters: AdaptTrain, file: PatchFile) -> AdaptTrain:

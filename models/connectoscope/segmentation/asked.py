@@ -88,9 +88,20 @@ def check(volume: Volume, bundle: Bundle, parameters: Segment, context: Context)
         check_same(destination, {k: existing["signature"].get(k) for k in identity}, identity)
     if existing is not None and existing.get("finished"):
         check_skipped(destination, existing["summary"], parameters.skip_corrupt)
+        _check_whole(destination, targets)
     else:
         check_writable(destination)
     return Asked(targets, setup, within, basis, identity, planned, found, existing, warnings)
+
+
+def _check_whole(destination: Path, targets: list[Target]) -> None:
+    """Raises UserError where a finished result has lost labels or a table."""
+    for target in targets:
+        for part in (Path("labels", target.name), Path("tables", f"{target.name}.csv")):
+            if not (destination / part).exists():
+                raise UserError(
+                    f"{destination} was finished, but its {part} is gone; to make all of it again, give --overwrite"
+                )
 
 
 def identity_of(setup: Setup, targets: list[Target], exact: bool, mask: Volume | None) -> Signature:

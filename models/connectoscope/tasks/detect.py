@@ -55,9 +55,9 @@ class Detect(Searching):
             if self.cascade != "off" or self.within is not None:
                 raise UserError("tissue is found at a coarse level anyway: leave out --cascade and --within")
         elif path.is_dir():
-            raise UserError(f"{path.name} is a folder: name a file in it, for example {path / 'cells.csv'}")
+            raise UserError(f"{path} is a folder: name a file in it, for example {path / 'cells.csv'}")
         elif path.suffix.lower() not in (".csv", ".xml"):
-            stem = path.name.split(".")[0]
+            stem = path.name.removeprefix("sample:").split(".")[0]
             raise UserError(
                 f"{path.name}: cells are points; name the file {stem}.csv, or {stem}.xml for cellfinder"
             )

@@ -122,9 +122,9 @@ def format_of(path: Path) -> Format:
     """
     found = FORMATS.get(path.suffix.lower())
     if found is None:
-        stem = path.name.removeprefix("sample:").split(".")[0]
+        stem = path.name.removeprefix("sample:").split(".")[0] or "volume"
         raise UserError(
-            f"{path.name}: name it {stem}.ome.zarr, or for another format {stem}.n5, {stem}.precomputed, {stem}.ome.tif "
+            f"{path.name or path}: name it {stem}.ome.zarr, or for another format {stem}.n5, {stem}.precomputed, {stem}.ome.tif "
             f"or {stem}.h5"
         )
     return found

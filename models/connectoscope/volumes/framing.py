@@ -22,6 +22,7 @@ from connectoscope.volumes.geometry import (
     convert_length,
     parse_voxel_size,
     sizes_text,
+    unit_symbol,
 )
 from connectoscope.volumes.volume import Level, Volume
 
@@ -273,6 +274,11 @@ def _world(
         )
 
     if given is not None:
+        if unit is not None and not np.allclose(convert_length(base, unit, given[1]), given[0], rtol=1e-3):
+            warnings.append(
+                f"the file states voxels of {sizes_text(base)} {unit_symbol(unit)}; {sizes_text(given[0])} "
+                f"{unit_symbol(given[1])} are used, as given, and the place that it states is scaled alike"
+            )
         new, unit = given
     elif unit is None:
         new = (1.0, 1.0, 1.0)  # relative to level 0

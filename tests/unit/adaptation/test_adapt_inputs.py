@@ -9,6 +9,7 @@ from made_domains import membranes, random_bundle, save, tissue
 
 from connectoscope.adaptation.examples import make_examples
 from connectoscope.adaptation.features import sample_patches, sees
+from connectoscope.adaptation.labelling import Labelling
 from connectoscope.adaptation.labels import read_labels
 from connectoscope.adaptation.patches import Patch
 from connectoscope.errors import UserError
@@ -106,3 +107,29 @@ def test_places_are_even_where_half_of_the_volume_is_blank(tmp_path):
     brightest = patches.max((1, 2, 3))
     middle = (brightest.min() + brightest.max()) / 2
     assert (brightest < middle).mean() == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("instances", [False, True])
+def test_labels_that_nobody_changed_are_told(target, instances):
+    image, file = str(target / "raw.ome.tif"), target / "p.json"
+    chosen = AdaptSuggest(
+        source=image, destination=str(file), model="cells", n=2, patch="4,40,40", instances=instances
+    )
+    suggest(chosen, Context.local(target / "suggest.job", threads=1))
+    labelling = Labelling(file)
+
+    def told(name):
+        asked = AdaptTrain(
+            model="cells", destination=str(target / name), on=image, patches=str(file), steps=1,
+            labels=str(labelling.folder), instances=instances,
+        )  # fmt: skip
+        warnings = run(asked, Context.local(target / f"{name}.job", threads=1))["warnings"]
+        return [text for text in warnings if "still those of 'adapt suggest'" in text]
+
+    (line,) = told("one")
+    assert line.startswith("the labels of all patches are still")
+    labels = labelling.read("boundary", labelling.file.patches[0])
+    labels[:, 10:20] = 1 - (labels[:, 10:20] > 0)
+    labelling.save("boundary", labelling.file.patches[0].id, labels)
+    (line,) = told("two")
+    assert line.startswith(f"the labels of {labelling.file.patches[1].id} (1 of 2) are still")

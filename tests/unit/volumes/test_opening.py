@@ -92,6 +92,13 @@ def test_numpy(tmp_path: Path, dtype: str) -> None:
     assert open_volume(pixels[0]).shape == (1, 16, 17)
 
 
+def test_a_voxel_size_in_place_of_a_stated_one_is_told() -> None:
+    volume = open_volume("sample:vnc", voxel_size="40,4,4nm")
+    assert volume.voxel_size_nm() == (40.0, 4.0, 4.0)
+    assert "states voxels of 47.5 × 4.6 × 4.6 nm; 40 × 4 × 4 nm are used" in volume.warnings[-1]
+    assert open_volume("sample:vnc", voxel_size="0.0475,0.0046,0.0046um").warnings == ()
+
+
 def test_numpy_is_not_copied() -> None:
     pixels = PIXELS.copy()
     volume = open_volume(pixels)

@@ -197,7 +197,7 @@ def run(parameters: AdaptSuggest, context: Context) -> dict[str, Any]:
         patches=patches,
     )
     context.write_now()
-    _write_starts(starts, eye, [seen[index] for index in chosen], bundle.card, file)
+    file = _write_starts(starts, eye, [seen[index] for index in chosen], bundle.card, file)
     write_file(out, (file.model_dump_json(by_alias=True, indent=1) + "\n").encode())
     context.result("patches", out, out.stem)
     return {
@@ -222,24 +222,37 @@ def _channels(card: Card, targets: tuple[str, ...]) -> list[int]:
     return sorted({output_index(card, target) for target in targets or (None,)})
 
 
-def _write_starts(folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Card, file: PatchFile) -> None:
-    """The model's own labels of the patches, 0 and 1, or the numbers of instances; what is there is left alone."""
+def _write_starts(
+    folder: Path, eye: Eye, seen: list[tuple[Box, Seen]], card: Card, file: PatchFile
+) -> PatchFile:
+    """The model's own labels of the patches, 0 and 1, or the numbers of instances; what is there is left alone.
+
+    Returns:
+        The file with their digests.
+    """
     import numpy as np
     from scipy import ndimage
 
     from connectoscope.adaptation.labelling import folder_of, write_labels
+    from connectoscope.adaptation.labels import mask_of
+    from connectoscope.training.checkpoint import digest
 
+    told: dict[str, dict[str, str]] = {patch.id: {} for patch in file.patches}
     for channel, output in enumerate(card.outputs):
         if output.name not in file.outputs:
             continue
         place = folder_of(folder, output.name, file.outputs)
         for patch, (box, look) in zip(file.patches, seen, strict=True):
-            if (place / f"{patch.id}.tif").exists():  # of a run that was interrupted; perhaps corrected since
-                continue
             labels = (eye.at_level0(look, box, channel) >= output.threshold).astype(np.uint8)
             if file.instances:
                 labels = ndimage.label(labels == 0)[0].astype(np.uint16)
-            write_labels(place / f"{patch.id}.tif", labels, file.source)
+            told[patch.id][output.name] = digest(mask_of(labels, instances=file.instances))
+            if not (
+                place / f"{patch.id}.tif"
+            ).exists():  # of a run that was interrupted; perhaps corrected since
+                write_labels(place / f"{patch.id}.tif", labels, file.source)
+    patches = tuple(patch.model_copy(update={"starts": told[patch.id]}) for patch in file.patches)
+    return file.model_copy(update={"patches": patches})
 
 
 TASK = Task(
