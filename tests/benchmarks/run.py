@@ -57,7 +57,8 @@ def main() -> None:
         [
             "# Benchmarks",
             "Written by `make bench`. Sections were measured on different machines: compare figures within one. Where "
-            "the code is older than 0c693b7, or not named, `synapse-vnc` is version 1, which does 2 % less work.",
+            "the code is older than 0c693b7, or not named, `synapse-vnc` is version 1, with 55,888 multiplications per voxel "
+            "instead of 28,760.",
             *map(markdown, sections),
         ]
     )

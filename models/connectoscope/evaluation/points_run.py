@@ -49,7 +49,8 @@ def score_points(parameters: Evaluate, context: Context) -> dict[str, Any]:
         raise UserError(f"{what}: give the voxel size, for example --voxel-size 5,2,2um")
     if len(in_voxels) == 1:
         context.warn(
-            f"{in_voxels[0]} holds voxel indices: voxel 0 is taken to lie where the positions of the other table begin"
+            f"{in_voxels[0]} holds voxel indices: voxel 0 is taken to lie at position 0, 0, 0 of the other table; "
+            "where the volume begins elsewhere (connectoscope info), compare two tables of the same kind"
         )
     places = [p.position * (NANOMETRES[p.unit] if p.unit else voxel) for p in tables]
     if parameters.box is not None:
