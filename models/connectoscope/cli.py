@@ -5,7 +5,6 @@ Nothing heavy is imported here: ``connectoscope --help`` answers at once.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import inspect
@@ -15,12 +14,11 @@ import shlex
 import signal
 import sys
 import tempfile
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from types import FrameType, NoneType, UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -31,6 +29,7 @@ from connectoscope.errors import Cancelled, ConnectoscopeError, Stopped, UserErr
 from connectoscope.jobs.events import FINAL_EVENTS, Event, Listener
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.request import Device, JobRequest
+from connectoscope.jobs.signals import answered
 from connectoscope.paths import expanded
 from connectoscope.tasks.base import Task, load_task, parameter_facts, task_names
 from connectoscope.terminal import JobReporter, complain, summary_text, write_line
@@ -306,7 +305,7 @@ def _runner(task: Task) -> Callable[[JobFolder, Listener], int]:
     from connectoscope.jobs.serve import run_here
 
     def here(job: JobFolder, report: Listener) -> int:
-        with _answered(interrupt, signal.SIGINT, signal.SIGTERM):  # a polite kill means cancel, too
+        with answered(interrupt, "SIGINT", "SIGTERM"):  # a polite kill means cancel, too
             return run_here(job, report)
 
     return here
@@ -350,21 +349,6 @@ def _follow(
     return code
 
 
-@contextlib.contextmanager
-def _answered(handler: Callable[[int, FrameType | None], None], *numbers: signal.Signals) -> Iterator[None]:
-    """These signals are answered so, unless they are ignored (nohup)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = tuple(number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN)
-    former = [(number, signal.signal(number, handler)) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler_before in former:
-            signal.signal(number, handler_before)
-
-
 def _open_window(paths: Sequence[str]) -> int:
     """Hand the volumes to the desktop window, which is found by entry point, not by import."""
     for path in paths:
@@ -377,7 +361,7 @@ def _open_window(paths: Sequence[str]) -> int:
         raise UserError(f"there is no file or folder '{path}'")
     for entry in metadata.entry_points(group="connectoscope.window"):
         try:
-            with _answered(signal.default_int_handler, signal.SIGINT):
+            with answered(signal.default_int_handler, "SIGINT"):
                 return int(entry.load()(list(paths)) or 0)
         except ImportError as error:
             raise UserError(

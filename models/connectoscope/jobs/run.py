@@ -17,8 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +29,7 @@ from connectoscope.jobs.events import FINAL_EVENTS, EventWriter, Listener, last_
 from connectoscope.jobs.folder import JobFolder
 from connectoscope.jobs.lock import JobLock
 from connectoscope.jobs.memory import oom_kills
+from connectoscope.jobs.signals import answered
 
 CANCEL_SECONDS = 5.0  # what the engine gets to finish its block
 POLL_SECONDS = 0.1
@@ -123,7 +123,8 @@ class _Supervisor:
             tile_scale=tile_scale,
             background=job.request.background,
         )
-        with self._signals_handled():
+        # Ctrl-C and a polite kill mean cancel; twice, at once.
+        with answered(self._interrupted, "SIGINT", "SIGTERM", "SIGHUP"):
             return self._run_engines(tile_scale)
 
     def _run_engines(self, tile_scale: int) -> int:
@@ -232,22 +233,6 @@ class _Supervisor:
             events, self.offset = self.job.read_events(self.offset)
             for event in events:
                 self.report(event)
-
-    @contextmanager
-    def _signals_handled(self) -> Iterator[None]:
-        """Ctrl-C and a polite kill mean cancel; twice, at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-        # Who started us with nohup ignores SIGHUP, and means it.
-        numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        former = {number: signal.signal(number, self._interrupted) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
     def _interrupted(self, number: int, frame: FrameType | None) -> None:
         self.interrupts += 1

@@ -247,10 +247,9 @@ def _write_starts(
             if file.instances:
                 labels = ndimage.label(labels == 0)[0].astype(np.uint16)
             told[patch.id][output.name] = digest(mask_of(labels, instances=file.instances))
-            if not (
-                place / f"{patch.id}.tif"
-            ).exists():  # of a run that was interrupted; perhaps corrected since
-                write_labels(place / f"{patch.id}.tif", labels, file.source)
+            path = place / f"{patch.id}.tif"
+            if not path.exists():  # else of a run that was interrupted, perhaps corrected since
+                write_labels(path, labels, file.source)
     patches = tuple(patch.model_copy(update={"starts": told[patch.id]}) for patch in file.patches)
     return file.model_copy(update={"patches": patches})
 
